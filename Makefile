@@ -1,0 +1,53 @@
+# sf-healer: every target works from a clean checkout. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help venv demo test lab test-lab check format lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+
+venv: $(READY) ## Build .venv from the hashed requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 needed, {sys.executable} is {sys.version.split()[0]}")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (KEEP=1 stays up)
+	$(BIN)/sf-healer demo $(if $(KEEP),--keep)
+
+test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
+	$(PYTEST) -m 'not kafka and not kube'
+
+lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes control plane (Java, Maven, Go)
+	$(BIN)/python -m tests.lab.kafka install
+	$(BIN)/python -m tests.lab.kube install
+
+test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
+	$(PYTEST) -m 'kafka or kube'
+
+check: $(READY) ## Lint, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix-only --quiet . || true
+	$(BIN)/ruff format .
+
+lock: ## Rewrite requirements.lock (hashes for every platform, no index addresses)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --extra embedded --group dev pyproject.toml --output-file requirements.lock
+
+clean: ## Remove what the targets built here (the lab's cache stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Adapters: the only modules that talk to Kafka admin, Kubernetes, HTTP, metrics and logs."""

@@ -1,0 +1,1 @@
+"""Local stand-ins for broker, cluster and loaders, shared by the demo and the tests."""

@@ -1,0 +1,1 @@
+"""Views: plain data for people, built from state; nothing here draws."""

@@ -1,0 +1,1 @@
+"""Faust tables: what the healer remembers, each with a changelog topic."""
