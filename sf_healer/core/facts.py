@@ -1,0 +1,233 @@
+"""Facts about a Job as Kubernetes tells them: the types, and the one pure way from the API's JSON to a fact.
+
+No client lives here and nothing is asked of a cluster: `adapters/cluster.py` brings the JSON.
+Nothing here judges.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+
+SKIP_ANNOTATION = "sf-healer.io/skip"
+ATTEMPT_ANNOTATION = "sf-healer.io/attempt"
+ACTION_ID_ANNOTATION = "sf-healer.io/action-id"
+
+# Kubernetes 1.27 prefixed the label and kept the old name beside it; older Jobs carry only the second.
+CONTROLLER_UID_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid")
+JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+
+_TARGET_SEPARATOR = "__"
+
+
+class PodState(StrEnum):
+    """What the pods of a Job do, taken together."""
+
+    NONE = "none"
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Condition(StrEnum):
+    """What Kubernetes says of the Job itself."""
+
+    ACTIVE = "active"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    SUSPENDED = "suspended"
+    DELETING = "deleting"
+    GONE = "gone"
+
+
+class JobFact(msgspec.Struct, frozen=True, array_like=True):
+    """One Job as the cluster shows it at `resource_version`; fields in wire order, so add at the end only."""
+
+    key: str  # namespace/name
+    uid: str
+    created_at: float  # epoch seconds; 0.0 when the manifest has none
+    resource_version: int  # the newest of the Job and its pods: one etcd revision orders them all
+    target: str  # "" when TELEMETRY_PRODUCER_ID names none
+    queue_id: str
+    producer_id: str
+    kafka_topic: str
+    condition: Condition
+    pod: PodState
+    pod_ip: str = ""
+    managed: bool = False
+    skip: bool = False
+    managed_by: str = ""
+    labels: dict[str, str] = {}
+    attempt: int = 0
+    action_id: str = ""
+
+
+def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, object]]) -> JobFact:
+    """Read a Job manifest and the pods found for it, both as the API's JSON, into a fact.
+
+    Fields that are missing or of the wrong type count as not set: a manifest may come from a file. Pods of
+    another incarnation (same Job name, other uid) are left out. Raises ValueError when the Job has no name,
+    for then there is no Job to speak of.
+    """
+    metadata = _mapping(job.get("metadata"))
+    spec = _mapping(job.get("spec"))
+    name = _text(metadata.get("name"))
+    if not name:
+        raise ValueError("a Job manifest without metadata.name")
+    uid = _text(metadata.get("uid"))
+    annotations = _strings(metadata.get("annotations"))
+    env = _plain_env(spec)
+    own_pods = [pod for pod in pods if belongs_to(pod, uid)]
+    producer_id = env.get("TELEMETRY_PRODUCER_ID", "")
+    return JobFact(
+        key=f"{_text(metadata.get('namespace')) or 'default'}/{name}",
+        uid=uid,
+        created_at=epoch_seconds(metadata.get("creationTimestamp")),
+        resource_version=max(map(resource_version, (job, *own_pods))),
+        target=_target(producer_id),
+        queue_id=env.get("QUEUE_ID", ""),
+        producer_id=producer_id,
+        kafka_topic=env.get("KAFKA_TOPIC", ""),
+        condition=_condition(metadata, spec, _mapping(job.get("status"))),
+        pod=_pod_state(own_pods),
+        pod_ip=_pod_ip(own_pods),
+        managed=bool(env.get("QUEUE_ID") and producer_id),
+        skip=annotations.get(SKIP_ANNOTATION, "").lower() == "true",
+        managed_by=_text(spec.get("managedBy")),
+        labels=_strings(metadata.get("labels")),
+        attempt=_count(annotations.get(ATTEMPT_ANNOTATION, "")),
+        action_id=annotations.get(ACTION_ID_ANNOTATION, ""),
+    )
+
+
+def gone(fact: JobFact, at_resource_version: int) -> JobFact:
+    """Turn the last fact of a Job into the fact that it no longer exists."""
+    return msgspec.structs.replace(
+        fact,
+        condition=Condition.GONE,
+        pod=PodState.NONE,
+        pod_ip="",
+        resource_version=max(fact.resource_version, at_resource_version),
+    )
+
+
+def controller_uid(pod: Mapping[str, object]) -> str:
+    """Name the uid of the Job that controls a pod, by ownerReference, else by label; "" without."""
+    metadata = _mapping(pod.get("metadata"))
+    for reference in _mappings(metadata.get("ownerReferences")):
+        if reference.get("controller") is True and reference.get("kind") == "Job":
+            return _text(reference.get("uid"))
+    return _first(_strings(metadata.get("labels")), CONTROLLER_UID_LABELS)
+
+
+def belongs_to(pod: Mapping[str, object], job_uid: str) -> bool:
+    """Tell whether a pod found under a Job's name is of this incarnation; one that says nothing is taken."""
+    owner = controller_uid(pod)
+    return not owner or not job_uid or owner == job_uid
+
+
+def resource_version(manifest: Mapping[str, object]) -> int:
+    """Read metadata.resourceVersion as the number it is (KEP-5504 makes it comparable); 0 when it is none."""
+    return _count(_text(_mapping(manifest.get("metadata")).get("resourceVersion")))
+
+
+def epoch_seconds(timestamp: object) -> float:
+    """Read an RFC 3339 timestamp of the API as epoch seconds; 0.0 when it is none."""
+    try:
+        moment = datetime.fromisoformat(_text(timestamp))
+    except ValueError:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _condition(
+    metadata: Mapping[str, object], spec: Mapping[str, object], status: Mapping[str, object]
+) -> Condition:
+    # Deletion comes first: whatever else such a Job is, nobody may touch it any more.
+    if metadata.get("deletionTimestamp"):
+        return Condition.DELETING
+    met = {
+        _text(condition.get("type"))
+        for condition in _mappings(status.get("conditions"))
+        if condition.get("status") == "True"
+    }
+    if "Complete" in met:
+        return Condition.COMPLETE
+    if "Failed" in met:
+        return Condition.FAILED
+    if spec.get("suspend") is True or "Suspended" in met:
+        return Condition.SUSPENDED
+    return Condition.ACTIVE
+
+
+def _pod_state(pods: Sequence[Mapping[str, object]]) -> PodState:
+    phases = [_phase(pod) for pod in pods]
+    if not phases:
+        return PodState.NONE
+    if "Running" in phases:
+        return PodState.RUNNING
+    if all(phase in {"Succeeded", "Failed"} for phase in phases):
+        return PodState.ENDED
+    return PodState.PENDING
+
+
+def _pod_ip(pods: Sequence[Mapping[str, object]]) -> str:
+    """Give the address of the youngest running pod: an indexed Job has several, a retried one old ones."""
+    running = [pod for pod in pods if _phase(pod) == "Running"]
+    if not running:
+        return ""
+    youngest = max(running, key=lambda pod: (_created_at(pod), _name(pod)))
+    return _text(_mapping(youngest.get("status")).get("podIP"))
+
+
+def _plain_env(spec: Mapping[str, object]) -> dict[str, str]:
+    """Collect the first container's env as plain values; valueFrom points to what we may not read."""
+    pod_spec = _mapping(_mapping(spec.get("template")).get("spec"))
+    first = next(_mappings(pod_spec.get("containers")), {})
+    return {
+        _text(entry.get("name")): _text(entry.get("value"))
+        for entry in _mappings(first.get("env"))
+        if entry.get("name") and "valueFrom" not in entry
+    }
+
+
+def _target(producer_id: str) -> str:
+    target, separator, _short_id = producer_id.rpartition(_TARGET_SEPARATOR)
+    return target if separator else ""
+
+
+def _phase(pod: Mapping[str, object]) -> str:
+    return _text(_mapping(pod.get("status")).get("phase"))
+
+
+def _created_at(pod: Mapping[str, object]) -> float:
+    return epoch_seconds(_mapping(pod.get("metadata")).get("creationTimestamp"))
+
+
+def _name(pod: Mapping[str, object]) -> str:
+    return _text(_mapping(pod.get("metadata")).get("name"))
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: object) -> Iterator[Mapping[str, object]]:
+    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
+
+
+def _strings(value: object) -> dict[str, str]:
+    return {key: text for key, text in _mapping(value).items() if isinstance(text, str)}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _first(labels: Mapping[str, str], names: Sequence[str]) -> str:
+    return next((labels[name] for name in names if labels.get(name)), "")
