@@ -75,29 +75,38 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
     name = _text(metadata.get("name"))
     if not name:
         raise ValueError("a Job manifest without metadata.name")
-    uid = _text(metadata.get("uid"))
     annotations = _strings(metadata.get("annotations"))
     env = _plain_env(spec)
-    own_pods = [pod for pod in pods if belongs_to(pod, uid)]
     producer_id = env.get("TELEMETRY_PRODUCER_ID", "")
-    return JobFact(
+    fact = JobFact(
         key=f"{_text(metadata.get('namespace')) or 'default'}/{name}",
-        uid=uid,
+        uid=_text(metadata.get("uid")),
         created_at=epoch_seconds(metadata.get("creationTimestamp")),
-        resource_version=max(map(resource_version, (job, *own_pods))),
+        resource_version=resource_version(job),
         target=_target(producer_id),
         queue_id=env.get("QUEUE_ID", ""),
         producer_id=producer_id,
         kafka_topic=env.get("KAFKA_TOPIC", ""),
         condition=_condition(metadata, spec, _mapping(job.get("status"))),
-        pod=_pod_state(own_pods),
-        pod_ip=_pod_ip(own_pods),
+        pod=PodState.NONE,
         managed=bool(env.get("QUEUE_ID") and producer_id),
         skip=annotations.get(SKIP_ANNOTATION, "").lower() == "true",
         managed_by=_text(spec.get("managedBy")),
         labels=_strings(metadata.get("labels")),
         attempt=_count(annotations.get(ATTEMPT_ANNOTATION, "")),
         action_id=annotations.get(ACTION_ID_ANNOTATION, ""),
+    )
+    return with_pods(fact, pods)
+
+
+def with_pods(fact: JobFact, pods: Sequence[Mapping[str, object]]) -> JobFact:
+    """Join a fact with the pods found for its Job; those of another incarnation are left out."""
+    own = [pod for pod in pods if belongs_to(pod, fact.uid)]
+    return msgspec.structs.replace(
+        fact,
+        pod=_pod_state(own),
+        pod_ip=_pod_ip(own),
+        resource_version=max([fact.resource_version, *map(resource_version, own)]),
     )
 
 

@@ -1,0 +1,319 @@
+"""What a Job's manifest and pods become as a fact, malformed ones included."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core.facts import Condition, JobFact, PodState, epoch_seconds, fact_from_manifest, gone
+
+UID = "11111111-1111-1111-1111-111111111111"
+OTHER_UID = "22222222-2222-2222-2222-222222222222"
+RECORDED = Path(__file__).parents[3] / "shared" / "data" / "jobs.json"
+
+
+def job(*, env=None, status=None, spec=None, **metadata):
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "loader-btcusdt-p4ntkv-arango-connector",
+            "namespace": "stf",
+            "uid": UID,
+            "resourceVersion": "40",
+            "creationTimestamp": "2025-09-01T10:00:00Z",
+            **metadata,
+        },
+        "spec": {
+            "template": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "loader",
+                            "env": [{"name": name, "value": value} for name, value in (env or ENV).items()],
+                        }
+                    ]
+                }
+            },
+            **(spec or {}),
+        },
+        "status": status or {},
+    }
+
+
+ENV = {
+    "QUEUE_ID": "loader-btcusdt-api-trades-2025-06-01-P4nTkv",
+    "TELEMETRY_PRODUCER_ID": "arango-connector__P4nTkv",
+    "KAFKA_TOPIC": "loader-btcusdt-api-trades-2025-06-01-P4nTkv",
+    "ARANGO_PASSWORD": "never in a fact",
+}
+
+
+def pod(phase, *, name="p", uid=UID, ip="", version="41", created="2025-09-01T10:00:01Z", owner=True):
+    metadata = {"name": name, "resourceVersion": version, "creationTimestamp": created}
+    if owner:
+        metadata["ownerReferences"] = [{"kind": "Job", "uid": uid, "controller": True}]
+    else:
+        metadata["labels"] = {"batch.kubernetes.io/controller-uid": uid}
+    return {"metadata": metadata, "status": {"phase": phase, "podIP": ip}}
+
+
+def condition(kind, status="True"):
+    return {"conditions": [{"type": kind, "status": status}]}
+
+
+def test_a_streamforge_job_tells_who_it_is():
+    fact = fact_from_manifest(job(labels={"app": "x"}), [pod("Running", ip="10.0.0.7")])
+    assert fact == JobFact(
+        key="stf/loader-btcusdt-p4ntkv-arango-connector",
+        uid=UID,
+        created_at=1756720800.0,
+        resource_version=41,
+        target="arango-connector",
+        queue_id="loader-btcusdt-api-trades-2025-06-01-P4nTkv",
+        producer_id="arango-connector__P4nTkv",
+        kafka_topic="loader-btcusdt-api-trades-2025-06-01-P4nTkv",
+        condition=Condition.ACTIVE,
+        pod=PodState.RUNNING,
+        pod_ip="10.0.0.7",
+        managed=True,
+        labels={"app": "x"},
+    )
+
+
+def test_a_fact_survives_the_wire():
+    fact = fact_from_manifest(job(), [pod("Running")])
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(fact), type=JobFact) == fact
+
+
+def test_no_password_of_the_env_reaches_a_fact():
+    assert b"never in a fact" not in msgspec.json.encode(fact_from_manifest(job(), []))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        (job(), Condition.ACTIVE),
+        (job(status=condition("Complete")), Condition.COMPLETE),
+        (job(status=condition("Failed")), Condition.FAILED),
+        (job(status=condition("Failed", "False")), Condition.ACTIVE),
+        (job(status=condition("Failed", "Unknown")), Condition.ACTIVE),
+        (job(status=condition("FailureTarget")), Condition.ACTIVE),
+        (job(spec={"suspend": True}), Condition.SUSPENDED),
+        (job(status=condition("Suspended")), Condition.SUSPENDED),
+        (job(spec={"suspend": False}), Condition.ACTIVE),
+        (job(deletionTimestamp="2025-09-01T11:00:00Z"), Condition.DELETING),
+        (job(deletionTimestamp="2025-09-01T11:00:00Z", status=condition("Failed")), Condition.DELETING),
+        (job(spec={"suspend": True}, status=condition("Complete")), Condition.COMPLETE),
+    ],
+)
+def test_the_condition_is_what_kubernetes_says_of_the_job(manifest, expected):
+    assert fact_from_manifest(manifest, []).condition is expected
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ([], PodState.NONE),
+        (["Pending"], PodState.PENDING),
+        (["Unknown"], PodState.PENDING),
+        (["Running"], PodState.RUNNING),
+        (["Succeeded"], PodState.ENDED),
+        (["Failed"], PodState.ENDED),
+        (["Failed", "Pending"], PodState.PENDING),
+        (["Failed", "Running"], PodState.RUNNING),
+        (["Failed", "Failed", "Succeeded"], PodState.ENDED),
+    ],
+)
+def test_the_pods_of_a_job_are_told_together(phases, expected):
+    pods = [pod(phase, name=f"p{index}") for index, phase in enumerate(phases)]
+    assert fact_from_manifest(job(), pods).pod is expected
+
+
+def test_an_indexed_job_runs_while_any_of_its_pods_runs():
+    pods = [
+        pod("Succeeded", name="i-0"),
+        pod("Running", name="i-1", ip="10.0.0.1"),
+        pod("Pending", name="i-2"),
+    ]
+    fact = fact_from_manifest(
+        job(spec={"completionMode": "Indexed", "completions": 3, "parallelism": 3}), pods
+    )
+    assert (fact.pod, fact.pod_ip) == (PodState.RUNNING, "10.0.0.1")
+
+
+def test_the_address_is_that_of_the_youngest_running_pod():
+    pods = [
+        pod("Running", name="new", ip="10.0.0.2", created="2025-09-01T10:05:00Z"),
+        pod("Running", name="old", ip="10.0.0.1"),
+        pod("Failed", name="newest", ip="10.0.0.3", created="2025-09-01T10:09:00Z"),
+    ]
+    assert fact_from_manifest(job(), pods).pod_ip == "10.0.0.2"
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_a_pod_of_another_incarnation_is_not_counted(owner):
+    fact = fact_from_manifest(
+        job(), [pod("Running", uid=OTHER_UID, ip="10.0.0.9", version="99", owner=owner)]
+    )
+    assert (fact.pod, fact.pod_ip, fact.resource_version) == (PodState.NONE, "", 40)
+
+
+def test_the_newest_version_of_job_and_pods_orders_the_fact():
+    assert (
+        fact_from_manifest(job(resourceVersion="50"), [pod("Running", version="41")]).resource_version == 50
+    )
+    assert fact_from_manifest(job(), [pod("Running", version="77")]).resource_version == 77
+
+
+def test_env_by_reference_names_nothing():
+    manifest = job()
+    manifest["spec"]["template"]["spec"]["containers"][0]["env"] = [
+        {"name": "QUEUE_ID", "valueFrom": {"configMapKeyRef": {"name": "queue", "key": "id"}}},
+        {"name": "TELEMETRY_PRODUCER_ID", "value": "loader-ws__abc"},
+    ]
+    fact = fact_from_manifest(manifest, [])
+    assert (fact.queue_id, fact.target, fact.managed) == ("", "loader-ws", False)
+
+
+def test_only_the_first_container_counts():
+    manifest = job(env={"OTHER": "x"})
+    manifest["spec"]["template"]["spec"]["containers"].append(
+        {"name": "side", "env": [{"name": "QUEUE_ID", "value": "q"}]}
+    )
+    assert fact_from_manifest(manifest, []).queue_id == ""
+
+
+@pytest.mark.parametrize(
+    ("producer_id", "target"),
+    [("loader-ws__abc", "loader-ws"), ("a__b__c", "a__b"), ("loader-ws", ""), ("", ""), ("__abc", "")],
+)
+def test_the_target_is_what_stands_before_the_short_id(producer_id, target):
+    assert fact_from_manifest(job(env={"TELEMETRY_PRODUCER_ID": producer_id}), []).target == target
+
+
+def test_annotations_tell_skip_attempt_and_action():
+    fact = fact_from_manifest(
+        job(
+            annotations={
+                "sf-healer.io/skip": "true",
+                "sf-healer.io/attempt": "2",
+                "sf-healer.io/action-id": "a-1",
+            },
+            spec={"managedBy": "kueue.x-k8s.io/multikueue"},
+        ),
+        [],
+    )
+    assert (fact.skip, fact.attempt, fact.action_id, fact.managed_by) == (
+        True,
+        2,
+        "a-1",
+        "kueue.x-k8s.io/multikueue",
+    )
+
+
+@pytest.mark.parametrize("attempt", ["two", "-1", "1.5", "", "²"])
+def test_an_attempt_that_is_no_number_is_no_attempt(attempt):
+    assert fact_from_manifest(job(annotations={"sf-healer.io/attempt": attempt}), []).attempt == 0
+
+
+def test_a_job_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"metadata\.name"):
+        fact_from_manifest({"metadata": {"uid": UID}}, [])
+
+
+def test_a_job_of_nothing_but_a_name_is_a_foreign_active_job():
+    fact = fact_from_manifest({"metadata": {"name": "x"}}, [{}])
+    assert (fact.key, fact.uid, fact.created_at, fact.resource_version) == ("default/x", "", 0.0, 0)
+    assert (fact.condition, fact.pod, fact.managed) == (Condition.ACTIVE, PodState.PENDING, False)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
+    ),
+    max_leaves=12,
+)
+metadata_like = st.fixed_dictionaries(
+    {"name": st.just("x")},
+    optional=dict.fromkeys(
+        (
+            "namespace",
+            "uid",
+            "labels",
+            "annotations",
+            "creationTimestamp",
+            "resourceVersion",
+            "ownerReferences",
+        ),
+        json_values,
+    ),
+)
+status_like = st.fixed_dictionaries(
+    {}, optional={"conditions": json_values, "phase": json_values, "podIP": json_values}
+)
+pod_like = st.fixed_dictionaries(
+    {}, optional={"metadata": metadata_like | json_values, "status": status_like}
+)
+
+
+@given(
+    metadata=metadata_like,
+    status=status_like | json_values,
+    spec=json_values
+    | st.fixed_dictionaries(
+        {
+            "template": st.fixed_dictionaries(
+                {
+                    "spec": st.fixed_dictionaries(
+                        {"containers": st.lists(json_values, max_size=2) | json_values}
+                    )
+                }
+            )
+        }
+    ),
+    pods=st.lists(pod_like, max_size=3),
+)
+def test_no_manifest_with_a_name_breaks_the_reading(metadata, status, spec, pods):
+    fact = fact_from_manifest({"metadata": metadata, "status": status, "spec": spec}, pods)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(fact), type=JobFact) == fact
+
+
+def test_gone_keeps_who_it_was_and_never_goes_back_in_order():
+    fact = fact_from_manifest(job(), [pod("Running", ip="10.0.0.7", version="90")])
+    last = gone(fact, at_resource_version=80)
+    assert (last.condition, last.pod, last.pod_ip) == (Condition.GONE, PodState.NONE, "")
+    assert (last.key, last.uid, last.resource_version) == (fact.key, fact.uid, 90)
+    assert gone(fact, at_resource_version=95).resource_version == 95
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2025-09-01T10:00:00Z", 1756720800.0),
+        ("2025-09-01T10:00:00.250000Z", 1756720800.25),
+        ("2025-09-01T12:00:00+02:00", 1756720800.0),
+        ("2025-09-01T10:00:00", 1756720800.0),
+        ("yesterday", 0.0),
+        ("", 0.0),
+        (None, 0.0),
+    ],
+)
+def test_timestamps_are_epoch_seconds_or_nothing(text, seconds):
+    assert epoch_seconds(text) == seconds
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="recorded manifests are not in this checkout")
+def test_every_recorded_target_is_recognised():
+    for name, entry in json.loads(RECORDED.read_text())["targets"].items():
+        fact = fact_from_manifest(entry["manifest"], [])
+        assert fact.target in name
+        assert (fact.queue_id, fact.kafka_topic) == (
+            entry["queue"]["queue_id"],
+            entry["queue"]["kafka_topic"],
+        )
+        assert fact.managed
