@@ -1,0 +1,157 @@
+"""The evidence log: every record of `sf-healer-evidence`, as values and as bytes.
+
+A record is a msgpack array `[schema version, [type tag, ...]]`. Everything that moves the state of a Job or of
+an evidence partition is one of these, so a log replayed gives the same state and the same commands.
+Append time is not in the record: it is the broker's (LogAppendTime), given beside it.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from sf_healer.core.commands import Outcome
+from sf_healer.core.events import Kind
+from sf_healer.core.facts import JobFact
+
+SCHEMA_VERSION = 1
+
+
+class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The newest `loading` of one Job in one batch of one source partition."""
+
+    key: str
+    source_at: float  # epoch seconds, Kafka's timestamp of the report, clamped (core/marks.py)
+    offset: int  # of the newest `loading` combined into this beat
+    records_written: int  # -1 unknown
+
+
+class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The newest report of any other kind of one Job in one batch."""
+
+    key: str
+    kind: Kind
+    source_at: float
+    offset: int
+    finished: bool
+    detail: str
+
+
+class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+    """What one batch of one source partition says of the Jobs of one evidence partition."""
+
+    topic_id: str
+    source_partition: int
+    beats: tuple[Beat, ...]
+    words: tuple[Word, ...]
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """The claim that everything the marked source partitions held before `at` is on the log before this record.
+
+    `sources` gives for each source partition the W up to which that holds: the broker's append time, in epoch
+    seconds, of a record of this very evidence partition that was acknowledged before the source's end was read.
+    `reset` names source partitions whose offsets were out of range: what lay between is lost.
+    """
+
+    topic_id: str
+    partitions: int
+    sources: tuple[tuple[int, float], ...]
+    reset: tuple[int, ...] = ()
+
+
+class Fact(msgspec.Struct, frozen=True, array_like=True, tag="f"):
+    """A Job as the cluster shows it."""
+
+    fact: JobFact
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """All Jobs of this evidence partition at one list of the cluster: `(key, uid)`; the others are gone.
+
+    `version` is the list's resourceVersion: a Job with a newer one was created after the list.
+    """
+
+    version: int
+    jobs: tuple[tuple[str, str], ...]
+
+
+class HoldCause(StrEnum):
+    """Why Jobs are not judged for a while."""
+
+    STOP_COMMAND = "stop_command"
+
+
+class Hold(msgspec.Struct, frozen=True, array_like=True, tag="h"):
+    """A stop command for the Job's queue was seen: no verdict of silence for the policy's hold."""
+
+    key: str
+    cause: HoldCause
+
+
+class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+    """What became of a command, as far as judging the Job again needs it (core/commands.py has the whole)."""
+
+    key: str
+    command_id: str
+    uid: str
+    result: str
+    reason: str
+    at: float
+    retry_after: float
+    attempt: int
+    new_uid: str = ""
+    final: bool = True
+    quarantined: bool = False
+    needs_person: bool = False
+
+
+Evidence = Bundle | Mark | Fact | Snapshot | Hold | OutcomeSeen
+
+
+class UnknownSchema(Exception):
+    """A record of a version this code does not know: starting with it would fold it wrongly."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_envelope = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
+_decode_body = msgspec.msgpack.Decoder(Evidence).decode
+
+
+def encode(evidence: Evidence) -> bytes:
+    """Encode one record for the log."""
+    return _encode((SCHEMA_VERSION, evidence))
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Encode an outcome for the Job's evidence partition."""
+    return encode(
+        OutcomeSeen(
+            outcome.key,
+            outcome.command_id,
+            outcome.uid,
+            outcome.result,
+            outcome.reason,
+            outcome.at,
+            outcome.retry_after,
+            outcome.attempt,
+            outcome.new_uid,
+            outcome.final,
+            outcome.quarantined,
+            outcome.needs_person,
+        )
+    )
+
+
+def decode(value: bytes) -> Evidence:
+    """Decode one record of the log.
+
+    Raises UnknownSchema for another version, msgspec.DecodeError for bytes that are no record of ours.
+    """
+    version, body = _decode_envelope(value)
+    if version != SCHEMA_VERSION:
+        raise UnknownSchema(f"evidence of schema version {version}; this worker knows {SCHEMA_VERSION}")
+    return _decode_body(body)
+
+
+#: Asks the broker for its time: an evidence record that says nothing (the first W of a partition).
+EMPTY = encode(Bundle("", -1, (), ()))

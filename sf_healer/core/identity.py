@@ -1,0 +1,220 @@
+"""Which Job a report speaks of. Pure; the inventory feeds the index, the telemetry agent asks it.
+
+Rules (docs/decisions/0002):
+- The producer id names the Job: exact first, then case-insensitively if that is unique. Job names are lower
+  case while ids are not, so a name alone cannot be inverted.
+- Two Jobs with one producer id are told apart by the queue id; if that fails too, a sign of life counts for
+  both and anything else for neither.
+- A report without a producer speaks for every Job of its queue: a sign of life for all of them, an end or an
+  error for none, unless the queue has one Job.
+- The naming rule `<sanitized queue_id>-<sanitized target>` may only select a Job that the index holds.
+- A Job that is gone is remembered for REMEMBER_GONE_SECONDS: its last words must not look like a stranger's.
+"""
+
+import re
+from collections import defaultdict
+from enum import StrEnum
+
+import msgspec
+
+from sf_healer.core.events import Report
+from sf_healer.core.facts import Condition, JobFact, PodState
+
+REMEMBER_GONE_SECONDS = 900.0
+_CACHED_NAMES = 200_000
+_NOT_IN_A_NAME = re.compile(r"[^a-z0-9-]")
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """The Jobs a report speaks of; `shared` when it named only a queue that holds several."""
+
+    keys: tuple[str, ...]
+    shared: bool = False
+
+
+class UnresolvedReason(StrEnum):
+    """Why no Job could be named."""
+
+    UNKNOWN_PRODUCER = "unknown_producer"
+    UNKNOWN_QUEUE = "unknown_queue"
+
+
+class Unresolved(msgspec.Struct, frozen=True):
+    """A report of nobody we know."""
+
+    reason: UnresolvedReason
+
+
+Resolution = Resolved | Unresolved
+
+
+def sanitize(text: str) -> str:
+    """Turn a queue id or target into a part of a Job name, as the platform's launcher does."""
+    return _NOT_IN_A_NAME.sub("-", text.lower()).strip("-")
+
+
+def target_of(producer_id: str) -> str:
+    """Return the target in a telemetry id `<target>__<short_id>`; empty if it has not that form."""
+    target, separator, _ = producer_id.rpartition("__")
+    return target if separator else ""
+
+
+class JobIndex:
+    """The Jobs known to this worker, by every name that a report may use.
+
+    With `identity = cluster` it is filled from the inventory's facts.
+    """
+
+    def __init__(self) -> None:
+        self._facts: dict[str, JobFact] = {}
+        self._gone_at: dict[str, float] = {}
+        self._by_producer: dict[str, set[str]] = defaultdict(set)
+        self._by_folded_producer: dict[str, set[str]] = defaultdict(set)
+        self._by_queue: dict[str, set[str]] = defaultdict(set)
+        self._resolved: dict[tuple[str, str], Resolution] = {}
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def facts(self) -> tuple[JobFact, ...]:
+        """All Jobs in the index, those remembered as gone included."""
+        return tuple(self._facts.values())
+
+    def get(self, key: str) -> JobFact | None:
+        """Return the newest fact about a Job."""
+        return self._facts.get(key)
+
+    def put(self, fact: JobFact, *, now: float) -> None:
+        """Take a fact in; an older one about the same Job is ignored. `now` in epoch seconds."""
+        known = self._facts.get(fact.key)
+        if known is not None:
+            if order_of(fact) < order_of(known):
+                return
+            self._forget_names(known)
+        self._facts[fact.key] = fact
+        if fact.condition is Condition.GONE:
+            self._gone_at.setdefault(fact.key, now)
+        else:
+            self._gone_at.pop(fact.key, None)
+        if fact.managed:
+            self._by_producer[fact.producer_id].add(fact.key)
+            self._by_folded_producer[fact.producer_id.lower()].add(fact.key)
+            self._by_queue[fact.queue_id].add(fact.key)
+        self._resolved.clear()
+
+    def forget_gone(self, *, now: float) -> None:
+        """Drop the Jobs that have been gone for longer than REMEMBER_GONE_SECONDS."""
+        for key in [key for key, at in self._gone_at.items() if now - at > REMEMBER_GONE_SECONDS]:
+            self._forget_names(self._facts.pop(key))
+            del self._gone_at[key]
+            self._resolved.clear()
+
+    def resolve(self, report: Report) -> Resolution:
+        """Name the Job or Jobs that a report speaks of."""
+        names = (report.producer, report.queue_id)
+        resolution = self._resolved.get(names)
+        if resolution is None:
+            resolution = self._look_up(report)
+            if len(self._resolved) >= _CACHED_NAMES:
+                self._resolved.clear()
+            self._resolved[names] = resolution
+        return resolution
+
+    def _look_up(self, report: Report) -> Resolution:
+        if not report.producer:
+            return self._by_queue_alone(report.queue_id)
+        keys = self._by_producer.get(report.producer) or self._by_unique_fold(report.producer)
+        if not keys:
+            return self._by_convention(report)
+        if len(keys) > 1:
+            keys = keys & self._queue(report.queue_id) or keys
+        return Resolved(tuple(sorted(keys)), shared=len(keys) > 1)
+
+    def _by_unique_fold(self, producer: str) -> set[str]:
+        keys = self._by_folded_producer.get(producer.lower(), set())
+        return keys if len({self._facts[key].producer_id for key in keys}) == 1 else set()
+
+    def _by_convention(self, report: Report) -> Resolution:
+        name = f"{sanitize(report.queue_id)}-{sanitize(target_of(report.producer))}"
+        keys = tuple(key for key in self._queue(report.queue_id) if key.rpartition("/")[2] == name)
+        if len(keys) == 1:
+            return Resolved(keys)
+        return Unresolved(UnresolvedReason.UNKNOWN_PRODUCER)
+
+    def _by_queue_alone(self, queue_id: str) -> Resolution:
+        keys = tuple(sorted(self._queue(queue_id)))
+        if not keys:
+            return Unresolved(UnresolvedReason.UNKNOWN_QUEUE)
+        return Resolved(keys, shared=len(keys) > 1)
+
+    def _queue(self, queue_id: str) -> set[str]:
+        if not queue_id:
+            return set()
+        keys = self._by_queue.get(queue_id)
+        if keys:
+            return keys
+        folded = queue_id.lower()
+        same = [known for known in self._by_queue if known.lower() == folded]
+        return self._by_queue[same[0]] if len(same) == 1 else set()
+
+    def _forget_names(self, fact: JobFact) -> None:
+        for names, name in (
+            (self._by_producer, fact.producer_id),
+            (self._by_folded_producer, fact.producer_id.lower()),
+            (self._by_queue, fact.queue_id),
+        ):
+            keys = names.get(name)
+            if keys is not None:
+                keys.discard(fact.key)
+                if not keys:
+                    del names[name]
+
+
+def order_of(fact: JobFact) -> tuple[float, int, str]:
+    """Order facts about one Job so that a late one cannot bring an old incarnation back.
+
+    The resourceVersion goes before the uid: a Job made again within one second differs in both, and only the
+    first of them tells which came later (KEP-5504 makes them comparable).
+    """
+    return (fact.created_at, fact.resource_version, fact.uid)
+
+
+class ConventionIndex:
+    """Names Jobs by the naming rule alone: `identity = convention`, where no cluster can be asked.
+
+    A dialect without queue id is joined to the queue whose id ends with the same short id, once another report
+    has named it; until then the producer id itself stands for the Job.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._queue_by_short_id: dict[str, str] = {}
+
+    def resolve(self, report: Report) -> Resolution:
+        """Name the Job; every report has one here."""
+        target = target_of(report.producer)
+        short_id = report.producer.rpartition("__")[2]
+        queue_id = report.queue_id
+        if queue_id and short_id and queue_id.endswith(short_id):
+            self._queue_by_short_id[short_id] = queue_id
+        elif not queue_id and short_id:
+            queue_id = self._queue_by_short_id.get(short_id, "")
+        parts = [sanitize(part) for part in (queue_id, target or ("" if queue_id else report.producer))]
+        name = "-".join(part for part in parts if part) or "unnamed"
+        return Resolved((f"{self._namespace}/{name}",))
+
+    def fact_for(self, key: str, report: Report) -> JobFact:
+        """Make up the fact that a cluster would have told: the Job is there and its pod runs."""
+        return JobFact(
+            key=key,
+            uid="",
+            created_at=0.0,
+            resource_version=0,
+            target=target_of(report.producer),
+            queue_id=report.queue_id,
+            producer_id=report.producer,
+            kafka_topic=report.queue_id,
+            condition=Condition.ACTIVE,
+            pod=PodState.RUNNING,
+            managed=True,
+        )
