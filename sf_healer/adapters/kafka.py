@@ -1,0 +1,297 @@
+"""Kafka as the administrator sees it: reach it, describe and create topics, try what it honours.
+
+The data path of the worker belongs to Faust and `sf_healer.transport`; `feed` and `capture` take their plain
+producer and consumer from here. Every call has a timeout; a broker that cannot be reached is a
+BrokerUnreachableError that says why.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import stamina
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    BrokerResponseError,
+    IllegalSaslStateError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    SaslAuthenticationFailed,
+    TopicAlreadyExistsError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
+
+from sf_healer.settings import PREFIX, Settings, SettingsError
+from sf_healer.topics import Found, Spec
+
+REQUEST_TIMEOUT_SECONDS = 10.0
+# How long a command waits for a broker that does not answer, before it says so.
+COMMAND_PATIENCE_SECONDS = 15.0
+
+_CLIENT_ID = "sf-healer"
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+_PROBE_AGE_SECONDS = 60.0
+_MS = 1000
+_LASTING = (
+    ssl.SSLCertVerificationError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+    IllegalSaslStateError,
+)
+
+
+class BrokerUnreachableError(ConnectionError):
+    """No broker answered, or it turned us away; `lasting` says that trying again will not help."""
+
+    def __init__(self, servers: str, reason: str, *, lasting: bool = False) -> None:
+        super().__init__(f"Kafka at {servers}: {reason}")
+        self.reason = reason
+        self.lasting = lasting
+
+
+class BrokerRefusedError(RuntimeError):
+    """The broker answered and declined; the message is its own reason."""
+
+
+class _LeaderlessError(BrokerRefusedError):
+    """A topic exists that nobody can write to yet."""
+
+
+def client_security(settings: Settings) -> dict[str, Any]:
+    """Give what every aiokafka client needs to get in: protocol, TLS, SASL.
+
+    SASL always goes over TLS. Raises SettingsError when the CA file holds no certificate.
+    """
+    security: dict[str, Any] = {"security_protocol": "PLAINTEXT"}
+    if settings.sasl_username or settings.ca_file:
+        try:
+            security["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
+        except ssl.SSLError as problem:
+            raise SettingsError(f"{PREFIX}CA_FILE", f"holds no PEM certificate ({problem})") from problem
+        security["security_protocol"] = "SSL"
+    if settings.sasl_username:
+        security |= {
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": settings.sasl_mechanism.value,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password,
+        }
+    return security
+
+
+async def wait_for_broker(
+    settings: Settings, *, patience_seconds: float | None = COMMAND_PATIENCE_SECONDS
+) -> None:
+    """Return once a broker lets us in; with no limit of patience, keep trying with a backoff for ever.
+
+    Raises BrokerUnreachableError when patience ends, or at once when trying again will not help.
+    """
+    async for attempt in stamina.retry_context(
+        on=_worth_another_try,
+        attempts=None,
+        timeout=patience_seconds,
+        wait_initial=_FIRST_WAIT_SECONDS,
+        wait_max=_LONGEST_WAIT_SECONDS,
+    ):
+        with attempt:
+            await _knock(settings)
+
+
+@asynccontextmanager
+async def admin(
+    settings: Settings, *, patience_seconds: float | None = COMMAND_PATIENCE_SECONDS
+) -> AsyncIterator["Admin"]:
+    """Open the administration of a cluster; raises BrokerUnreachableError, also when it goes away within."""
+    await wait_for_broker(settings, patience_seconds=patience_seconds)
+    client = AIOKafkaAdminClient(**_client_options(settings))
+    try:
+        await client.start()
+        yield Admin(client, settings)
+    except BrokerResponseError:
+        raise
+    except (KafkaError, TimeoutError) as problem:
+        raise BrokerUnreachableError(_servers(settings), _told(problem)) from problem
+    finally:
+        await client.close()
+
+
+class Admin:
+    """The administration of one cluster; made by `admin`."""
+
+    def __init__(self, client: AIOKafkaAdminClient, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+
+    async def broker_count(self) -> int:
+        """Count the brokers that the cluster knows now."""
+        return len((await self._client.describe_cluster())["brokers"])
+
+    async def describe(self, names: Collection[str]) -> dict[str, Found]:
+        """Describe those of the topics that exist; a broker that keeps its configs to itself tells none."""
+        # All topics: a question by name makes a broker with auto-creation create what we ask for.
+        listed = {topic["topic"]: topic for topic in await self._client.describe_topics()}
+        present = [name for name in names if name in listed]
+        configs = await self._configs(present)
+        return {
+            name: Found(
+                name=name,
+                partitions=len(listed[name]["partitions"]),
+                replication_factor=min(
+                    (len(partition["replicas"]) for partition in listed[name]["partitions"]), default=0
+                ),
+                configs=configs.get(name, {}),
+            )
+            for name in present
+        }
+
+    async def create(self, specs: Collection[Spec]) -> None:
+        """Create topics and wait until each has its leaders; one that appeared meanwhile is left as it is.
+
+        Raises BrokerRefusedError with the broker's reason for the first that it declined.
+        """
+        wanted = [
+            NewTopic(
+                name=spec.name,
+                num_partitions=spec.partitions,
+                replication_factor=spec.replication_factor,
+                topic_configs=spec.configs,
+            )
+            for spec in specs
+        ]
+        answer = await self._client.create_topics(wanted, timeout_ms=int(REQUEST_TIMEOUT_SECONDS * _MS))
+        for name, code, *told in answer.topic_errors:
+            if code not in {0, TopicAlreadyExistsError.errno}:
+                reason = (told[0] if told else None) or for_code(code).description
+                raise BrokerRefusedError(f"topic {name} was not created: {reason}")
+        await self._led({spec.name for spec in specs})
+
+    async def honours_log_append_time(self, topic: str, value: bytes, *, partition: int = 0) -> bool:
+        """Write one record dated a minute back and tell whether the broker put its own time on it.
+
+        The record stays in the topic: give a value that its readers know how to pass over.
+        """
+        dated = time.time() - _PROBE_AGE_SECONDS
+        async with producer(self._settings) as sender:
+            sent = await sender.send_and_wait(
+                topic, value, partition=partition, timestamp_ms=int(dated * _MS)
+            )
+        async with consumer(self._settings) as reader:
+            place = TopicPartition(topic, partition)
+            reader.assign([place])
+            reader.seek(place, sent.offset)
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                record = await reader.getone()
+        return bool(record.timestamp / _MS > dated + _PROBE_AGE_SECONDS / 2)
+
+    async def _configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        if not names:
+            return {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        try:
+            answers = await self._client.describe_configs(resources)
+        except IncompatibleBrokerVersion:
+            return {}
+        found: dict[str, dict[str, str]] = {}
+        for answer in answers:
+            for code, message, _kind, name, entries in answer.resources:
+                if code:
+                    raise BrokerRefusedError(f"topic {name}: {message or for_code(code).description}")
+                found[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
+        return found
+
+    async def _led(self, names: set[str]) -> None:
+        async for attempt in stamina.retry_context(
+            on=_LeaderlessError, attempts=None, timeout=REQUEST_TIMEOUT_SECONDS, wait_max=_POLL_SECONDS
+        ):
+            with attempt:
+                waiting = names - _with_leaders(await self._client.describe_topics())
+                if waiting:
+                    raise _LeaderlessError(f"no leader yet for {', '.join(sorted(waiting))}")
+
+
+@asynccontextmanager
+async def producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
+    """Open a plain producer that waits for all in-sync replicas."""
+    async with AIOKafkaProducer(**_client_options(settings), acks="all", **options) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def consumer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a plain consumer without a group; the caller assigns and seeks."""
+    async with AIOKafkaConsumer(
+        **_client_options(settings), enable_auto_commit=False, group_id=None, **options
+    ) as opened:
+        yield opened
+
+
+async def _knock(settings: Settings) -> None:
+    """Open one connection and close it: a client only logs why it cannot get in, this raises it."""
+    reasons: list[Exception] = []
+    for server in settings.bootstrap_servers:
+        host, _, port = server.rpartition(":")
+        try:
+            connection = await create_conn(
+                host.strip("[]"),
+                int(port),
+                client_id=_CLIENT_ID,
+                request_timeout_ms=int(REQUEST_TIMEOUT_SECONDS * _MS),
+                **client_security(settings),
+            )
+        except (OSError, KafkaError, TimeoutError) as problem:
+            reasons.append(problem)
+        else:
+            connection.close()
+            return
+    raise BrokerUnreachableError(
+        _servers(settings),
+        "; ".join(dict.fromkeys(map(_told, reasons))),
+        lasting=all(isinstance(reason, _LASTING) for reason in reasons),
+    )
+
+
+def _worth_another_try(problem: Exception) -> bool:
+    return isinstance(problem, BrokerUnreachableError) and not problem.lasting
+
+
+def _told(problem: Exception) -> str:
+    """Put a client's exception into words that name the setting to look at."""
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({problem.verify_message}); see {PREFIX}CA_FILE"
+    if isinstance(problem, ssl.SSLError):
+        return f"TLS failed ({problem.reason}); see {PREFIX}CA_FILE and the listener's protocol"
+    if isinstance(problem, SaslAuthenticationFailed):
+        return f"{problem}; see {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
+    if isinstance(problem, TimeoutError):
+        return f"no answer in {REQUEST_TIMEOUT_SECONDS:g} s"
+    return str(problem) or type(problem).__name__
+
+
+def _with_leaders(topics: list[Mapping[str, Any]]) -> set[str]:
+    return {
+        topic["topic"]
+        for topic in topics
+        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"])
+    }
+
+
+def _client_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": list(settings.bootstrap_servers),
+        "client_id": _CLIENT_ID,
+        "request_timeout_ms": int(REQUEST_TIMEOUT_SECONDS * _MS),
+        **client_security(settings),
+    }
+
+
+def _servers(settings: Settings) -> str:
+    return ",".join(settings.bootstrap_servers)
