@@ -21,12 +21,15 @@ from aiokafka.errors import (
     BrokerResponseError,
     IllegalSaslStateError,
     IncompatibleBrokerVersion,
+    KafkaConnectionError,
     KafkaError,
+    RequestTimedOutError,
     SaslAuthenticationFailed,
     TopicAlreadyExistsError,
     UnsupportedSaslMechanismError,
     for_code,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 
 from sf_healer.settings import PREFIX, Settings, SettingsError
 from sf_healer.topics import Found, Spec
@@ -110,15 +113,19 @@ async def wait_for_broker(
 async def admin(
     settings: Settings, *, patience_seconds: float | None = COMMAND_PATIENCE_SECONDS
 ) -> AsyncIterator["Admin"]:
-    """Open the administration of a cluster; raises BrokerUnreachableError, also when it goes away within."""
+    """Open the administration of a cluster.
+
+    Raises BrokerUnreachableError, also when the broker goes away within, and BrokerRefusedError for a request
+    that it declined.
+    """
     await wait_for_broker(settings, patience_seconds=patience_seconds)
     client = AIOKafkaAdminClient(**_client_options(settings))
     try:
         await client.start()
         yield Admin(client, settings)
-    except BrokerResponseError:
-        raise
     except (KafkaError, TimeoutError) as problem:
+        if isinstance(problem, BrokerResponseError) and not isinstance(problem, RequestTimedOutError):
+            raise BrokerRefusedError(f"Kafka at {_servers(settings)}: {_told(problem)}") from problem
         raise BrokerUnreachableError(_servers(settings), _told(problem)) from problem
     finally:
         await client.close()
@@ -247,10 +254,14 @@ async def _knock(settings: Settings) -> None:
                 request_timeout_ms=int(REQUEST_TIMEOUT_SECONDS * _MS),
                 **client_security(settings),
             )
+            try:
+                # Before a login a broker answers what it can do, and nothing else.
+                await connection.send(MetadataRequest([]))
+            finally:
+                connection.close()
         except (OSError, KafkaError, TimeoutError) as problem:
             reasons.append(problem)
         else:
-            connection.close()
             return
     raise BrokerUnreachableError(
         _servers(settings),
@@ -269,11 +280,18 @@ def _told(problem: Exception) -> str:
         return f"its certificate is not trusted ({problem.verify_message}); see {PREFIX}CA_FILE"
     if isinstance(problem, ssl.SSLError):
         return f"TLS failed ({problem.reason}); see {PREFIX}CA_FILE and the listener's protocol"
+    told = str(problem.args[0]) if isinstance(problem, KafkaError) and problem.args else str(problem)
     if isinstance(problem, SaslAuthenticationFailed):
-        return f"{problem}; see {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
+        return f"{told}; see {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
+    if isinstance(problem, UnsupportedSaslMechanismError):
+        return f"it does not offer this SASL mechanism; see {PREFIX}SASL_MECHANISM"
     if isinstance(problem, TimeoutError):
         return f"no answer in {REQUEST_TIMEOUT_SECONDS:g} s"
-    return str(problem) or type(problem).__name__
+    if isinstance(problem, KafkaConnectionError | ConnectionResetError):
+        return (
+            f"it closed the connection; does its listener want TLS or SASL ({PREFIX}CA_FILE, {PREFIX}SASL_*)?"
+        )
+    return told or type(problem).__name__
 
 
 def _with_leaders(topics: list[Mapping[str, Any]]) -> set[str]:
