@@ -1,0 +1,564 @@
+"""Kubernetes: the only module that imports its client. Reads, watches, deletes and creates Jobs.
+
+Synchronous; callers use asyncio.to_thread. Every call ends within CALL_TIMEOUT_SECONDS, asks once, and gives
+an expected failure back as an ApiFailure: whether and when to try again is the caller's decision. Manifests
+stay the plain JSON that the API served, fields unknown to the client included. Nothing here judges a Job.
+"""
+
+import hashlib
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import urllib3.exceptions
+import yaml
+from kubernetes import client, config
+
+from sf_healer.core.facts import (
+    JOB_NAME_LABELS,
+    JobFact,
+    belongs_to,
+    controller_uid,
+    fact_from_manifest,
+    gone,
+    resource_version,
+    with_pods,
+)
+from sf_healer.settings import PREFIX, SettingsError
+
+CALL_TIMEOUT_SECONDS = 10.0
+
+_PAGE = 500  # kubectl's own page size
+_EVENT_MESSAGE_LIMIT = 1024  # characters; the API server refuses longer ones
+_MANAGER = "sf-healer"
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+# The server ends a watch after this; client-go asks for 5 to 10 minutes.
+_WATCH_SECONDS = 300
+# The server sends a bookmark about once a minute: longer silence is a dead connection.
+_WATCH_SILENCE_SECONDS = 90.0
+_WATCH_RETRY_SECONDS = 1.0
+_WATCH_BACKLOG = 1000  # events; a reader that lags makes the server wait, not us hold everything
+_WATCH_LONGEST_RETRY_SECONDS = 30.0
+_STOP_POLL_SECONDS = 0.2
+_STOP_SECONDS = 5.0
+
+Manifest = dict[str, Any]
+
+
+class Failure(StrEnum):
+    """Why a call to the API gave nothing."""
+
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    ALREADY_EXISTS = "already_exists"
+    INVALID = "invalid"
+    FORBIDDEN = "forbidden"
+    THROTTLED = "throttled"
+    SERVER = "server"
+    TIMEOUT = "timeout"  # asked, no answer: a write may have happened
+    UNREACHABLE = "unreachable"
+    GONE = "gone"  # 410: the version asked for is no longer kept; list again
+
+
+class ApiFailure(msgspec.Struct, frozen=True):
+    """A call that failed in a way one has to expect; status 0 means that there was no answer."""
+
+    kind: Failure
+    status: int
+    message: str
+    retry_after_seconds: float | None = None
+
+
+class LiveJob(msgspec.Struct, frozen=True):
+    """A Job as it is now."""
+
+    fact: JobFact
+    manifest: Manifest  # holds secrets in env: never log or show it
+
+
+class PodInfo(msgspec.Struct, frozen=True):
+    """A pod of one incarnation of a Job."""
+
+    name: str
+    phase: str
+    ip: str
+    deleting: bool
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Every Job of the namespace joined with its pods, and where a watch goes on from."""
+
+    facts: tuple[JobFact, ...]
+    jobs_version: str
+    pods_version: str
+    at: float  # epoch seconds of our clock, just before the list was asked for
+    pods: tuple[Manifest, ...] = ()  # only what joins need
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A Job that is new, changed or gone; the fact is whole."""
+
+    fact: JobFact
+
+
+class Cluster:
+    """One namespace of one cluster; safe to use from several threads."""
+
+    def __init__(self, configuration: client.Configuration, *, namespace: str) -> None:
+        self.namespace = namespace
+        self._client = client.ApiClient(configuration)
+        self._batch = client.BatchV1Api(self._client)
+        self._core = client.CoreV1Api(self._client)
+
+    @classmethod
+    def connect(cls, *, namespace: str, kubeconfig: str | None = None) -> Self:
+        """Prepare the client: from the kubeconfig given, else the pod's service account, else the user's own.
+
+        Nothing is asked of the cluster yet. Raises SettingsError when there is no usable configuration.
+        """
+        # A configuration of our own. A copy of the client's default keeps refresh_api_key_hook, which puts
+        # the token of whoever loaded it back on every call; the hook that the in-cluster loader sets here is
+        # the one we want: it reads the rotated token again.
+        configuration = client.Configuration()
+        configuration.retries = False  # else urllib3 repeats calls and sleeps through Retry-After on its own
+        configuration.keep_alive = True
+        try:
+            if (
+                kubeconfig is None
+                and "KUBERNETES_SERVICE_HOST" in os.environ
+                and _SERVICE_ACCOUNT_TOKEN.exists()
+            ):
+                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # theirs
+            else:
+                config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
+                    kubeconfig, client_configuration=configuration, persist_config=False
+                )
+        except (config.ConfigException, yaml.YAMLError, OSError) as problem:
+            raise SettingsError(f"{PREFIX}KUBECONFIG", f"no cluster to talk to: {problem}") from problem
+        return cls(configuration, namespace=namespace)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._client.close()  # type: ignore[no-untyped-call]  # theirs
+
+    def list_jobs(self) -> Listing | ApiFailure:
+        """List all Jobs and their pods, each as of the version the listing names."""
+        at = time.time()
+        jobs = self._list(self._batch.list_namespaced_job)
+        if isinstance(jobs, ApiFailure):
+            return jobs
+        pods = self._list(self._core.list_namespaced_pod, label_selector=JOB_NAME_LABELS[0])
+        if isinstance(pods, ApiFailure):
+            return pods
+        slim = [_slim(pod) for pod in pods.items]
+        by_job = _by_job(slim)
+        return Listing(
+            facts=tuple(fact_from_manifest(job, by_job.get(_uid(job), ())) for job in jobs.items),
+            jobs_version=jobs.version,
+            pods_version=pods.version,
+            at=at,
+            pods=tuple(slim),
+        )
+
+    def watch(self, listing: Listing, stop: threading.Event) -> Iterator[Change | ApiFailure]:
+        """Follow Jobs and pods from a listing on, until `stop` is set or the server forgot the version.
+
+        A broken connection is made again from where it broke, and is yielded as the failure it was. After an
+        ApiFailure GONE, the last thing yielded, list again. Changes of one Job come in the order of their
+        resource_version, which is raised by one where Job and pod events overtook each other, so that no two
+        different facts carry the same.
+        """
+        events: queue.Queue[_Event | ApiFailure] = queue.Queue(_WATCH_BACKLOG)
+        followers = [
+            _Follower(self._batch.list_namespaced_job, self.namespace, listing.jobs_version, events, None),
+            _Follower(
+                self._core.list_namespaced_pod,
+                self.namespace,
+                listing.pods_version,
+                events,
+                JOB_NAME_LABELS[0],
+            ),
+        ]
+        inventory = _Inventory(listing)
+        try:
+            for follower in followers:
+                follower.start()
+            while not stop.is_set():
+                try:
+                    event = events.get(timeout=_STOP_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if isinstance(event, ApiFailure):
+                    yield event
+                    if event.kind is Failure.GONE:
+                        return
+                elif (fact := inventory.apply(event)) is not None:
+                    yield Change(fact)
+        finally:
+            for follower in followers:
+                follower.stop()
+
+    def read_job(self, namespace: str, name: str) -> LiveJob | ApiFailure:
+        """Read a Job and its pods as they are now."""
+        manifest = _ask(self._batch.read_namespaced_job, name, namespace)
+        if isinstance(manifest, ApiFailure):
+            return manifest
+        pods = self._pods(namespace, name)
+        return pods if isinstance(pods, ApiFailure) else LiveJob(fact_from_manifest(manifest, pods), manifest)
+
+    def pods_of(self, namespace: str, job_name: str, uid: str) -> tuple[PodInfo, ...] | ApiFailure:
+        """List the pods of one incarnation of a Job, those being deleted included, also after it is gone."""
+        pods = self._pods(namespace, job_name)
+        if isinstance(pods, ApiFailure):
+            return pods
+        return tuple(
+            PodInfo(
+                name=pod["metadata"]["name"],
+                phase=pod.get("status", {}).get("phase", ""),
+                ip=pod.get("status", {}).get("podIP", ""),
+                deleting="deletionTimestamp" in pod["metadata"],
+            )
+            for pod in pods
+            if belongs_to(pod, uid)
+        )
+
+    def delete_job(
+        self, namespace: str, name: str, uid: str, resource_version: str | None = None
+    ) -> ApiFailure | None:
+        """Delete exactly this incarnation, its pods first; CONFLICT when another one has the name.
+
+        Foreground: in the background the Job is gone at once while its pod still runs and meets the next one.
+        """
+        preconditions = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
+        answer = _ask(
+            self._batch.delete_namespaced_job,
+            name,
+            namespace,
+            body={
+                "apiVersion": "v1",
+                "kind": "DeleteOptions",
+                "propagationPolicy": "Foreground",
+                "preconditions": preconditions,
+            },
+        )
+        return answer if isinstance(answer, ApiFailure) else None
+
+    def create_job(self, namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:
+        """Create a Job; ALREADY_EXISTS also while an old one of that name is still being deleted."""
+        answer = _ask(self._batch.create_namespaced_job, namespace, body=manifest)
+        return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
+
+    def emit_event(
+        self, job: JobFact, *, reason: str, message: str, type_: str = "Normal"
+    ) -> ApiFailure | None:
+        """Put an Event beside a Job for `kubectl describe`; the same one again is no second Event."""
+        namespace, name = job.key.split("/", 1)
+        digest = hashlib.sha256(repr((job.uid, type_, reason, message)).encode()).hexdigest()[:16]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        answer = _ask(
+            self._core.create_namespaced_event,
+            namespace,
+            body={
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": f"{name}.{digest}", "namespace": namespace},
+                "involvedObject": {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "namespace": namespace,
+                    "name": name,
+                    "uid": job.uid,
+                },
+                "reason": reason,
+                "message": message[:_EVENT_MESSAGE_LIMIT],
+                "type": type_,
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "count": 1,
+                "source": {"component": _MANAGER},
+                "reportingComponent": _MANAGER,
+                "reportingInstance": socket.gethostname(),
+            },
+        )
+        if isinstance(answer, ApiFailure) and answer.kind is not Failure.ALREADY_EXISTS:
+            return answer
+        return None
+
+    def _pods(self, namespace: str, job_name: str) -> list[Manifest] | ApiFailure:
+        answer = _ask(
+            self._core.list_namespaced_pod, namespace, label_selector=f"{JOB_NAME_LABELS[0]}={job_name}"
+        )
+        return answer if isinstance(answer, ApiFailure) else answer["items"]
+
+    def _list(self, call: Callable[..., Any], **selectors: str) -> "_Collection | ApiFailure":
+        items: list[Manifest] = []
+        token = None
+        while True:
+            page = _ask(call, self.namespace, limit=_PAGE, _continue=token, **selectors)
+            if isinstance(page, ApiFailure):
+                return page
+            items += page["items"]
+            token = page["metadata"].get("continue")
+            if not token:
+                return _Collection(items, page["metadata"]["resourceVersion"])
+
+
+class _Collection(msgspec.Struct):
+    items: list[Manifest]
+    version: str
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str  # ADDED, MODIFIED, DELETED
+    object: Manifest
+
+
+class _Inventory:
+    """The join of the two watches: each Job's last fact, and the pods that belong to it."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._facts = {fact.uid: fact for fact in listing.facts}
+        self._pods = {uid: {_uid(pod): pod for pod in pods} for uid, pods in _by_job(listing.pods).items()}
+
+    def apply(self, event: _Event) -> JobFact | None:
+        """Take in one event; the Job's new fact, or None when nothing that a fact tells has changed."""
+        return self._pod(event) if event.object.get("kind") == "Pod" else self._job(event)
+
+    def _job(self, event: _Event) -> JobFact | None:
+        uid = _uid(event.object)
+        fact = fact_from_manifest(event.object, list(self._pods.get(uid, {}).values()))
+        if event.type == "DELETED":
+            known = self._facts.pop(uid, fact)
+            return gone(fact, max(known.resource_version + 1, resource_version(event.object)))
+        return self._moved(fact)
+
+    def _pod(self, event: _Event) -> JobFact | None:
+        job_uid = controller_uid(event.object)
+        pods = self._pods.setdefault(job_uid, {})
+        if event.type == "DELETED":
+            pods.pop(_uid(event.object), None)
+        else:
+            pods[_uid(event.object)] = _slim(event.object)
+        if not pods:
+            del self._pods[job_uid]
+        fact = self._facts.get(job_uid)
+        if fact is None:
+            return None  # its Job is foreign, gone, or will come and be joined then
+        moved = msgspec.structs.replace(
+            fact, resource_version=max(fact.resource_version, resource_version(event.object))
+        )
+        return self._moved(with_pods(moved, list(pods.values())))
+
+    def _moved(self, fact: JobFact) -> JobFact | None:
+        known = self._facts.get(fact.uid)
+        if known is not None and fact.resource_version <= known.resource_version:
+            fact = msgspec.structs.replace(fact, resource_version=known.resource_version + 1)
+        if known is not None and known == msgspec.structs.replace(
+            fact, resource_version=known.resource_version
+        ):
+            return None
+        self._facts[fact.uid] = fact
+        return fact
+
+
+class _Follower:
+    """One watch in a thread of its own, made again whenever it ends, from the last version seen."""
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        namespace: str,
+        version: str,
+        events: "queue.Queue[_Event | ApiFailure]",
+        selector: str | None,
+    ) -> None:
+        self._call = call
+        self._namespace = namespace
+        self._version = version
+        self._events = events
+        self._selector = selector
+        self._ended = threading.Event()
+        self._response: urllib3.HTTPResponse | None = None
+        self._thread = threading.Thread(target=self._run, name=f"watch-{call.__name__}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread: it may sit in a read, which only the end of its socket interrupts."""
+        self._ended.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            _shut(self._response)
+            self._thread.join(_STOP_POLL_SECONDS)
+
+    def _run(self) -> None:
+        retry_seconds = _WATCH_RETRY_SECONDS
+        while not self._ended.is_set():
+            began = time.monotonic()
+            failure = self._follow()
+            if self._ended.is_set():
+                return
+            if failure is None:
+                retry_seconds = _WATCH_RETRY_SECONDS
+                if time.monotonic() - began < _WATCH_RETRY_SECONDS:
+                    self._ended.wait(_WATCH_RETRY_SECONDS)  # a server that ends every watch at once
+                continue
+            self._give(failure)
+            if failure.kind is Failure.GONE:
+                return
+            self._ended.wait(failure.retry_after_seconds or retry_seconds)
+            retry_seconds = min(2 * retry_seconds, _WATCH_LONGEST_RETRY_SECONDS)
+
+    def _follow(self) -> ApiFailure | None:
+        """Read one watch to its end; None when it ended as watches do."""
+        try:
+            self._response = self._call(
+                self._namespace,
+                watch=True,
+                resource_version=self._version,
+                allow_watch_bookmarks=True,
+                timeout_seconds=_WATCH_SECONDS,
+                label_selector=self._selector,
+                _preload_content=False,
+                _request_timeout=(CALL_TIMEOUT_SECONDS, _WATCH_SILENCE_SECONDS),
+            )
+            for line in self._response:
+                failure = self._take(line)
+                if failure is not None:
+                    return failure
+        except urllib3.exceptions.ReadTimeoutError:
+            return None  # silent for longer than bookmarks are apart: connect again
+        except (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError) as problem:
+            return _failure(problem)
+        finally:
+            if self._response is not None:
+                self._response.close()
+                self._response = None
+        return None
+
+    def _take(self, line: bytes) -> ApiFailure | None:
+        event = msgspec.json.decode(line, type=_Event)
+        if event.type == "ERROR":
+            return _failure_of_status(event.object.get("code", 0), event.object, {})
+        self._version = event.object["metadata"]["resourceVersion"]
+        if event.type != "BOOKMARK":
+            self._give(event)
+        return None
+
+    def _give(self, event: "_Event | ApiFailure") -> None:
+        while not self._ended.is_set():
+            try:
+                self._events.put(event, timeout=_STOP_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+
+def _ask(call: Callable[..., Any], *args: Any, **options: Any) -> Manifest | ApiFailure:
+    """Make one call and give its JSON back exactly as served."""
+    try:
+        response = call(*args, **options, _preload_content=False, _request_timeout=CALL_TIMEOUT_SECONDS)
+        return msgspec.json.decode(response.data, type=Manifest)
+    except (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError) as problem:
+        return _failure(problem)
+
+
+def _failure(problem: Exception) -> ApiFailure:
+    match problem:
+        case client.ApiException(status=int(status)) if status:
+            return _failure_of_status(status, _status_object(problem.body), problem.headers or {})
+        case client.ApiException():
+            return ApiFailure(Failure.UNREACHABLE, 0, str(problem.reason))
+        case urllib3.exceptions.ConnectTimeoutError():
+            return ApiFailure(Failure.UNREACHABLE, 0, str(problem))
+        case urllib3.exceptions.TimeoutError():
+            return ApiFailure(Failure.TIMEOUT, 0, str(problem))
+        case msgspec.DecodeError():
+            return ApiFailure(Failure.SERVER, 0, f"the answer is no JSON object: {problem}")
+        case _:
+            return ApiFailure(Failure.UNREACHABLE, 0, str(problem))
+
+
+_UNPROCESSABLE = 422
+_KINDS = {
+    400: Failure.INVALID,
+    401: Failure.FORBIDDEN,
+    403: Failure.FORBIDDEN,
+    404: Failure.NOT_FOUND,
+    408: Failure.TIMEOUT,
+    409: Failure.CONFLICT,
+    410: Failure.GONE,
+    _UNPROCESSABLE: Failure.INVALID,
+    429: Failure.THROTTLED,
+    504: Failure.TIMEOUT,
+}
+_FIRST_SERVER_STATUS = 500
+
+
+def _failure_of_status(status: int, told: Mapping[str, Any], headers: Mapping[str, str]) -> ApiFailure:
+    kind = _KINDS.get(status, Failure.SERVER if status >= _FIRST_SERVER_STATUS else Failure.INVALID)
+    if kind is Failure.CONFLICT and told.get("reason") == "AlreadyExists":
+        kind = Failure.ALREADY_EXISTS
+    return ApiFailure(kind, status, _message(status, told), _retry_after(told, headers))
+
+
+def _message(status: int, told: Mapping[str, Any]) -> str:
+    causes = (told.get("details") or {}).get("causes")
+    if status == _UNPROCESSABLE and causes:
+        # The message of a refused manifest may quote it, secrets of its env included.
+        return "; ".join(f"{cause.get('field', '?')}: {cause.get('reason', '?')}" for cause in causes)
+    return str(told.get("message") or f"HTTP status {status}")
+
+
+def _retry_after(told: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    header = str(headers.get("Retry-After", ""))
+    seconds = header if header.isdigit() else (told.get("details") or {}).get("retryAfterSeconds")
+    return float(seconds) if seconds else None
+
+
+def _status_object(body: str | None) -> Mapping[str, Any]:
+    try:
+        return msgspec.json.decode(body or "", type=Manifest)
+    except msgspec.DecodeError:
+        return {"message": (body or "").strip()}
+
+
+def _slim(pod: Manifest) -> Manifest:
+    """Keep of a pod what a fact is made from: a namespace has many, and a watch holds them all."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    kept = ("name", "uid", "resourceVersion", "creationTimestamp", "ownerReferences", "labels")
+    return {
+        "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "status": {name: status[name] for name in ("phase", "podIP") if name in status},
+    }
+
+
+def _by_job(pods: Iterator[Manifest] | list[Manifest] | tuple[Manifest, ...]) -> dict[str, list[Manifest]]:
+    grouped: dict[str, list[Manifest]] = {}
+    for pod in pods:
+        grouped.setdefault(controller_uid(pod), []).append(pod)
+    return grouped
+
+
+def _uid(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["uid"])
+
+
+def _shut(response: urllib3.HTTPResponse | None) -> None:
+    connection = getattr(response, "connection", None)
+    opened = getattr(connection, "sock", None)
+    if opened is not None:
+        try:
+            opened.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # closed meanwhile, which is what we want
