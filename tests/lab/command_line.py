@@ -1,0 +1,62 @@
+"""What the lab's two command lines share: starting servers that stay, and ending them from another shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import click
+import msgspec
+
+from tests.lab.process import Recorded, end_recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RECORD = "processes.json"
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    required=True,
+    help="Where data, logs and the processes' ids are kept.",
+)
+
+
+class Started(Protocol):
+    """Something whose processes can be written down."""
+
+    def recorded(self) -> tuple[Recorded, ...]:
+        """Give the processes."""
+
+
+StartedT = TypeVar("StartedT", bound=Started)
+
+
+def up(directory: Path, start: Callable[[], StartedT]) -> StartedT:
+    """Start servers that outlive this command, and write their ids into the directory."""
+    record = directory / RECORD
+    if record.exists():
+        raise click.ClickException(f"{record} is there: run `down --dir {directory}` first")
+    started = start()
+    record.write_bytes(msgspec.json.encode(started.recorded()))
+    return started
+
+
+@click.command()
+@directory_option
+def down(directory: Path) -> None:
+    """End the servers that `up` started in this directory; the data stays."""
+    record = directory / RECORD
+    if not record.exists():
+        raise click.ClickException(f"nothing is up in {directory}")
+    end_recorded(msgspec.json.decode(record.read_bytes(), type=list[Recorded]))
+    record.unlink()
+
+
+def print_missing(reason: str | None) -> None:
+    """Print why a component cannot be used and exit with 1, or say that nothing is missing."""
+    click.echo(reason or "nothing is missing")
+    if reason is not None:
+        raise click.exceptions.Exit(1)
