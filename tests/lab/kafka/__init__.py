@@ -1,0 +1,9 @@
+"""Apache Kafka as the lab runs it: real brokers, installed from Maven Central, in KRaft mode on loopback.
+
+`python -m tests.lab.kafka --help` for people; tests use the fixtures of tests/conftest.py or KafkaCluster.
+"""
+
+from tests.lab.kafka.cluster import KafkaCluster
+from tests.lab.kafka.installation import OLDEST_VERSION, VERSION, install, missing
+
+__all__ = ["OLDEST_VERSION", "VERSION", "KafkaCluster", "install", "missing"]

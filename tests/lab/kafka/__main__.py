@@ -1,0 +1,67 @@
+"""The command line of the lab's Kafka, for people and for `make lab`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tests.lab import command_line
+from tests.lab.kafka import VERSION, KafkaCluster
+from tests.lab.kafka import install as install_version
+from tests.lab.kafka import missing as missing_reason
+from tests.lab.kafka.installation import installed_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BROKERS_OF_MODE = {"single": 1, "three": 3}
+version_option = click.option("--version", default=VERSION, show_default=True)
+
+
+@click.group()
+def main() -> None:
+    """Real Apache Kafka on loopback, for the tests that want it and for trying things by hand."""
+
+
+@main.command()
+@version_option
+def install(version: str) -> None:
+    """Fetch the jars from Maven Central, unless they are there."""
+    click.echo(f"Apache Kafka {version} ...")
+    try:
+        built = install_version(version)
+    except RuntimeError as failure:
+        raise click.ClickException(str(failure)) from failure
+    click.echo(f"{'installed in' if built else 'is there:'} {installed_at(version)}")
+
+
+@main.command()
+@version_option
+def missing(version: str) -> None:
+    """Say what is missing to start brokers; exit status 1 if anything is."""
+    command_line.print_missing(missing_reason(version))
+
+
+@main.command()
+@click.argument("mode", type=click.Choice(list(BROKERS_OF_MODE)), default="single")
+@command_line.directory_option
+@version_option
+def up(mode: str, directory: Path, version: str) -> None:
+    """Start one broker or three and print their addresses."""
+    try:
+        cluster = command_line.up(
+            directory,
+            lambda: KafkaCluster.start(
+                brokers=BROKERS_OF_MODE[mode], directory=directory, version=version, outlives_us=True
+            ),
+        )
+    except RuntimeError as failure:
+        raise click.ClickException(str(failure)) from failure
+    click.echo(cluster.bootstrap)
+
+
+main.add_command(command_line.down)
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.lab.kafka")

@@ -1,0 +1,239 @@
+"""One or three Kafka brokers as processes: started, broken on purpose, ended. No client code lives here."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from tests.lab.kafka.installation import VERSION, installed_at, java, missing
+from tests.lab.ports import LOOPBACK, free_ports, is_answering
+from tests.lab.process import Recorded, Server, stop_together
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FORMAT_SECONDS = 60.0
+START_SECONDS = 90.0  # a broker takes 4 s alone on two idle cores; three at once beside other tests far more
+STOP_SECONDS = 15.0
+SINGLE_HEAP = "1g"
+THREE_HEAP = "512m"
+
+_LOG4J = """\
+status = error
+appender.stdout.type = Console
+appender.stdout.name = STDOUT
+appender.stdout.layout.type = PatternLayout
+appender.stdout.layout.pattern = [%d] %p %m (%c)%n
+rootLogger.level = INFO
+rootLogger.appenderRef.stdout.ref = STDOUT
+"""
+
+
+class KafkaCluster:
+    """One or three brokers, each broker and controller at once; numbered 0, 1, 2, as in Kafka's metadata.
+
+    A broker keeps its ports and its log directory through `kill`, `stop_broker` and `restart`. All calls
+    block; from a coroutine use asyncio.to_thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        brokers: int,
+        directory: Path,
+        heap: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        version: str = VERSION,
+        outlives_us: bool = False,
+    ) -> None:
+        if (reason := missing(version)) is not None:
+            raise RuntimeError(reason)
+        ports = free_ports(2 * brokers)
+        self.directory = directory
+        self.ports = ports[:brokers]
+        self._controller_ports = ports[brokers:]
+        self._settings = dict(settings or {})
+        self._classpath = f"{installed_at(version)}/libs/*"
+        self._heap = heap or (SINGLE_HEAP if brokers == 1 else THREE_HEAP)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "log4j2.properties").write_text(_LOG4J)
+        self._brokers = tuple(self._broker(index, outlives_us=outlives_us) for index in range(brokers))
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        brokers: int = 1,
+        directory: Path,
+        heap: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        version: str = VERSION,
+        outlives_us: bool = False,
+    ) -> Self:
+        """Format and start `brokers` (1 or 3) brokers in `directory`; returns when all take clients.
+
+        `heap` is Java's -Xmx ("512m"); `settings` go on top of the lab's server.properties. Raises
+        StartFailed with the tail of the log, RuntimeError when Kafka is not installed.
+        """
+        cluster = cls(
+            brokers=brokers,
+            directory=directory,
+            heap=heap,
+            settings=settings,
+            version=version,
+            outlives_us=outlives_us,
+        )
+        try:
+            cluster._format()
+            cluster._start(*cluster._brokers)
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    @property
+    def bootstrap(self) -> str:
+        """Give the brokers' addresses as clients take them: host:port, comma-separated."""
+        return ",".join(f"{LOOPBACK}:{port}" for port in self.ports)
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Give the numbers of the brokers that are alive and not paused."""
+        return tuple(
+            index for index, broker in enumerate(self._brokers) if broker.is_alive and not broker.is_paused
+        )
+
+    def kill(self, index: int) -> None:
+        """Crash a broker (SIGKILL)."""
+        self._brokers[index].kill()
+
+    def stop_broker(self, index: int) -> None:
+        """Stop a broker the orderly way (SIGTERM: it hands its leaderships over first)."""
+        self._brokers[index].stop(patience_seconds=STOP_SECONDS)
+
+    def restart(self, index: int) -> None:
+        """Start a broker again on its own log directory and ports, first stopping it if it runs."""
+        self.stop_broker(index)
+        self._start(self._brokers[index])
+
+    def pause(self, index: int) -> None:
+        """Freeze a broker (SIGSTOP): its connections stay open and nothing answers."""
+        self._brokers[index].pause()
+
+    def resume(self, index: int) -> None:
+        """Let a frozen broker go on (SIGCONT)."""
+        self._brokers[index].resume()
+
+    def make_whole(self) -> None:
+        """Resume and restart whatever a test left paused or dead."""
+        for broker in self._brokers:
+            if broker.is_paused:
+                broker.resume()
+        self._start(*(broker for broker in self._brokers if not broker.is_alive))
+
+    def stop(self) -> None:
+        """End all brokers; the directory stays."""
+        stop_together(self._brokers, patience_seconds=STOP_SECONDS)
+
+    def recorded(self) -> tuple[Recorded, ...]:
+        """Give what another interpreter needs to end the brokers."""
+        return tuple(broker.recorded() for broker in self._brokers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _broker(self, index: int, *, outlives_us: bool) -> Server:
+        home = self.directory / f"broker-{index}"
+        home.mkdir(exist_ok=True)
+        properties = {**self._properties(index), "log.dirs": str(home / "data"), **self._settings}
+        text = "".join(f"{name}={value}\n" for name, value in properties.items())
+        (home / "server.properties").write_text(text)
+        # the collector's settings are those of Kafka's own start script
+        command = self._java_command(
+            f"-Xmx{self._heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError"
+        )
+        return Server(
+            f"broker {index}",
+            [*command, "kafka.Kafka", str(home / "server.properties")],
+            log=home / "broker.log",
+            outlives_us=outlives_us,
+        )
+
+    def _properties(self, index: int) -> dict[str, str]:
+        brokers = len(self.ports)
+        enough = str(min(2, brokers))  # the replicas that must have a record before it is acknowledged
+        replicas = str(brokers)
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(index),
+            "controller.quorum.voters": ",".join(
+                f"{node}@{LOOPBACK}:{port}" for node, port in enumerate(self._controller_ports)
+            ),
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.ports[index]},"
+            f"CONTROLLER://{LOOPBACK}:{self._controller_ports[index]}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.ports[index]}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "num.partitions": "3",
+            "default.replication.factor": replicas,
+            "min.insync.replicas": enough,
+            "offsets.topic.replication.factor": replicas,
+            "offsets.topic.num.partitions": "5",  # of 50: fewer files, a quicker start and stop
+            "transaction.state.log.replication.factor": replicas,
+            "transaction.state.log.min.isr": enough,
+            "transaction.state.log.num.partitions": "5",
+            "share.coordinator.state.topic.replication.factor": replicas,
+            "share.coordinator.state.topic.min.isr": enough,
+            "group.initial.rebalance.delay.ms": "0",  # of 3 s, which every test's first join would wait
+            "auto.create.topics.enable": "false",  # as production has it: a forgotten topic must show
+            "unclean.leader.election.enable": "false",
+            "log.segment.delete.delay.ms": "1000",
+        }
+
+    def _format(self) -> None:
+        # Kafka's command line takes a leading dash for an option, hence not `-t ID`
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = self._java_command("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        formats = [
+            Server(
+                f"format of {home.name}",
+                [
+                    *command,
+                    "kafka.tools.StorageTool",
+                    "format",
+                    f"--cluster-id={cluster_id}",
+                    f"--config={home / 'server.properties'}",
+                ],
+                log=home / "format.log",
+            )
+            for home in (broker.log.parent for broker in self._brokers)
+            if not (home / "data" / "meta.properties").exists()  # a directory that was used before
+        ]
+        for server in formats:
+            server.start()
+        for server in formats:
+            server.wait_for_success(seconds=FORMAT_SECONDS)
+
+    def _start(self, *brokers: Server) -> None:
+        for broker in brokers:
+            broker.start()
+        for broker in brokers:
+            port = self.ports[self._brokers.index(broker)]
+            broker.wait_until(partial(_takes_clients, broker, port), seconds=START_SECONDS)
+
+    def _java_command(self, *options: str) -> list[str]:
+        command = java()
+        assert command is not None, "missing() was asked before"
+        log4j = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
+        return [command, *options, log4j, "-cp", self._classpath]
+
+
+def _takes_clients(broker: Server, port: int) -> bool:
+    return "Kafka Server started" in broker.output() and is_answering(port)
