@@ -1,0 +1,110 @@
+"""What any test may ask for: real components (started once a session, on first use), captures, profiles.
+
+Tests that use a real component carry the marker `kafka` or `kube`; the fixtures below put it on them.
+Without the component such a test is skipped with the reason, and fails instead where CI=true: a CI that
+skips what it is there for proves nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+from tests.lab import kafka, kube
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IN_CI = os.environ.get("CI") == "true"
+REPOSITORY = Path(__file__).parent.parent
+
+MARKER_OF_FIXTURE = {"kafka_single": "kafka", "kafka_three": "kafka", "control_plane": "kube"}
+MISSING = {"kafka": functools.cache(kafka.missing), "kube": functools.cache(kube.missing)}
+RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
+
+# No deadlines: the two cores are shared with brokers and a control plane, a slow example is not a fault.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile("ci" if IN_CI else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RUNNING] = []
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name, marker in MARKER_OF_FIXTURE.items():
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, missing in MISSING.items():
+        if item.get_closest_marker(marker) is not None and (reason := missing()) is not None:
+            if IN_CI:
+                pytest.fail(f"CI=true and the lab is not complete: {reason}", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Give the next test whole components, whatever this one killed or froze."""
+    if nextitem is not None:
+        for component in item.config.stash[RUNNING]:
+            component.make_whole()
+
+
+@pytest.fixture(scope="session")
+def kafka_single(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kafka.KafkaCluster]:
+    directory = tmp_path_factory.mktemp("kafka-single")
+    yield from _lend_kafka(request, kafka.KafkaCluster.start(brokers=1, directory=directory))
+
+
+@pytest.fixture(scope="session")
+def kafka_three(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kafka.KafkaCluster]:
+    directory = tmp_path_factory.mktemp("kafka-three")
+    yield from _lend_kafka(request, kafka.KafkaCluster.start(brokers=3, directory=directory))
+
+
+@pytest.fixture(scope="session")
+def control_plane(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kube.ControlPlane]:
+    with kube.ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as plane:
+        request.config.stash[RUNNING].append(plane)
+        yield plane
+        request.config.stash[RUNNING].remove(plane)
+    shutil.rmtree(
+        plane.directory / "etcd"
+    )  # the logs stay, pytest keeps the last three sessions' directories
+
+
+@pytest.fixture(scope="session")
+def captures_dir() -> Path:
+    """Give the directory of recorded captures, which is not part of the repository: skip without it."""
+    chosen = os.environ.get("SF_HEALER_CAPTURES")
+    directory = Path(chosen) if chosen else REPOSITORY.parent / "shared" / "data"
+    if not directory.is_dir():
+        pytest.skip(f"no captures in {directory} (SF_HEALER_CAPTURES names another place)")
+    return directory
+
+
+def _lend_kafka(request: pytest.FixtureRequest, started: kafka.KafkaCluster) -> Iterator[kafka.KafkaCluster]:
+    with started as cluster:
+        request.config.stash[RUNNING].append(cluster)
+        yield cluster
+        request.config.stash[RUNNING].remove(cluster)
+    for data in cluster.directory.glob("broker-*/data"):
+        shutil.rmtree(data)

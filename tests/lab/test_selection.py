@@ -1,0 +1,42 @@
+"""What happens to a test whose component is not here: tried with pytest itself, on an empty cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAB_TEST = "tests/cluster/test_lab_kube.py::test_kubectl_is_there_for_manifests"
+
+
+@pytest.mark.parametrize(
+    ("in_ci", "closing_line", "status"),
+    [("", "1 skipped", pytest.ExitCode.OK), ("true", "1 error", pytest.ExitCode.TESTS_FAILED)],
+)
+def test_a_missing_component_skips_with_the_reason_but_fails_in_ci(
+    tmp_path: Path, in_ci: str, closing_line: str, status: pytest.ExitCode
+) -> None:
+    done = _pytest(LAB_TEST, cache=tmp_path, in_ci=in_ci)
+
+    assert done.returncode == status, done.stdout
+    assert "the Kubernetes 1.36.3 control plane is not built: run `make lab`" in done.stdout
+    assert closing_line in done.stdout.splitlines()[-1]
+
+
+def test_a_missing_component_matters_only_to_the_tests_that_are_selected(tmp_path: Path) -> None:
+    done = _pytest(LAB_TEST, "-m", "not kafka and not kube", cache=tmp_path, in_ci="true")
+
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+    assert "1 deselected" in done.stdout.splitlines()[-1]
+
+
+def _pytest(*arguments: str, cache: Path, in_ci: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SF_HEALER_LAB_CACHE": str(cache), "CI": in_ci}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
