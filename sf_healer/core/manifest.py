@@ -1,0 +1,132 @@
+"""A Job's manifest between two incarnations: what to keep of it, what to add, what to hide.
+
+Pure functions over the API's JSON; the argument is never changed. Which fields the server owns: the
+Kubernetes API conventions (metadata) and batch/v1's strategy (selector and controller labels, which it
+generates unless spec.manualSelector is true and then refuses to see again: 422).
+"""
+
+import copy
+
+import msgspec
+
+from sf_healer.core.facts import (
+    ACTION_ID_ANNOTATION,
+    ATTEMPT_ANNOTATION,
+    CONTROLLER_UID_LABELS,
+    JOB_NAME_LABELS,
+)
+
+Manifest = dict[str, object]
+
+REPLACES_UID_ANNOTATION = "sf-healer.io/replaces-uid"
+REASON_ANNOTATION = "sf-healer.io/reason"
+
+HIDDEN = "(hidden)"
+
+_SERVER_METADATA = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+    "selfLink",
+)
+# The garbage collector works by these two; a delete with its propagation policy puts them there.
+_SERVER_FINALIZERS = frozenset({"foregroundDeletion", "orphan"})
+# Set by the Job controller of Kubernetes 1.22 to 1.26; ignored since.
+_SERVER_ANNOTATIONS = ("batch.kubernetes.io/job-tracking",)
+_CONTROLLER_LABELS = (*CONTROLLER_UID_LABELS, *JOB_NAME_LABELS)
+# kubectl keeps the whole manifest in it, env included.
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_CONTAINER_LISTS = ("initContainers", "containers", "ephemeralContainers")
+_REASON_CHARACTERS = 256  # annotations are limited to 256 KiB together
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What a recreated Job says about why it exists."""
+
+    attempt: int
+    replaces_uid: str
+    action_id: str
+    reason: str
+
+
+def sanitize(manifest: Manifest) -> Manifest:
+    """Return what can be created again under the same name: everything but what the server assigned."""
+    kept = copy.deepcopy(manifest)
+    kept.pop("status", None)
+    metadata = _mapping(kept, "metadata")
+    for field in _SERVER_METADATA:
+        metadata.pop(field, None)
+    _drop(metadata, "annotations", _SERVER_ANNOTATIONS)
+    finalizers = metadata.get("finalizers")
+    if isinstance(finalizers, list):
+        _set_or_drop(metadata, "finalizers", [name for name in finalizers if name not in _SERVER_FINALIZERS])
+    spec = _mapping(kept, "spec")
+    template = _mapping(spec, "template")
+    template_metadata = _mapping(template, "metadata")
+    if template_metadata.get("creationTimestamp", "") is None:
+        del template_metadata["creationTimestamp"]  # Go writes a zero time as null
+    if spec.get("manualSelector") is not True:
+        spec.pop("selector", None)
+        _drop(metadata, "labels", _CONTROLLER_LABELS)
+        _drop(template_metadata, "labels", _CONTROLLER_LABELS)
+    if not template_metadata:
+        template.pop("metadata", None)
+    return kept
+
+
+def stamp(manifest: Manifest, mark: Stamp) -> Manifest:
+    """Return the manifest with our annotations: whose place it takes, why, and by which action."""
+    stamped = copy.deepcopy(manifest)
+    metadata = stamped.setdefault("metadata", {})
+    assert isinstance(metadata, dict)
+    annotations = metadata.get("annotations")
+    metadata["annotations"] = (annotations if isinstance(annotations, dict) else {}) | {
+        ATTEMPT_ANNOTATION: str(mark.attempt),
+        REPLACES_UID_ANNOTATION: mark.replaces_uid,
+        ACTION_ID_ANNOTATION: mark.action_id,
+        REASON_ANNOTATION: mark.reason[:_REASON_CHARACTERS],
+    }
+    return stamped
+
+
+def redact(manifest: Manifest) -> Manifest:
+    """Return the manifest as it may be shown: values of env hidden, also where kubectl keeps a copy."""
+    shown = copy.deepcopy(manifest)
+    annotations = _mapping(_mapping(shown, "metadata"), "annotations")
+    if _LAST_APPLIED in annotations:
+        annotations[_LAST_APPLIED] = HIDDEN
+    pod_spec = _mapping(_mapping(_mapping(shown, "spec"), "template"), "spec")
+    for name in _CONTAINER_LISTS:
+        for container in _mappings(pod_spec.get(name)):
+            for variable in _mappings(container.get("env")):
+                if "value" in variable:
+                    variable["value"] = HIDDEN
+    return shown
+
+
+def _mapping(parent: dict[str, object], name: str) -> dict[str, object]:
+    """Give a nested object to read or change in place; an empty one, not attached, where there is none."""
+    value = parent.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: object) -> list[dict[str, object]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _drop(parent: dict[str, object], name: str, keys: tuple[str, ...]) -> None:
+    kept = {key: value for key, value in _mapping(parent, name).items() if key not in keys}
+    if isinstance(parent.get(name), dict):
+        _set_or_drop(parent, name, kept)
+
+
+def _set_or_drop(parent: dict[str, object], name: str, value: object) -> None:
+    """Set a field, or remove it where nothing is left: the API serves no empty maps either."""
+    if value:
+        parent[name] = value
+    else:
+        parent.pop(name, None)
