@@ -15,6 +15,8 @@ KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.14"  # Debian's 3.4 starts, but lacks the watch progress that WatchList clients wait for
 KWOK_VERSION = "0.8.0"
 
+OLDEST_GO_MINOR = 21  # from here on go fetches the release that go.mod asks for by itself
+
 SOURCES = Path(__file__).with_name("kubelab")
 BUILD_INPUTS = ("go.mod", "go.sum", "main.go", "pki.go")
 STAGES = SOURCES / "kwok-stages.yaml"
@@ -98,11 +100,8 @@ def _linker_flags() -> str:
 
 def _go(*arguments: str) -> str:
     """Run one go command in the sources' directory and give its output; the build is nice to its machine."""
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        raise RuntimeError("Go is needed to build the Kubernetes control plane, there is none on PATH")
     done = subprocess.run(
-        ["nice", "-n", "5", go, *arguments],
+        ["nice", "-n", "5", _go_command(), *arguments],
         cwd=SOURCES,
         env={**os.environ, "CGO_ENABLED": "0"},
         capture_output=True,
@@ -112,3 +111,16 @@ def _go(*arguments: str) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"go {arguments[0]} failed:\n{done.stderr[-4000:]}")
     return done.stdout
+
+
+def _go_command() -> str:
+    command = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if command is None:
+        raise RuntimeError("Go is needed to build the Kubernetes control plane, there is none on PATH")
+    version = subprocess.run(
+        [command, "env", "GOVERSION"], capture_output=True, text=True, check=False
+    ).stdout
+    major, minor, *_ = [*version.strip().removeprefix("go").split("."), "0"]
+    if not (major == "1" and minor.isdigit() and int(minor) >= OLDEST_GO_MINOR):
+        raise RuntimeError(f"Go 1.{OLDEST_GO_MINOR} or newer is needed, {command} is {version.strip()}")
+    return command
