@@ -22,6 +22,7 @@ import urllib3.exceptions
 import yaml
 from kubernetes import client, config
 
+from sf_healer import __version__
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
     JobFact,
@@ -38,7 +39,7 @@ CALL_TIMEOUT_SECONDS = 10.0
 
 _PAGE = 500  # kubectl's own page size
 _EVENT_MESSAGE_LIMIT = 1024  # characters; the API server refuses longer ones
-_MANAGER = "sf-healer"
+_US = "sf-healer"
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 # The server ends a watch after this; client-go asks for 5 to 10 minutes.
@@ -116,6 +117,9 @@ class Cluster:
     def __init__(self, configuration: client.Configuration, *, namespace: str) -> None:
         self.namespace = namespace
         self._client = client.ApiClient(configuration)
+        self._client.user_agent = (
+            f"{_US}/{__version__}"  # its first part becomes the field manager of what we create
+        )
         self._batch = client.BatchV1Api(self._client)
         self._core = client.CoreV1Api(self._client)
 
@@ -284,8 +288,8 @@ class Cluster:
                 "firstTimestamp": now,
                 "lastTimestamp": now,
                 "count": 1,
-                "source": {"component": _MANAGER},
-                "reportingComponent": _MANAGER,
+                "source": {"component": _US},
+                "reportingComponent": _US,
                 "reportingInstance": socket.gethostname(),
             },
         )

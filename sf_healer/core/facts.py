@@ -17,6 +17,8 @@ ACTION_ID_ANNOTATION = "sf-healer.io/action-id"
 # Kubernetes 1.27 prefixed the label and kept the old name beside it; older Jobs carry only the second.
 CONTROLLER_UID_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid")
 JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+# The server puts them on every Job; they say no more than its name and uid.
+_CONTROLLERS_OWN = frozenset(CONTROLLER_UID_LABELS + JOB_NAME_LABELS)
 
 _TARGET_SEPARATOR = "__"
 
@@ -92,7 +94,11 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
         managed=bool(env.get("QUEUE_ID") and producer_id),
         skip=annotations.get(SKIP_ANNOTATION, "").lower() == "true",
         managed_by=_text(spec.get("managedBy")),
-        labels=_strings(metadata.get("labels")),
+        labels={
+            name: value
+            for name, value in _strings(metadata.get("labels")).items()
+            if name not in _CONTROLLERS_OWN
+        },
         attempt=_count(annotations.get(ATTEMPT_ANNOTATION, "")),
         action_id=annotations.get(ACTION_ID_ANNOTATION, ""),
     )

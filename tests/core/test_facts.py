@@ -84,6 +84,11 @@ def test_a_streamforge_job_tells_who_it_is():
     )
 
 
+def test_labels_that_the_server_puts_on_every_job_are_left_out():
+    labels = {"app": "x", "job-name": "j", "batch.kubernetes.io/controller-uid": UID}
+    assert fact_from_manifest(job(labels=labels), []).labels == {"app": "x"}
+
+
 def test_a_fact_survives_the_wire():
     fact = fact_from_manifest(job(), [pod("Running")])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(fact), type=JobFact) == fact
