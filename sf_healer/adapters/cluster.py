@@ -23,6 +23,7 @@ import yaml
 from kubernetes import client, config
 
 from sf_healer import __version__
+from sf_healer.adapters import metrics
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
     JobFact,
@@ -51,6 +52,8 @@ _WATCH_BACKLOG = 1000  # events; a reader that lags makes the server wait, not u
 _WATCH_LONGEST_RETRY_SECONDS = 30.0
 _STOP_POLL_SECONDS = 0.2
 _STOP_SECONDS = 5.0
+
+_EXPECTED = (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError)
 
 Manifest = dict[str, Any]
 
@@ -417,6 +420,7 @@ class _Follower:
                 if time.monotonic() - began < _WATCH_RETRY_SECONDS:
                     self._ended.wait(_WATCH_RETRY_SECONDS)  # a server that ends every watch at once
                 continue
+            metrics.WATCH_RESTARTS.labels(failure.kind.value).inc()
             self._give(failure)
             if failure.kind is Failure.GONE:
                 return
@@ -442,7 +446,7 @@ class _Follower:
                     return failure
         except urllib3.exceptions.ReadTimeoutError:
             return None  # silent for longer than bookmarks are apart: connect again
-        except (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError) as problem:
+        except _EXPECTED as problem:
             return _failure(problem)
         finally:
             if self._response is not None:
@@ -470,11 +474,16 @@ class _Follower:
 
 def _ask(call: Callable[..., Any], *args: Any, **options: Any) -> Manifest | ApiFailure:
     """Make one call and give its JSON back exactly as served."""
+    began = time.monotonic()
+    answer: Manifest | ApiFailure
     try:
         response = call(*args, **options, _preload_content=False, _request_timeout=CALL_TIMEOUT_SECONDS)
-        return msgspec.json.decode(response.data, type=Manifest)
-    except (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError) as problem:
-        return _failure(problem)
+        answer = msgspec.json.decode(response.data, type=Manifest)
+    except _EXPECTED as problem:
+        answer = _failure(problem)
+    result = answer.kind.value if isinstance(answer, ApiFailure) else "ok"
+    metrics.CLUSTER_CALLS.labels(call.__name__, result).observe(time.monotonic() - began)
+    return answer
 
 
 def _failure(problem: Exception) -> ApiFailure:

@@ -1,0 +1,64 @@
+"""Every metric of sf-healer: name, help, labels. Agents import and count; nothing is computed here.
+
+Labels are closed sets, mostly the core's enums (kinds, reasons, states), and partitions of our topics: never
+a Job, pod, uid or queue, which would grow without bound.
+"""
+
+import platform
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+from sf_healer import __version__
+
+_SWEEP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+BUILD = Info("sf_healer_build", "Version of sf-healer and of the Python that runs it.")
+BUILD.info({"version": __version__, "python": platform.python_version()})
+
+# --- reports in
+
+REPORTS = Counter(
+    "sf_healer_reports", "Reports read, by kind and by what became of them.", ["kind", "outcome"]
+)
+MALFORMED = Counter("sf_healer_malformed", "Messages that are no report, by reason.", ["reason"])
+DEAD_LETTERS = Counter("sf_healer_dead_letters", "Messages put into the dead letters, by reason.", ["reason"])
+
+# --- evidence, marks, watermark
+
+EVIDENCE_RECORDS = Counter(
+    "sf_healer_evidence_records", "Records sent to the evidence log, by kind.", ["kind"]
+)
+MARKS = Counter("sf_healer_marks", "Marks sent: proofs of how far the source was read.")
+WATERMARK_AGE = Gauge(
+    "sf_healer_watermark_age_seconds", "How far the watermark is behind the clock.", ["partition"]
+)
+FEED_GAPS = Counter("sf_healer_feed_gaps", "Times the feed was interrupted; silence in a gap is nobody's.")
+
+# --- Jobs, sweeps, verdicts
+
+JOBS = Gauge("sf_healer_jobs", "Jobs of the partitions this worker owns, by state.", ["state"])
+VERDICTS = Counter("sf_healer_verdicts", "Changes of a Job's verdict, by the new one.", ["verdict"])
+SWEEP_SECONDS = Histogram("sf_healer_sweep_seconds", "Time one sweep took.", buckets=_SWEEP_BUCKETS)
+LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last sweep ended, epoch seconds.")
+
+# --- commands, admission, actuator
+
+COMMANDS = Counter("sf_healer_commands", "Commands sent, by verdict.", ["verdict"])
+REFUSALS = Counter("sf_healer_refusals", "Commands not followed, by reason.", ["reason"])
+STEPS = Counter(
+    "sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"]
+)
+OUTCOMES = Counter("sf_healer_outcomes", "What became of commands.", ["result"])
+
+# --- the cluster
+
+CLUSTER_CALLS = Histogram(
+    "sf_healer_cluster_call_seconds",
+    "Calls to the Kubernetes API, by call and result (ok, or the failure's kind).",
+    ["call", "result"],
+    buckets=_CALL_BUCKETS,
+)
+WATCH_RESTARTS = Counter(
+    "sf_healer_watch_restarts", "Times a watch broke or had to list again, by the failure's kind.", ["reason"]
+)
