@@ -1,0 +1,62 @@
+"""What agents and timers ask the transport about their app. All of it runs on the app's event loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from faust.exceptions import ImproperlyConfigured
+
+from sf_healer.transport.consumer import Consumer, OffsetReset
+from sf_healer.transport.driver import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from faust.types import TP, AppT
+
+    from sf_healer.transport.questions import TopicIdentity
+
+
+def positions(app: AppT) -> dict[TP, int]:
+    """Return up to where each assigned batched partition was handed over and acknowledged.
+
+    Reaches the log's end on an idle or empty partition, and where only control records, an aborted
+    transaction or a compaction gap follow. A partition is missing until a fetch confirmed where it stands.
+    """
+    return _consumer(app).positions()
+
+
+async def end_offsets(app: AppT, tps: Iterable[TP], *, timeout_seconds: float = 10.0) -> dict[TP, int]:
+    """Ask the brokers for the log ends of partitions of topics this app subscribes to.
+
+    Open transactions are included. Raises aiokafka's KafkaError; KafkaTimeoutError carries the last one.
+    """
+    return await _consumer(app).end_offsets(tps, timeout_seconds=timeout_seconds)
+
+
+async def topic_identity(
+    app: AppT, topic: str, *, max_age_seconds: float = 10.0, timeout_seconds: float = 10.0
+) -> TopicIdentity:
+    """Return the id and partition count of a topic as a broker gave them at most `max_age_seconds` ago.
+
+    Raises aiokafka's KafkaError; UnknownTopicOrPartitionError where there is no such topic.
+    """
+    return await _consumer(app).topic_identity(
+        topic, max_age_seconds=max_age_seconds, timeout_seconds=timeout_seconds
+    )
+
+
+def on_reset(app: AppT, callback: Callable[[OffsetReset], None]) -> None:
+    """Call `callback` whenever a committed or read offset turned out to be gone from the broker.
+
+    It is called before `positions` shows the jump and before anything behind it is handed over.
+    """
+    if not isinstance(app.transport, Transport):
+        raise ImproperlyConfigured(f"app {app.conf.id!r} has no batch:// broker")
+    app.transport.reset_callbacks.append(callback)
+
+
+def _consumer(app: AppT) -> Consumer:
+    if not isinstance(app.consumer, Consumer):
+        raise ImproperlyConfigured(f"app {app.conf.id!r} has no batch:// broker")
+    return app.consumer

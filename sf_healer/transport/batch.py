@@ -1,0 +1,103 @@
+"""The batch an agent gets, and how large it may become."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from faust.types import TP
+
+DEFAULT_MAX_RECORDS: Final = 20_000
+"""Records in one batch where neither the limits nor Faust's `broker_max_poll_records` say otherwise."""
+
+
+class Record(Protocol):
+    """One record as aiokafka's C reader made it; nothing is copied, decoded or wrapped."""
+
+    @property
+    def offset(self) -> int:
+        """Where it lies in its partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since the epoch: the broker's clock under LogAppendTime, else the producer's."""
+
+    @property
+    def key(self) -> bytes | None:
+        """As sent."""
+
+    @property
+    def value(self) -> bytes | None:
+        """As sent; None is a tombstone."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """As sent, in order; a name may come twice."""
+
+
+class BatchLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of one partition may be in an agent's hands."""
+
+    max_records: int | None = None
+    """Records in one batch; None: Faust's `broker_max_poll_records`, or 20,000 where that is unset."""
+
+    max_bytes: int = 8 * 1024 * 1024
+    """Bytes of values at which a batch ends, with the producer's record batch that reaches them."""
+
+    max_in_flight: int = 2
+    """Unacknowledged batches at which the partition is left out of the fetch: one at work, one waiting."""
+
+
+class Batch:
+    """What one fetch brought from one partition: the value of one event."""
+
+    __slots__ = ("next_position", "records", "size_bytes", "start_position", "tp")
+
+    def __init__(
+        self, tp: TP, records: list[Record], *, start_position: int, next_position: int, size_bytes: int
+    ) -> None:
+        self.tp: Final = tp
+        self.records: Final = records
+        """Never empty, in offset order."""
+        self.start_position: Final = start_position
+        """The position this batch begins at; its first record may lie behind a gap."""
+        self.next_position: Final = next_position
+        """The position after it: control records, aborted transactions and compaction gaps included."""
+        self.size_bytes: Final = size_bytes
+        """Of the values."""
+
+    @property
+    def topic(self) -> str:
+        """Name of its topic."""
+        return self.tp.topic
+
+    @property
+    def partition(self) -> int:
+        """Number of its partition."""
+        return self.tp.partition
+
+    @property
+    def first_offset(self) -> int:
+        """Offset of its first record."""
+        return self.records[0].offset
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of its last record, which is also the offset of Faust's message."""
+        return self.records[-1].offset
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Batch {self.topic}:{self.partition} {len(self.records)} records, "
+            f"positions {self.start_position} to {self.next_position}>"
+        )

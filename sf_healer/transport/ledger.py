@@ -1,0 +1,76 @@
+"""What was handed over of one partition, and how much of it is acknowledged.
+
+Pure bookkeeping: no Faust, no aiokafka, no clock. A position is the offset of the next record to read, and
+every delivery covers a half-open range of positions, so that control records, aborted transactions and
+compaction gaps belong to a range without being counted anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+
+class Delivery:
+    """One thing handed to an agent: the positions from `start` up to, not including, `end`."""
+
+    __slots__ = ("acknowledged", "end", "start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start: Final = start
+        self.end: Final = end
+        self.acknowledged = False
+
+
+class Ledger:
+    """Deliveries of one partition in the order they were handed over.
+
+    One ledger lives from one seek to the next. Whoever seeks starts a new one, and the deliveries of the
+    old one count for nothing from then on: their records are going to be read again.
+    """
+
+    __slots__ = ("_open", "_position")
+
+    def __init__(self, position: int | None = None) -> None:
+        self._position = position
+        self._open: deque[Delivery] = deque()
+
+    @property
+    def position(self) -> int | None:
+        """Where reading goes on: the end of what was handed over; None before it is known."""
+        return self._position
+
+    def begin_at(self, position: int) -> None:
+        """Learn where reading began, when nothing was known before."""
+        assert self._position is None, f"already at {self._position}"
+        self._position = position
+
+    def deliver(self, end: int) -> Delivery:
+        """Hand over everything from the position up to `end`."""
+        assert self._position is not None
+        assert end > self._position, f"{end} is not after {self._position}"
+        delivery = Delivery(self._position, end)
+        self._open.append(delivery)
+        self._position = end
+        return delivery
+
+    def pass_over(self, end: int) -> None:
+        """Go on to `end`, with no record in between: only control records and gaps."""
+        assert self._position is not None
+        assert end >= self._position, f"{end} is before {self._position}"
+        self._position = end
+
+    @property
+    def acknowledged(self) -> int | None:
+        """Everything before this position was handed over and acknowledged; None before it is known.
+
+        This is also the offset to commit: Kafka's committed offset is the next one to read.
+        """
+        while self._open and self._open[0].acknowledged:
+            self._open.popleft()
+        return self._open[0].start if self._open else self._position
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries are not acknowledged."""
+        return sum(not delivery.acknowledged for delivery in self._open)

@@ -1,0 +1,222 @@
+"""The consumer thread's side: takes fetched records out of aiokafka, one span a partition.
+
+Everything here runs on the event loop of Faust's consumer thread, next to aiokafka's fetcher, and decides
+nothing: which partitions are asked for, and what becomes of the spans, is the consumer's business.
+aiokafka's private parts are touched here and in reader.py, nowhere else: its version is pinned.
+"""
+
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from aiokafka.consumer.fetcher import FetchError
+from aiokafka.errors import ConsumerStoppedError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+
+from sf_healer.transport.questions import Answer, TopicIdentity, ask_end_offsets, ask_topic_identity
+from sf_healer.transport.reader import RecordReader
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from aiokafka import AIOKafkaConsumer
+    from aiokafka.consumer.fetcher import FetchResult
+    from faust.types import TP
+
+    from sf_healer.transport.batch import Record
+
+FETCH_MAX_WAIT_MS: Final = 250
+"""How long a broker may hold a fetch that has nothing new.
+
+aiokafka never adds a partition to a fetch that is already under way, so this is also how long a partition
+whose records were just taken may wait behind its idle neighbours. Faust's own 1,500 ms would delay marks.
+"""
+
+
+class Demand(NamedTuple):
+    """What the consumer asks of one partition."""
+
+    position: int | None
+    """Where the consumer stands; a position elsewhere is worth a report even without records."""
+    max_records: int
+    max_bytes: int | None
+    """None for a topic that is not batched: its records are made as aiokafka makes them."""
+    tracked: bool
+    """False for topics whose messages are never acknowledged (changelogs): nobody asks for their position."""
+
+
+class Span(NamedTuple):
+    """What reading one partition brought: the positions from `start` up to `end` and the records in them."""
+
+    start: int
+    end: int
+    records: list[Record]
+    size_bytes: int
+    highwater: int | None
+    reset_from: int | None
+    """Where the consumer stood before the broker said that offset no longer exists; None: it did not."""
+
+
+class ConsumerThread(AIOKafkaConsumerThread):
+    """Faust's consumer thread, taking spans instead of records."""
+
+    _waiter: asyncio.Future[None] | None = None
+    _woken = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._resets: dict[TP, int] = {}
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # Faust has no setting for it
+        return consumer
+
+    async def on_partitions_assigned(self, assigned: AbstractSet[TP], generation_id: int = 0) -> None:
+        """Watch the new assignment for resets before its first fetch can be answered."""
+        self._resets.clear()
+        for tp in assigned:
+            state = self._assignment().state_value(tp)
+            state.await_reset = partial(self._note_reset, tp, state)
+        await super().on_partitions_assigned(set(assigned), generation_id)
+
+    def _note_reset(self, tp: TP, state: Any, strategy: int) -> None:
+        # aiokafka only logs it. Without a position it is the ordinary start of a group that never committed.
+        if state.has_valid_position:
+            self._resets.setdefault(tp, state.position)
+        type(state).await_reset(state, strategy)
+
+    def _assignment(self) -> Any:
+        return self._ensure_consumer()._subscription.subscription.assignment
+
+    async def poll(
+        self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float
+    ) -> dict[TP, Span]:
+        """Return what is there, or wait for it up to `timeout_seconds`; empty after a wake-up or rebalance.
+
+        Call it on the app's loop, one poll at a time. Raises what the fetch raised: no right to the topic, an
+        offset out of range without a reset policy, a corrupt record batch.
+        """
+        spans = await self.call_thread(self._poll, generation_id, demands, timeout_seconds)
+        return cast("dict[TP, Span]", spans)
+
+    def wake(self) -> None:
+        """End the poll under way, or else the next one, at once: what it asks for is outdated.
+
+        Call it on the app's loop.
+        """
+        self.thread_loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _poll(
+        self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float
+    ) -> dict[TP, Span]:
+        consumer = self._ensure_consumer()
+        if consumer._closed or consumer._fetcher._closed:
+            raise ConsumerStoppedError
+        with consumer._subscription.fetch_context():
+            spans = self._take_spans(consumer, generation_id, demands)
+            if not spans and not self._woken:
+                await self._wait_for_fetch(consumer._fetcher, timeout_seconds)
+                spans = self._take_spans(consumer, generation_id, demands)
+            self._woken = False
+            return spans
+
+    async def _wait_for_fetch(self, fetcher: Any, timeout_seconds: float) -> None:
+        self._waiter = fetcher._create_fetch_waiter()
+        try:
+            done, _ = await asyncio.wait([self._waiter], timeout=timeout_seconds)
+            if done:
+                self._waiter.result()  # raises what the coordinator wants the reader to know
+        finally:
+            self._waiter.cancel()
+            self._waiter = None
+
+    async def end_offsets(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
+        """Ask the brokers; call it on the app's loop. Raises KafkaError."""
+        client = self._ensure_consumer()._client
+        return await self._ask(ask_end_offsets(client, tps, timeout_seconds=timeout_seconds))
+
+    async def topic_identity(self, topic: str, *, timeout_seconds: float) -> TopicIdentity:
+        """Ask a broker; call it on the app's loop. Raises KafkaError."""
+        client = self._ensure_consumer()._client
+        return await self._ask(ask_topic_identity(client, topic, timeout_seconds=timeout_seconds))
+
+    async def _ask(self, question: Coroutine[Any, Any, Answer]) -> Answer:
+        # Not through Faust's queue of method calls: a broker that does not answer would hold up its commits.
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self.thread_loop))
+
+    def _take_spans(
+        self, consumer: AIOKafkaConsumer, generation_id: int, demands: Mapping[TP, Demand]
+    ) -> dict[TP, Span]:
+        # Nothing may be taken of an assignment that the consumer does not know yet or knows no more: aiokafka
+        # would count it as read, and the consumer throw it away. This method has no await: it is atomic.
+        subscription = consumer._subscription
+        if subscription.reassignment_in_progress or not self.consumer.flow_active:
+            return {}
+        if self.app.consumer_generation_id != generation_id:
+            return {}
+        spans: dict[TP, Span] = {}
+        for tp, demand in demands.items():
+            state = self._assignment().state_value(tp)
+            if state is None or not state.has_valid_position:
+                continue
+            span = self._take_span(consumer._fetcher, tp, demand, state)
+            if span.records or (demand.tracked and span.end != demand.position and _within_log(span)):
+                spans[tp] = span
+        return spans
+
+    def _take_span(self, fetcher: Any, tp: TP, demand: Demand, state: Any) -> Span:
+        start = state.position
+        records: list[Record] = []
+        size_bytes = 0
+        fetched = fetcher._records.get(tp)
+        if fetched is not None:
+            if type(fetched) is FetchError:
+                del fetcher._records[tp]  # so that the partition is fetched again
+                fetcher._notify(fetcher._wait_consume_future)
+                fetched.check_raise()
+            records, size_bytes = take_records(fetched, demand)
+            if not fetched.has_more():
+                del fetcher._records[tp]
+                fetcher._notify(fetcher._wait_consume_future)
+        reset_from = self._reset_behind(tp, start)
+        return Span(start, state.position, records, size_bytes, state.highwater, reset_from)
+
+    def _reset_behind(self, tp: TP, start: int) -> int | None:
+        # A seek back to the same lost offset: the reset is still to come, a second time.
+        reset_from = self._resets.pop(tp, None)
+        return None if reset_from == start else reset_from
+
+
+def take_records(fetched: FetchResult, demand: Demand) -> tuple[list[Record], int]:
+    """Take records up to the demand's limits, move aiokafka's position along; returns records and bytes."""
+    if not fetched.check_assignment(fetched._topic_partition):
+        return [], 0  # a seek made this answer worthless
+    if demand.max_bytes is None:
+        return fetched.getall(demand.max_records), 0
+    reader = fetched._partition_records
+    if not isinstance(reader, RecordReader):
+        reader = fetched._partition_records = RecordReader(reader)
+    records, size_bytes = reader.take(demand.max_records, demand.max_bytes)
+    fetched._update_position()
+    if reader.exhausted:
+        fetched._partition_records = None
+    return records, size_bytes
+
+
+def _within_log(span: Span) -> bool:
+    """Say whether a fetch has confirmed the position.
+
+    The committed offset of a topic that was deleted and created again may lie behind its end.
+    """
+    return span.highwater is not None and span.end <= span.highwater
