@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.lab.kafka import KafkaCluster
 from tests.lab.process import StartFailed
+from tests.lab.waiting import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
 pytestmark = pytest.mark.kafka
+
+PARTITIONS = 3
 
 
 async def test_one_broker_gives_back_what_it_was_given(kafka_single: KafkaCluster) -> None:
@@ -102,14 +105,22 @@ def test_a_broker_that_cannot_start_shows_why(tmp_path: Path) -> None:
 async def _create_topic(cluster: KafkaCluster, configs: dict[str, str] | None = None) -> str:
     name = f"lab-{uuid.uuid4()}"
     async with _admin(cluster) as admin:
-        await admin.create_topics([NewTopic(name, 3, len(cluster.ports), topic_configs=configs or {})])
+        await admin.create_topics(
+            [NewTopic(name, PARTITIONS, len(cluster.ports), topic_configs=configs or {})]
+        )
     return name
 
 
-async def _partitions(cluster: KafkaCluster, topic: str) -> list[dict[str, object]]:
+async def _partitions(cluster: KafkaCluster, topic: str) -> list[dict[str, Any]]:
     async with _admin(cluster) as admin:
-        [description] = await admin.describe_topics([topic])
-    return list(description["partitions"])
+
+        async def led() -> list[dict[str, Any]]:
+            # any broker may answer, and each learns of a new topic in its own time
+            [description] = await admin.describe_topics([topic])
+            found = [partition for partition in description["partitions"] if partition["leader"] >= 0]
+            return found if len(found) == PARTITIONS else []
+
+        return await until_async(led, f"every broker asked to know {topic}", seconds=30)
 
 
 async def _read(cluster: KafkaCluster, topic: str, *, count: int) -> list[ConsumerRecord]:
