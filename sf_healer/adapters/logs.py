@@ -1,7 +1,7 @@
 """Logs: structlog in front, the standard library behind, so that Faust's own lines go the same way as ours.
 
 One line an event: a constant name and keys. On a terminal for eyes, else one JSON object; always on stderr,
-for stdout is data. Call `configure` once per process; hand `dict_config` to Faust, which sets up logging again.
+for stdout is data. Call `configure` once per process, and give `dict_config` to Faust, which sets up its own.
 """
 
 import logging
