@@ -420,7 +420,6 @@ class _Follower:
                 if time.monotonic() - began < _WATCH_RETRY_SECONDS:
                     self._ended.wait(_WATCH_RETRY_SECONDS)  # a server that ends every watch at once
                 continue
-            metrics.WATCH_RESTARTS.labels(failure.kind.value).inc()
             self._give(failure)
             if failure.kind is Failure.GONE:
                 return

@@ -18,38 +18,46 @@ BUILD.info({"version": __version__, "python": platform.python_version()})
 
 # --- reports in
 
-REPORTS = Counter(
-    "sf_healer_reports", "Reports read, by kind and by what became of them.", ["kind", "outcome"]
+REPORTS = Counter("sf_healer_reports", "Reports read, by kind.", ["kind"])
+DEAD_LETTERS = Counter(
+    "sf_healer_dead_letters", "Messages that could not be decoded or named, by reason.", ["reason"]
 )
-MALFORMED = Counter("sf_healer_malformed", "Messages that are no report, by reason.", ["reason"])
-DEAD_LETTERS = Counter("sf_healer_dead_letters", "Messages put into the dead letters, by reason.", ["reason"])
+CONTROL_COMMANDS = Counter(
+    "sf_healer_control_commands", "Records read from the platform's control topic, by kind.", ["kind"]
+)
 
 # --- evidence, marks, watermark
 
-EVIDENCE_RECORDS = Counter(
-    "sf_healer_evidence_records", "Records sent to the evidence log, by kind.", ["kind"]
-)
+EVIDENCE_RECORDS = Counter("sf_healer_evidence_records", "Bundles of reports put on the evidence log.")
 MARKS = Counter("sf_healer_marks", "Marks sent: proofs of how far the source was read.")
-WATERMARK_AGE = Gauge(
-    "sf_healer_watermark_age_seconds", "How far the watermark is behind the clock.", ["partition"]
+MARK_FAILURES = Counter("sf_healer_mark_failures", "Times the end of the source could not be asked for.")
+WATERMARK = Gauge(
+    "sf_healer_watermark_timestamp_seconds", "The watermark; its age is time() minus this.", ["partition"]
 )
-FEED_GAPS = Counter("sf_healer_feed_gaps", "Times the feed was interrupted; silence in a gap is nobody's.")
+FEED_GAPS = Counter(
+    "sf_healer_feed_gaps", "Times the feed was interrupted; silence in a gap is nobody's.", ["partition"]
+)
 
 # --- Jobs, sweeps, verdicts
 
-JOBS = Gauge("sf_healer_jobs", "Jobs of the partitions this worker owns, by state.", ["state"])
-VERDICTS = Counter("sf_healer_verdicts", "Changes of a Job's verdict, by the new one.", ["verdict"])
+JOBS = Gauge(
+    "sf_healer_jobs", "Jobs of the partitions this worker owns, by verdict.", ["partition", "verdict"]
+)
+VERDICTS = Counter(
+    "sf_healer_verdicts", "Judgements that changed a Job's verdict, by the new one.", ["verdict"]
+)
+SWEPT_JOBS = Counter("sf_healer_swept_jobs", "Jobs looked at by sweeps.")
 SWEEP_SECONDS = Histogram("sf_healer_sweep_seconds", "Time one sweep took.", buckets=_SWEEP_BUCKETS)
 LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last sweep ended, epoch seconds.")
 
 # --- commands, admission, actuator
 
-COMMANDS = Counter("sf_healer_commands", "Commands sent, by verdict.", ["verdict"])
+COMMANDS = Counter("sf_healer_commands", "Records sent to the actuator, by kind.", ["kind"])
 REFUSALS = Counter("sf_healer_refusals", "Commands not followed, by reason.", ["reason"])
 STEPS = Counter(
     "sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"]
 )
-OUTCOMES = Counter("sf_healer_outcomes", "What became of commands.", ["result"])
+OUTCOMES = Counter("sf_healer_outcomes", "What became of commands, by result.", ["result"])
 
 # --- the cluster
 
@@ -59,6 +67,6 @@ CLUSTER_CALLS = Histogram(
     ["call", "result"],
     buckets=_CALL_BUCKETS,
 )
-WATCH_RESTARTS = Counter(
-    "sf_healer_watch_restarts", "Times a watch broke or had to list again, by the failure's kind.", ["reason"]
+CLUSTER_FAILURES = Counter(
+    "sf_healer_cluster_failures", "Lists that failed and watches that broke, by the failure's kind.", ["kind"]
 )
