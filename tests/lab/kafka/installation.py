@@ -21,7 +21,6 @@ OLDEST_JAVA = 17  # Kafka 4's brokers refuse older ones
 
 _ARTIFACTS = (
     ("org.apache.kafka", "kafka_2.13", "{kafka}"),
-    ("org.apache.kafka", "kafka-tools", "{kafka}"),
     ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_VERSION),
     ("org.apache.logging.log4j", "log4j-core", LOG4J_VERSION),
     ("org.apache.logging.log4j", "log4j-1.2-api", LOG4J_VERSION),
