@@ -64,7 +64,7 @@ class RecordReader:
             if taken:
                 self.next_fetch_offset = taken[-1].offset + 1
         if is_read:
-            self.next_fetch_offset = self._batch.next_offset  # behind what compaction left out at its end
+            self._pass(self._batch)
             self._batch = None
         return taken
 
@@ -78,8 +78,12 @@ class RecordReader:
             if not self._is_aborted(batch) and not batch.is_control_batch:
                 self._batch, self._unread = batch, chain(batch)  # the batch itself allows iter() only once
                 return True
-            self.next_fetch_offset = batch.next_offset
+            self._pass(batch)
         return False
+
+    def _pass(self, batch: Any) -> None:
+        # Behind what compaction left out at its end too; and never back, whatever an answer begins with.
+        self.next_fetch_offset = max(self.next_fetch_offset, batch.next_offset)
 
     def _is_aborted(self, batch: Any) -> bool:
         source = self._source
