@@ -59,7 +59,8 @@ class Counts(msgspec.Struct, frozen=True):
     partition: int
     at: float  # the watermark, epoch seconds
     base: int
-    unhealthy: int
+    unhealthy: int  # turned so within the storm window
+    sick: int  # are so now
     by_verdict: dict[str, int]
 
 
@@ -195,7 +196,14 @@ class Partition:
         sick = {key for _, key in self._turned_unhealthy if key in self.jobs}
         away = sum(1 for key in sick if self.jobs[key].verdict not in _BASE)
         base = sum(self.counts_by_verdict[verdict] for verdict in _BASE) + away
-        return Counts(self.number, now, base, len(sick), dict(+self.counts_by_verdict))
+        return Counts(
+            self.number,
+            now,
+            base,
+            len(sick),
+            sum(self.counts_by_verdict[verdict] for verdict in RESTARTABLE),
+            dict(+self.counts_by_verdict),
+        )
 
     # ---- folding
 
@@ -359,7 +367,7 @@ class Partition:
                 source_partition=state.source_partition,
                 source_offset=state.source_offset,
                 condition=fact.condition,
-                detail=state.error_detail if error else judgement.rule,
+                detail=f"{judgement.rule}: {state.error_detail}" if error and state.error_detail else judgement.rule,
             ),
             decided_at=watermark,
             expires_at=watermark + self.policies.limits.command_expires_seconds,

@@ -1,0 +1,162 @@
+"""The web views, read only, JSON: Faust pages on every worker, any of which answers for any Job.
+
+`/jobs/{namespace}/{name}/` is routed by Faust's table router with the Job's own key; lists are gathered from
+every worker of the group. What a worker cannot reach is said in the answer, never left out silently.
+"""
+
+import asyncio
+from typing import Any
+
+import faust
+import msgspec
+import structlog
+from aiohttp import ClientError, ClientTimeout
+from faust.web.base import Request, Response
+from faust.web.views import View
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from yarl import URL
+
+from agents import watchdog
+from sf_healer.app import actuator, detector
+from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from tables.jobs import hot, jobs
+
+log = structlog.get_logger(__name__)
+
+PEER_TIMEOUT = ClientTimeout(total=5.0)
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(view: View, data: object, *, status: int = 200) -> Response:
+    """Answer with JSON."""
+    return view.bytes(_encode(data), content_type="application/json", status=status)
+
+
+@detector.page("/jobs/")
+class Jobs(View):
+    """All Jobs of the namespace; `?local=1` only those of this worker."""
+
+    async def get(self, request: Request) -> Response:
+        """List Jobs."""
+        local = build_jobs(list(hot.values()))
+        if "local" in request.query:
+            return answer(self, {"jobs": local, "partitions": sorted(hot)})
+        answers, unreachable = await gather_peers("/jobs/")
+        rows = {row["job"]: row for peer in [{"jobs": local}, *answers] for row in peer["jobs"]}
+        return answer(self, {"jobs": [rows[job] for job in sorted(rows)], "unreachable": unreachable})
+
+
+@detector.page("/jobs/{namespace}/{name}/")
+class Job(View):
+    """Everything known of one Job."""
+
+    async def get(self, request: Request, namespace: str, name: str) -> Response:
+        """Show a Job."""
+        key = f"{namespace}/{name}"
+        try:
+            owner = URL(detector.router.key_store(jobs.name, key.encode()))
+        except KeyError:
+            return answer(self, {"error": "no worker owns this Job's partition right now"}, status=503)
+        if not _is_me(owner):
+            return await _forward(self, owner, f"/jobs/{namespace}/{name}/")
+        for partition in hot.values():
+            state = partition.jobs.get(key)
+            if state is not None:
+                return answer(self, build_job(partition, state))
+        if not watchdog.ready():
+            return answer(self, {"error": "this worker owns the Job and is still recovering"}, status=503)
+        return answer(self, {"error": f"no Job {key} is known"}, status=404)
+
+
+@detector.page("/fleet/")
+class Fleet(View):
+    """Counts by verdict, and how far the watermark of each partition is."""
+
+    async def get(self, request: Request) -> Response:
+        """Show the fleet."""
+        local = build_fleet(list(hot.values()))
+        if "local" in request.query:
+            return answer(self, local)
+        answers, unreachable = await gather_peers("/fleet/")
+        verdicts: dict[str, int] = {}
+        for fleet in [local, *answers]:
+            for verdict, count in fleet["verdicts"].items():
+                verdicts[verdict] = verdicts.get(verdict, 0) + count
+        partitions = [row for fleet in [local, *answers] for row in fleet["partitions"]]
+        return answer(
+            self,
+            {
+                "verdicts": verdicts,
+                "jobs": sum(verdicts.values()),
+                "partitions": sorted(partitions, key=lambda row: row["partition"]),
+                "unreachable": unreachable,
+            },
+        )
+
+
+def _health_pages(app: faust.App) -> None:
+    @app.page("/livez", name=f"livez-{app.conf.id}")
+    class Livez(View):
+        """Whether this process should be restarted."""
+
+        async def get(self, request: Request) -> Response:
+            """Answer a liveness probe."""
+            problems = watchdog.not_alive()
+            return answer(self, {"alive": not problems, "problems": problems}, status=503 if problems else 200)
+
+    @app.page("/readyz", name=f"readyz-{app.conf.id}")
+    class Readyz(View):
+        """Whether this worker does its part."""
+
+        async def get(self, request: Request) -> Response:
+            """Answer a readiness probe."""
+            problems = watchdog.not_ready()
+            return answer(self, {"ready": not problems, "problems": problems}, status=503 if problems else 200)
+
+    @app.page("/metrics", name=f"metrics-{app.conf.id}")
+    class Metrics(View):
+        """Prometheus metrics of the process."""
+
+        async def get(self, request: Request) -> Response:
+            """Answer a scrape."""
+            return self.bytes(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+for _app in (detector, actuator):
+    _health_pages(_app)
+
+
+async def gather_peers(path: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Ask every other worker of the group for its own part; returns the answers and who did not answer."""
+    peers = [URL(host) for host in detector.router.tables_metadata() if not _is_me(URL(host))]
+    results = await asyncio.gather(*(_ask(peer, path) for peer in peers))
+    answers = [result for result in results if result is not None]
+    return answers, [str(peer) for peer, result in zip(peers, results, strict=True) if result is None]
+
+
+async def _ask(peer: URL, path: str) -> dict[str, Any] | None:
+    try:
+        async with detector.http_client.get(
+            peer.with_path(path).with_query(local="1"), timeout=PEER_TIMEOUT
+        ) as response:
+            body = await response.read()
+            return msgspec.json.decode(body, type=dict[str, Any]) if response.status == 200 else None  # noqa: PLR2004
+    except (ClientError, TimeoutError, msgspec.DecodeError) as error:
+        log.info("peer_unreachable", peer=str(peer), error=str(error) or type(error).__name__)
+        return None
+
+
+async def _forward(view: View, owner: URL, path: str) -> Response:
+    try:
+        async with detector.http_client.get(owner.with_path(path), timeout=PEER_TIMEOUT) as response:
+            return view.bytes(
+                await response.read(), content_type="application/json", status=response.status
+            )
+    except (ClientError, TimeoutError) as error:
+        return answer(view, {"error": f"its owner {owner} does not answer: {error}"}, status=503)
+
+
+def _is_me(url: URL) -> bool:
+    mine = URL(str(detector.conf.canonical_url))
+    return (url.host, url.port) == (mine.host, mine.port)
+

@@ -1,0 +1,109 @@
+"""The two Faust applications, built from the settings; nothing is registered on them here.
+
+Two fixed ids because one group with different subscriptions splits the evidence from its changelog (tried);
+agents, tables and pages register themselves when sf_healer/worker.py imports them.
+"""
+
+import os
+import ssl
+import sys
+from pathlib import Path
+
+import faust
+from faust.auth import SASLCredentials
+from faust.types.auth import CredentialsT
+from yarl import URL
+
+from sf_healer.settings import Role, Settings, SettingsError, Stores, load
+
+#: acks=all is awaited this long; then the process ends on purpose, and the record is read again.
+SEND_TIMEOUT_SECONDS = 30.0
+REQUEST_TIMEOUT_SECONDS = 40.0
+FETCH_BYTES = 8 * 1024 * 1024
+#: Below a broker's own message.max.bytes of 1 MiB plus its overhead.
+PRODUCE_BATCH_BYTES = 1_000_000
+
+
+def _settings() -> Settings:
+    try:
+        return load(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"sf-healer: {error}\n")
+        raise SystemExit(2) from None
+
+
+settings = _settings()
+
+
+def _credentials() -> CredentialsT | None:
+    if settings.sasl_username is None:
+        return None
+    return SASLCredentials(
+        username=settings.sasl_username,
+        password=settings.sasl_password,
+        mechanism=settings.sasl_mechanism.value,
+        ssl_context=ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None,
+    )
+
+
+class _App(faust.App):
+    """A Faust app whose data directory may lie in a directory that is not there yet."""
+
+    def _create_directories(self) -> None:
+        Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+        super()._create_directories()
+
+
+def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:
+    port = settings.web_port + port_offset
+    advertised = settings.web_advertised_url or f"http://{settings.web_host}:{settings.web_port}"
+    return _App(
+        name,
+        broker=[URL(f"batch://{server}") for server in settings.bootstrap_servers],
+        broker_credentials=_credentials(),
+        # -- state
+        store="memory://" if settings.stores is Stores.MEMORY else "rocksdb://?driver=rocksdict",
+        datadir=Path(settings.data_dir) / name,
+        table_standby_replicas=0,  # standby keys would sit in the same store as ours, with frozen times
+        topic_partitions=partitions,
+        topic_allow_declare=False,  # `sf-healer topics --create` makes them, with the right timestamps
+        topic_disable_leader=True,
+        # -- consuming
+        broker_check_crcs=False,  # TCP checks, and the broker has checked them
+        broker_commit_interval=1.0,
+        broker_max_poll_records=20_000,
+        broker_session_timeout=settings.broker_session_timeout_seconds,
+        broker_heartbeat_interval=settings.broker_heartbeat_seconds,
+        broker_request_timeout=max(REQUEST_TIMEOUT_SECONDS, settings.broker_session_timeout_seconds),
+        consumer_max_fetch_size=FETCH_BYTES,
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=False,  # what is in flight is read again; waiting has hung rebalances (faust #402)
+        stream_buffer_maxsize=64,
+        # -- producing
+        producer_acks=-1,
+        producer_linger=0.0,  # seconds; a batch is one bundle already
+        producer_max_batch_size=PRODUCE_BATCH_BYTES,
+        producer_max_request_size=PRODUCE_BATCH_BYTES,
+        producer_request_timeout=SEND_TIMEOUT_SECONDS,
+        # -- failing
+        agent_supervisor="mode.supervisors:CrashingSupervisor",  # an exception ends the process, not an offset
+        processing_guarantee="at_least_once",  # exactly-once is known to break; every fold is a join instead
+        # -- web
+        web_bind=settings.web_host,
+        web_host=settings.web_host,
+        web_port=port,
+        canonical_url=URL(advertised).with_port((URL(advertised).port or settings.web_port) + port_offset),
+        web_tables_enabled=False,  # Faust's own endpoints would show manifests, and those hold secrets
+        web_stats_enabled=False,
+        web_graph_enabled=False,
+        web_router_enabled=False,
+        loghandlers=[],
+        worker_redirect_stdouts=False,
+    )
+
+
+detector = _app("sf-healer-detector", partitions=settings.partitions, port_offset=0)
+#: With `role = actuator` there is no detector beside it, and it takes the web port itself.
+actuator = _app(
+    "sf-healer-actuator", partitions=1, port_offset=0 if settings.role is Role.ACTUATOR else 1
+)

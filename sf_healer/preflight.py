@@ -1,0 +1,113 @@
+"""Before a worker starts: is everything there that it needs? If not, say so and wait; never a crash loop.
+
+While it waits, `/readyz` is red with the reasons and `/livez` green: restarting the process would mend nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from sf_healer import topics
+from sf_healer.adapters import kafka
+from sf_healer.adapters.cluster import ApiFailure, Cluster
+from sf_healer.core import evidence
+from sf_healer.settings import Identity, Mode, Role, Settings, SettingsError
+
+log = structlog.get_logger(__name__)
+
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 15.0
+
+
+async def wait(settings: Settings) -> None:
+    """Return once the broker, the topics and the cluster are as a worker needs them."""
+    problems = await find_problems(settings)
+    if not problems:
+        return
+    pause = FIRST_WAIT_SECONDS
+    async with _serving(settings, problems):
+        while problems:
+            for problem in problems:
+                log.error("not_ready", problem=problem, retry_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_WAIT_SECONDS)
+            problems[:] = await find_problems(settings)
+
+
+async def find_problems(settings: Settings) -> list[str]:
+    """List what keeps a worker from starting, each with what mends it."""
+    return [*await _kafka_problems(settings), *await asyncio.to_thread(_cluster_problems, settings)]
+
+
+async def _kafka_problems(settings: Settings) -> list[str]:
+    try:
+        async with kafka.admin(settings, patience_seconds=0.0) as admin:
+            specs = topics.specs(settings, await admin.broker_count())
+            platform = _platform_topics(settings)
+            found = await admin.describe([*(spec.name for spec in specs), *platform])
+            statuses = topics.compare(specs, found)
+            problems = [
+                *(f"the platform's topic {name} does not exist" for name in platform if name not in found),
+                *(
+                    f"topic {status.spec.name} does not exist: run `sf-healer topics --create`"
+                    for status in statuses
+                    if status.state is topics.State.MISSING
+                ),
+                *(f"topic {status.spec.name}: {told}" for status in statuses for told in status.differences),
+            ]
+            if not problems and not settings.demo_accept_create_time and settings.mode is Mode.HEAL:
+                problems.extend(await _clock_problems(admin))
+            return problems
+    except (kafka.BrokerUnreachableError, kafka.BrokerRefusedError) as error:
+        return [str(error)]
+
+
+async def _clock_problems(admin: kafka.Admin) -> list[str]:
+    if await admin.honours_log_append_time(topics.EVIDENCE, evidence.EMPTY):
+        return []
+    return [
+        f"the broker ignores message.timestamp.type=LogAppendTime of {topics.EVIDENCE}: verdicts would hang on "
+        "the clocks of producers (SF_HEALER_DEMO_ACCEPT_CREATE_TIME=true accepts that, for a demo)"
+    ]
+
+
+def _platform_topics(settings: Settings) -> tuple[str, ...]:
+    return () if settings.role is Role.ACTUATOR else (settings.source_topic, settings.control_topic)
+
+
+def _cluster_problems(settings: Settings) -> list[str]:
+    if settings.identity is not Identity.CLUSTER:
+        return []
+    try:
+        cluster = Cluster.connect(namespace=settings.namespace, kubeconfig=settings.kubeconfig)
+    except SettingsError as error:
+        return [str(error)]
+    listing = cluster.list_jobs()
+    cluster.close()
+    if isinstance(listing, ApiFailure):
+        return [f"the Jobs of namespace {settings.namespace} cannot be listed: {listing.message}"]
+    return []
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, problems: list[str]) -> AsyncIterator[None]:
+    """Answer the probes on the worker's own port until the worker takes it."""
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.json_response({"ready": False, "problems": problems}, status=503)
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.json_response({"alive": True, "problems": []})
+
+    application = web.Application()
+    application.add_routes([web.get("/readyz", readyz), web.get("/livez", livez)])
+    runner = web.AppRunner(application)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.web_host, settings.web_port).start()
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,407 @@
+"""Replay: the same core over a recorded topic, in virtual time, with no Kafka and no cluster.
+
+Arrival time is append time and source time; a mark is folded at every whole second. A restart is taken to
+succeed: the Job gets a new incarnation, which is judged from its first report on (a capture cannot react, so
+usually there is none). One decision is given per change of decision or reason of a Job.
+
+Files: a capture is JSON lines `{"at", "partition", "key", "value_b64"}`, plain or gzip; jobs are a JSON list of
+`{"name", "namespace", "uid", "created_at", "env"}`; a truth gives per Job the verdict and the window of the
+first restart.
+"""
+
+import base64
+import binascii
+import gzip
+import heapq
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from sf_healer.core import admission, evidence
+from sf_healer.core.combine import Combiner
+from sf_healer.core.commands import Command
+from sf_healer.core.events import Kind
+from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.identity import ConventionIndex, JobIndex, target_of
+from sf_healer.core.marks import SourceMarks
+from sf_healer.core.partition import Counts, Partition
+from sf_healer.core.policy import Limits, PolicyBook
+from sf_healer.core.steps import FleetCounts
+
+MARK_INTERVAL_SECONDS = 1.0
+WINDOW_SECONDS = 5.0
+FEED_GAP_SECONDS = 10.0
+_TOPIC_ID = "capture"
+
+T = TypeVar("T")
+
+
+class CaptureError(ValueError):
+    """A file that cannot be replayed; the message names file, line and what is wrong."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One record of a capture; `at` in epoch seconds, `timestamp` in milliseconds as Kafka gives it."""
+
+    at: float
+    partition: int
+    offset: int
+    timestamp: int
+    value: bytes | None
+
+
+class _Row(msgspec.Struct):
+    at: float
+    value_b64: str | None = None
+    partition: int = 0
+
+
+class _JobRow(msgspec.Struct):
+    name: str
+    uid: str
+    created_at: float
+    env: dict[str, str]
+    namespace: str = "stf"
+
+
+class TruthRow(msgspec.Struct):
+    """What a capture's author says of one Job; no restart is right where `not_before` is None."""
+
+    verdict: str
+    not_before: float | None = None
+    not_after: float | None = None
+    firm: bool = True
+    why: str = ""
+
+
+class Truth(msgspec.Struct):
+    """The truth about a capture, by Job name."""
+
+    jobs: dict[str, TruthRow]
+    capture_end: float | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
+    """What sf-healer would have done about one Job at one moment; `at` in epoch seconds."""
+
+    at: float
+    job: str
+    verdict: str
+    decision: str  # restart | refuse
+    reason: str
+    attempt: int
+    evidence: dict[str, float | int | str | None]
+
+
+def read_capture(path: Path) -> Iterator[Line]:
+    """Read a capture, plain or gzip, in order; raises CaptureError."""
+    offsets: dict[int, int] = {}
+    decode = msgspec.json.Decoder(_Row).decode
+    try:
+        with gzip.open(path) if _is_gzip(path) else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = decode(line)
+                    value = None if row.value_b64 is None else base64.b64decode(row.value_b64, validate=True)
+                except (msgspec.DecodeError, binascii.Error, UnicodeDecodeError) as error:
+                    raise CaptureError(f"{path}, line {number}: {error}") from None
+                offset = offsets[row.partition] = offsets.get(row.partition, -1) + 1
+                yield Line(row.at, row.partition, offset, math.floor(row.at * 1000), value)
+    except (OSError, EOFError) as error:
+        raise CaptureError(f"{path}: {error}") from None
+
+
+def read_jobs(path: Path) -> list[JobFact]:
+    """Read the Jobs that belong to a capture; raises CaptureError."""
+    rows = _read(path, list[_JobRow])
+    return [
+        JobFact(
+            key=f"{row.namespace}/{row.name}",
+            uid=row.uid,
+            created_at=row.created_at,
+            resource_version=number,
+            target=target_of(row.env.get("TELEMETRY_PRODUCER_ID", "")),
+            queue_id=row.env.get("QUEUE_ID", ""),
+            producer_id=row.env.get("TELEMETRY_PRODUCER_ID", ""),
+            kafka_topic=row.env.get("KAFKA_TOPIC", ""),
+            condition=Condition.ACTIVE,
+            pod=PodState.RUNNING,
+            managed="QUEUE_ID" in row.env and "TELEMETRY_PRODUCER_ID" in row.env,
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def read_truth(path: Path) -> Truth:
+    """Read the truth about a capture; raises CaptureError."""
+    return _read(path, Truth)
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _read(path: Path, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type_)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CaptureError(f"{path}: {error}") from None
+
+
+class Replay:
+    """One run over one capture. `until` is the last moment at which a verdict may fall, epoch seconds."""
+
+    def __init__(
+        self,
+        lines: Iterable[Line],
+        jobs: Iterable[JobFact] | None,
+        policies: PolicyBook,
+        *,
+        until: float | None = None,
+        namespace: str = "stf",
+    ) -> None:
+        self._lines = iter(lines)
+        self._until = math.inf if until is None else until
+        self._names = ConventionIndex(namespace) if jobs is None else JobIndex()
+        self._created = sorted(jobs or (), key=lambda fact: fact.created_at)
+        self._combiner = Combiner(self._names, 1)
+        self._marks = SourceMarks()
+        self._partition = Partition(
+            0,
+            partitions=1,
+            policies=policies,
+            window_seconds=WINDOW_SECONDS,
+            feed_gap_seconds=FEED_GAP_SECONDS,
+        )
+        self._valve = _Valve(policies.limits)
+        self._restarts = 0
+        self._told: dict[str, tuple[str, str]] = {}
+        self.reports = 0
+        self.rejected: dict[str, int] = {}
+
+    def decisions(self) -> Iterator[Decision]:
+        """Run to the end of the capture, or to `until`, giving each decision as it falls."""
+        last = 0.0
+        for at, happening in self._happenings():
+            last = at
+            if isinstance(happening, Line):
+                self._report(happening, at)
+            elif isinstance(happening, JobFact):
+                self._fact(happening, at)
+            else:
+                yield from self._sweep(at)
+        if self._until != math.inf:
+            yield from self._sweep(self._until)
+        elif last:
+            yield from self._sweep(last)
+
+    def _happenings(self) -> Iterator[tuple[float, Line | JobFact | None]]:
+        """Merge reports, creations and whole seconds (None) in order of time; a second comes after what it ends."""
+        reports = ((line.at, 1, number, line) for number, line in enumerate(self._lines))
+        created = ((fact.created_at, 0, number, fact) for number, fact in enumerate(self._created))
+        second: float | None = None
+        for at, _, _, happening in heapq.merge(reports, created, key=lambda item: item[:3]):
+            if at > self._until:
+                break
+            second = math.ceil(at) if second is None else second
+            while second < at:
+                yield float(second), None
+                second += 1
+            yield at, happening
+        while second is not None and self._until != math.inf and second <= self._until:
+            yield float(second), None
+            second += 1
+
+    def _report(self, line: Line, at: float) -> None:
+        combined = self._combiner.combine(
+            [line], topic_id=_TOPIC_ID, source_partition=line.partition, marks=self._marks
+        )
+        self.reports += sum(combined.reports)
+        for reject in combined.rejected:
+            self.rejected[reject.reason] = self.rejected.get(reject.reason, 0) + 1
+        if isinstance(self._names, ConventionIndex):
+            for fact in self._names.take_new():
+                self._partition.apply(evidence.Fact(fact), at)
+        for bundle in combined.bundles.values():
+            self._let_run(bundle, at)
+            self._partition.apply(bundle, at)
+
+    def _let_run(self, bundle: evidence.Bundle, at: float) -> None:
+        """Let a restarted Job that speaks after all have a running pod, so that it is judged from now on."""
+        keys = {beat.key for beat in bundle.beats} | {
+            word.key for word in bundle.words if word.kind is Kind.STARTED
+        }
+        for key in keys:
+            state = self._partition.jobs.get(key)
+            if state is not None and state.fact is not None and state.fact.pod is PodState.PENDING:
+                self._fact(msgspec.structs.replace(state.fact, pod=PodState.RUNNING), at)
+
+    def _fact(self, fact: JobFact, at: float) -> None:
+        known = self._partition.jobs.get(fact.key)
+        if known is not None and known.fact is not None:
+            version = max(fact.resource_version, known.fact.resource_version + 1)
+            fact = msgspec.structs.replace(fact, resource_version=version)
+        if isinstance(self._names, JobIndex):
+            self._names.put(fact, now=at)
+        self._partition.apply(evidence.Fact(fact), at)
+
+    def _sweep(self, at: float) -> Iterator[Decision]:
+        sources = tuple((partition, at) for partition in (0,))
+        self._partition.apply(evidence.Mark(_TOPIC_ID, 1, sources), at)
+        self._valve.count(self._partition.counts(), at)
+        for effect in self._partition.take().effects:
+            if isinstance(effect, Command):
+                yield from self._decide(effect, at)
+
+    def _decide(self, command: Command, at: float) -> Iterator[Decision]:
+        refusal = self._valve.decide(command, at)
+        if refusal is None:
+            decision = _decision(command, at, "restart", command.evidence.detail.partition(":")[0])
+            self._restart(command, at)
+        else:
+            decision = _decision(command, at, "refuse", refusal.reason)
+            self._partition.apply(
+                evidence.OutcomeSeen(
+                    command.key,
+                    command.id,
+                    command.uid,
+                    "refused",
+                    refusal.reason,
+                    at,
+                    refusal.retry_after,
+                    command.attempt,
+                ),
+                at,
+            )
+        told = (decision.decision, decision.reason)
+        if self._told.get(command.key) != told:
+            self._told[command.key] = told
+            yield decision
+
+    def _restart(self, command: Command, at: float) -> None:
+        self._restarts += 1
+        state = self._partition.jobs[command.key]
+        assert state.fact is not None
+        self._fact(
+            msgspec.structs.replace(
+                state.fact,
+                uid=f"{command.uid}+{self._restarts}",
+                created_at=at,
+                pod=PodState.PENDING,
+                condition=Condition.ACTIVE,
+                attempt=command.attempt + 1,
+            ),
+            at,
+        )
+
+
+class _Valve:
+    """Admission with its ledger, where every restart succeeds at once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._ledger = admission.Ledger()
+        self._histories: dict[str, admission.History] = {}
+
+    def count(self, counts: Counts, now: float) -> None:
+        """Take in the counts of the one partition there is."""
+        fleet = FleetCounts(
+            partition=0, partitions=1, at=counts.at, base=counts.base, unhealthy=counts.unhealthy, sick=counts.sick
+        )
+        self._ledger = admission.count(self._ledger, fleet, self._limits, now)
+
+    def decide(self, command: Command, now: float) -> admission.Refused | None:
+        """Refuse a command, or follow it and learn that the repair worked."""
+        history = self._histories.get(command.key, admission.NO_HISTORY)
+        fleet = admission.fleet_of(self._ledger)
+        answer = admission.admit(self._ledger, command, fleet, self._limits, now, history=history)
+        if isinstance(answer, admission.Refused):
+            return answer
+        ledger = admission.reserve(self._ledger, command, self._limits, now)
+        self._ledger = admission.settle(ledger, command.id, self._limits, now, repaired=True)
+        self._histories[command.key] = msgspec.structs.replace(
+            history,
+            attempts=(*history.attempts, now)[-admission.REMEMBERED :],
+            ended_at=now,
+            acted=(*history.acted, command.id)[-admission.REMEMBERED :],
+            replaced=(*history.replaced, command.uid)[-admission.REMEMBERED :],
+        )
+        return None
+
+
+def _decision(command: Command, at: float, decision: str, reason: str) -> Decision:
+    numbers = msgspec.to_builtins(command.evidence)
+    return Decision(
+        at=round(at, 3),
+        job=command.key,
+        verdict=command.verdict,
+        decision=decision,
+        reason=reason,
+        attempt=command.attempt,
+        evidence={"policy": command.policy, "uid": command.uid, **numbers},
+    )
+
+
+# ---- scoring
+
+
+class Score(msgspec.Struct):
+    """How decisions compare with a truth; delays in seconds beyond the earliest right moment, by verdict."""
+
+    right: int = 0
+    jobs: int = 0
+    wrong: list[str] = []
+    soft: list[str] = []
+    delays: dict[str, list[float]] = {}
+
+    @property
+    def holds(self) -> bool:
+        """Whether every firm row of the truth holds."""
+        return not self.wrong
+
+
+def score(decisions: Iterable[Decision], truth: Truth) -> Score:
+    """Compare decisions with the truth.
+
+    A sick Job must be found within its window by its first verdict, whether it was then restarted or refused
+    by admission: a capture may hold more sick Jobs than the storm limit. Every other Job must never be restarted.
+    """
+    first: dict[str, Decision] = {}
+    restarted: dict[str, Decision] = {}
+    for decision in decisions:
+        name = decision.job.rpartition("/")[2]
+        first.setdefault(name, decision)
+        if decision.decision == "restart":
+            restarted.setdefault(name, decision)
+    result = Score(wrong=[], soft=[], delays={})
+    for name, row in truth.jobs.items():
+        problem = _compare(row, first.get(name), restarted.get(name))
+        if problem is not None:
+            (result.wrong if row.firm else result.soft).append(f"{name}: {problem}")
+        if row.firm:
+            result.jobs += 1
+            result.right += problem is None
+        if row.not_before is not None and name in first:
+            result.delays.setdefault(row.verdict, []).append(first[name].at - row.not_before)
+    return result
+
+
+def _compare(row: TruthRow, found: Decision | None, restart: Decision | None) -> str | None:
+    if row.not_before is None or row.not_after is None:
+        if restart is None:
+            return None
+        return f"{row.verdict}, yet restarted at {restart.at} as {restart.verdict} ({restart.reason})"
+    if found is None:
+        return f"{row.verdict} from {row.not_before} on, never found"
+    if not row.not_before <= found.at <= row.not_after:
+        return f"found at {found.at}, right from {row.not_before} to {row.not_after}"
+    if found.verdict != row.verdict:
+        return f"found as {found.verdict}, truth says {row.verdict}"
+    return None
+

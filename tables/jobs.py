@@ -1,0 +1,127 @@
+"""The `jobs` table: last-seen `loading` of every Job, durable in its changelog, hot in memory.
+
+The table (RocksDB, changelog) is what survives; `hot` is what the agents work on: one core Partition for each
+evidence partition this worker owns. Hot state is dropped when a partition is revoked and rebuilt from the
+table when it is assigned and recovered, and only from the active partitions: Faust's stores keep keys of
+revoked ones with frozen times, and a sweep over those would call healthy Jobs stuck.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import faust
+import msgspec
+import structlog
+from faust.types import TP
+
+from sf_healer import topics
+from sf_healer.app import detector as app
+from sf_healer.app import settings
+from sf_healer.core import policy
+from sf_healer.core.partition import Changes, Meta, Partition
+from sf_healer.core.partitioning import partition_of
+from sf_healer.core.state import JobState
+from tables import durable
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+_META_KEY = b"\x00partition/%d"  # no Job's key begins with a NUL
+
+jobs: faust.Table[bytes, bytes] = app.Table(
+    "jobs",
+    key_type=bytes,
+    value_type=bytes,
+    partitions=settings.partitions,
+    help="Last-seen loading of every Job: namespace/name to its state.",
+)
+
+SHIPPED_POLICY = Path(policy.__file__).parent.parent / "policy.toml"
+policies = policy.parse(Path(settings.policy_file or SHIPPED_POLICY).read_text())
+
+hot: dict[int, Partition] = {}
+
+_encode = msgspec.msgpack.Encoder().encode
+_envelope = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
+_state = msgspec.msgpack.Decoder(JobState)
+_meta = msgspec.msgpack.Decoder(Meta)
+
+
+class StateMismatch(Exception):
+    """The stored state cannot be used by this worker as it is set; the message says what to do."""
+
+
+async def store(partition: int, changes: Changes) -> None:
+    """Write what an event changed; returns when the changelog has it. Call within the event."""
+    writes: dict[bytes, bytes | None] = {
+        key.encode(): _encode((SCHEMA_VERSION, state)) for key, state in changes.jobs.items()
+    }
+    writes.update({key.encode(): None for key in changes.forgotten})
+    if changes.meta is not None:
+        writes[_META_KEY % partition] = _encode((SCHEMA_VERSION, changes.meta))
+    if writes:
+        await durable.write(jobs, writes)
+
+
+@app.on_partitions_revoked.connect
+async def drop_revoked(_app: faust.App, revoked: set[TP], **_: object) -> None:
+    """Forget the hot state of partitions that are no longer ours."""
+    for tp in revoked:
+        if tp.topic == topics.EVIDENCE and hot.pop(tp.partition, None) is not None:
+            log.info("partition_dropped", partition=tp.partition)
+
+
+@jobs.on_recover
+async def rebuild() -> None:
+    """Rebuild the hot state of the partitions that were assigned; the table is recovered when this is called."""
+    owned = {tp.partition for tp in app.assignor.assigned_actives() if tp.topic == topics.EVIDENCE}
+    missing = owned - hot.keys()
+    states: dict[int, list[JobState]] = {number: [] for number in missing}
+    metas: dict[int, Meta] = {}
+    for key, value in jobs.items():
+        if key[:1] == b"\x00":
+            number = int(key.rpartition(b"/")[2])
+            if number in missing:
+                metas[number] = _decode(_meta, value)
+        else:
+            number = partition_of(key.decode(), settings.partitions)
+            if number in missing:
+                states[number].append(_decode(_state, value))
+    for number in sorted(missing):
+        _check_partitions(number, metas.get(number))
+        partition = new_partition(number)
+        partition.restore(metas.get(number), states[number])
+        hot[number] = partition
+        log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
+    for number in hot.keys() - owned:
+        del hot[number]
+
+
+def new_partition(number: int) -> Partition:
+    """Make the empty hot state of an evidence partition."""
+    return Partition(
+        number,
+        partitions=settings.partitions,
+        policies=policies,
+        window_seconds=settings.sweep_window_seconds,
+        feed_gap_seconds=settings.feed_gap_seconds,
+        source_topic=settings.source_topic,
+    )
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:
+    version, body = _envelope.decode(value)
+    if version != SCHEMA_VERSION:
+        raise StateMismatch(f"jobs table of schema version {version}; this worker knows {SCHEMA_VERSION}")
+    return decoder.decode(body)
+
+
+def _check_partitions(number: int, meta: Meta | None) -> None:
+    if meta is not None and meta.partitions != settings.partitions:
+        raise StateMismatch(
+            f"partition {number} was written with SF_HEALER_PARTITIONS={meta.partitions}, now it is "
+            f"{settings.partitions}: Jobs would move and look silent. Set it back, or stop every worker, delete "
+            f"{topics.EVIDENCE} and {topics.JOBS_CHANGELOG} and create them anew with `sf-healer topics --create`"
+        )
