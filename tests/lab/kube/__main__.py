@@ -9,6 +9,7 @@ import click
 from tests.lab import command_line
 from tests.lab.kube import KUBERNETES_VERSION, ControlPlane, installation
 from tests.lab.kube import missing as missing_reason
+from tests.lab.waiting import NotInTime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ def up(directory: Path) -> None:
     """Start a control plane and print how to use kubectl with it."""
     try:
         plane = command_line.up(directory, lambda: ControlPlane.start(directory, outlives_us=True))
-    except RuntimeError as failure:
+    except (RuntimeError, NotInTime) as failure:
         raise click.ClickException(str(failure)) from failure
     click.echo(f"export KUBECONFIG={plane.kubeconfig}")
     click.echo(f"alias kubectl='{installation.binary()} kubectl'")

@@ -66,7 +66,8 @@ class ControlPlane:
     def start(cls, directory: Path, *, outlives_us: bool = False) -> Self:
         """Start a control plane in `directory`; returns when its Node is Ready and Pods can be created.
 
-        Raises StartFailed with the tail of the log, RuntimeError when the binary is not built.
+        Raises StartFailed with the tail of the log, NotInTime when the Node does not become Ready, and
+        RuntimeError when the binary is not built.
         """
         plane = cls(directory, outlives_us=outlives_us)
         try:
