@@ -33,6 +33,13 @@ _AT_LEAST = frozenset({"retention.ms", "min.insync.replicas"})
 _TUNING = frozenset({"segment.bytes"})
 
 
+class Owner(StrEnum):
+    """Who makes a topic."""
+
+    US = "sf-healer"
+    PLATFORM = "platform"
+
+
 class Spec(msgspec.Struct, frozen=True):
     """What a topic must be."""
 
@@ -40,6 +47,7 @@ class Spec(msgspec.Struct, frozen=True):
     partitions: int
     replication_factor: int
     configs: dict[str, str]
+    owner: Owner = Owner.US
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -89,7 +97,9 @@ def specs(settings: Settings, brokers: int) -> tuple[Spec, ...]:
 def platform_specs(settings: Settings, brokers: int) -> tuple[Spec, ...]:
     """Describe the platform's topics as its production overlay has them; for local use, never checked."""
     return tuple(
-        _spec(settings, brokers, name, _PLATFORM_PARTITIONS, _kept(days=7))
+        msgspec.structs.replace(
+            _spec(settings, brokers, name, _PLATFORM_PARTITIONS, _kept(days=7)), owner=Owner.PLATFORM
+        )
         for name in (settings.source_topic, settings.control_topic)
     )
 
@@ -99,6 +109,19 @@ def compare(
 ) -> tuple[Status, ...]:
     """Set what is there beside what should be; `brokers` is the address that the fixing commands name."""
     return tuple(_status(spec, found.get(spec.name), brokers) for spec in wanted)
+
+
+def present(wanted: tuple[Spec, ...], found: Mapping[str, Found]) -> tuple[Status, ...]:
+    """Tell of topics that are not ours to shape only whether they are there."""
+    return tuple(
+        Status(
+            spec=spec,
+            found=found.get(spec.name),
+            state=State.OK if spec.name in found else State.MISSING,
+            differences=(),
+        )
+        for spec in wanted
+    )
 
 
 def differences(spec: Spec, found: Found, brokers: str = "BROKER") -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from sf_healer.topics import Found, Spec
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 # How long a command waits for a broker that does not answer, before it says so.
-COMMAND_PATIENCE_SECONDS = 15.0
+COMMAND_PATIENCE_SECONDS = 10.0
 
 _CLIENT_ID = "sf-healer"
 _FIRST_WAIT_SECONDS = 0.2
@@ -285,6 +285,8 @@ def _told(problem: Exception) -> str:
         return f"{told}; see {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
     if isinstance(problem, UnsupportedSaslMechanismError):
         return f"it does not offer this SASL mechanism; see {PREFIX}SASL_MECHANISM"
+    if isinstance(problem, ConnectionRefusedError):
+        return "connection refused"
     if isinstance(problem, TimeoutError):
         return f"no answer in {REQUEST_TIMEOUT_SECONDS:g} s"
     if isinstance(problem, KafkaConnectionError | ConnectionResetError):

@@ -1,0 +1,185 @@
+"""The command `sf-healer`: the group, the exit codes, and how an error becomes one.
+
+To add a command: write `sf_healer/commands/NAME.py` with a click command called `command`, and add one line
+to COMMANDS. The module is imported when the command is called, so that `--help` stays fast; its own imports
+may be as heavy as they need to be. A command
+
+- prints data with `emit` (stdout) and talks with `say` (stderr);
+- gets its settings from `settings_for_a_command`, before it connects anywhere;
+- returns an ExitCode (None is OK), and lets SettingsError and ConnectionError pass: `run` turns them into
+  codes. What a person did wrong is a click.UsageError, what went wrong otherwise a click.ClickException.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import click
+import msgspec
+
+from sf_healer import __version__
+from sf_healer.settings import LogLevel, Settings, SettingsError, load
+
+# name -> what `sf-healer --help` says of it; the code is sf_healer/commands/NAME.py
+COMMANDS: Mapping[str, str] = {
+    "worker": "Run the healer.",
+    "replay": "Run a capture through the decisions, without Kafka.",
+    "topics": "Show or create the topics sf-healer needs.",
+    "settings": "Show the settings this environment makes.",
+    "feed": "Send a capture to a broker, in its own time or faster.",
+    "capture": "Record a topic as a capture.",
+}
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2  # a wrong argument or setting
+    NO = 3  # the answer is no: sick Jobs found, truth does not hold, topics differ
+    REFUSED = 4
+    UNREACHABLE = 5  # no broker, cluster or worker
+    INTERRUPTED = 130
+
+
+class Output(StrEnum):
+    """How data is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """Name the commands, for completion."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's
+        """Import the module of a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"sf_healer.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + ".",
+)
+@click.version_option(__version__, prog_name="sf-healer", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Find StreamForge Jobs that are stuck or failed, and restart them.
+
+    Settings come from SF_HEALER_* (see `sf-healer settings`). Data goes to stdout, the rest to stderr.
+    """
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(Output, case_sensitive=False),
+    default=Output.TABLE,
+    show_default=True,
+    help="How to print.",
+)
+
+
+def emit(data: Any, output: Output, *, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print data to stdout: as it is in JSON or YAML, or its rows as a table."""
+    data = msgspec.to_builtins(data)
+    match output:
+        case Output.JSON:
+            import json  # noqa: PLC0415  not needed for --help
+
+            click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        case Output.YAML:
+            import yaml  # noqa: PLC0415  not needed for --help
+
+            click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        case Output.TABLE:
+            _print_table(columns, rows)
+
+
+def say(message: str) -> None:
+    """Talk to the person at the terminal: stderr."""
+    click.echo(message, err=True)
+
+
+def settings_for_a_command() -> Settings:
+    """Load the settings of this environment and let only warnings through to the terminal.
+
+    Raises SettingsError.
+    """
+    from sf_healer.adapters import logs  # noqa: PLC0415  not needed for --help
+
+    settings = load(os.environ)
+    logs.configure(max(settings.log_level, LogLevel.WARNING, key=_SEVERITY.index))
+    return settings
+
+
+def run(arguments: Sequence[str] | None = None) -> ExitCode:
+    """Run one command and give its exit code; everything expected that went wrong is one line on stderr."""
+    try:
+        result = cli.main(args=arguments, prog_name="sf-healer", standalone_mode=False)
+    except click.ClickException as problem:
+        problem.show()
+        return ExitCode(problem.exit_code)
+    except SettingsError as problem:
+        say(f"Error: {problem}")
+        return ExitCode.USAGE
+    except BrokenPipeError:
+        # The reader of our output has seen enough; Python must not complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except ConnectionError as problem:
+        say(f"Error: {problem}")
+        return ExitCode.UNREACHABLE
+    except (click.Abort, KeyboardInterrupt):
+        say("Interrupted.")
+        return ExitCode.INTERRUPTED
+    return ExitCode(result or ExitCode.OK)
+
+
+def main() -> None:
+    """Be the console script."""
+    sys.exit(run())
+
+
+def terminal(stream: Any) -> bool:
+    """Tell whether a stream is a terminal that may be drawn on."""
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  not needed for --help
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    if terminal(sys.stdout):
+        Console().print(table)  # NO_COLOR is rich's own business
+        return
+    # In a pipe nothing is cut or wrapped: another program reads it.
+    console = Console(width=_NO_WRAP_WIDTH)
+    with console.capture() as drawn:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+
+_NO_WRAP_WIDTH = 10_000
+_SEVERITY = list(LogLevel)  # in the order of the enum

@@ -1,0 +1,71 @@
+"""`sf-healer feed`: send a capture to a broker."""
+
+import asyncio
+import gzip
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+
+from sf_healer.adapters import kafka
+from sf_healer.cli import say, settings_for_a_command, terminal
+from sf_healer.feed import CaptureError, feed, read
+from sf_healer.settings import Settings, bootstrap_servers
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL.")
+@click.option("--topic", help="Topic to send to; else SF_HEALER_SOURCE_TOPIC.")
+@click.option("--real-time", is_flag=True, help="Send as the records once arrived.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Send N times faster than they arrived; without it, as fast as it goes.",
+)
+def command(
+    *, file: Path, bootstrap: str | None, topic: str | None, real_time: bool, speed: float | None
+) -> None:
+    """Send the capture FILE (.jsonl or .jsonl.gz) to a topic: same partitions, no keys, dated now."""
+    if real_time and speed is not None:
+        raise click.UsageError("--real-time is --speed 1: give one of them")
+    settings = with_bootstrap(settings_for_a_command(), bootstrap)
+    topic = topic or settings.source_topic
+    began = time.monotonic()
+    try:
+        with _opened(file) as source:
+            sent = asyncio.run(feed(settings, read(source), topic=topic, speed=1.0 if real_time else speed))
+    except (CaptureError, kafka.BrokerRefusedError, OSError, EOFError) as problem:
+        if isinstance(problem, ConnectionError):
+            raise
+        raise click.ClickException(f"{file}: {problem}") from problem
+    say(f"{sent} records sent to {topic} in {time.monotonic() - began:.1f} s")
+
+
+def with_bootstrap(settings: Settings, bootstrap: str | None) -> Settings:
+    """Point the settings at the brokers of the command line, if it names some."""
+    if bootstrap is None:
+        return settings
+    try:
+        servers = bootstrap_servers(bootstrap)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--bootstrap") from problem
+    return msgspec.structs.replace(settings, broker_url=f"kafka://{','.join(servers)}")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Iterable[bytes]]:
+    """Open a capture, compressed or not, with a progress bar where there is a terminal to draw it on."""
+    from rich.console import Console  # noqa: PLC0415  only when drawn
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with (
+        Progress(console=Console(stderr=True), disable=not terminal(sys.stderr), transient=True) as progress,
+        progress.open(file, "rb", description=file.name) as raw,
+    ):
+        yield gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw

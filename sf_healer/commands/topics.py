@@ -1,0 +1,75 @@
+"""`sf-healer topics`: the topics sf-healer needs, as they are and as they should be."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from sf_healer.adapters import kafka
+from sf_healer.cli import ExitCode, Output, emit, output_option, settings_for_a_command
+from sf_healer.settings import Settings
+from sf_healer.topics import Owner, State, Status, compare, platform_specs, present, specs
+
+
+@click.command()
+@click.option("--create", is_flag=True, help="Create those of ours that are missing.")
+@click.option(
+    "--create-platform", is_flag=True, help="Create the platform's topics too; for a broker of your own."
+)
+@output_option
+def command(*, create: bool, create_platform: bool, output: Output) -> ExitCode:
+    """Show the topics; exit code 3 when one is missing or differs. Nothing that exists is changed."""
+    settings = settings_for_a_command()
+    try:
+        statuses = asyncio.run(_look(settings, create=create, create_platform=create_platform))
+    except kafka.BrokerRefusedError as refused:
+        raise click.ClickException(str(refused)) from refused
+    emit(
+        [_plain(status) for status in statuses],
+        output,
+        columns=("TOPIC", "STATE", "PARTITIONS", "REPLICAS", "NOTE"),
+        rows=[_row(status) for status in statuses],
+    )
+    return ExitCode.OK if all(status.state is State.OK for status in statuses) else ExitCode.NO
+
+
+async def _look(settings: Settings, *, create: bool, create_platform: bool) -> tuple[Status, ...]:
+    async with kafka.admin(settings) as admin:
+        brokers = await admin.broker_count()
+        ours, platform = specs(settings, brokers), platform_specs(settings, brokers)
+        found = await admin.describe([spec.name for spec in (*ours, *platform)])
+        wanted = (ours if create else ()) + (platform if create_platform else ())
+        missing = [spec for spec in wanted if spec.name not in found]
+        if missing:
+            await admin.create(missing)
+            found |= await admin.describe([spec.name for spec in missing])
+    return compare(ours, found, ",".join(settings.bootstrap_servers)) + present(platform, found)
+
+
+def _plain(status: Status) -> dict[str, Any]:
+    return {
+        "topic": status.spec.name,
+        "state": status.state.value,
+        "partitions": status.found and status.found.partitions,
+        "replication_factor": status.found and status.found.replication_factor,
+        "notes": _notes(status),
+    }
+
+
+def _row(status: Status) -> tuple[object, ...]:
+    plain = _plain(status)
+    return (
+        plain["topic"],
+        plain["state"],
+        plain["partitions"] or "",
+        plain["replication_factor"] or "",
+        "\n".join(plain["notes"]),
+    )
+
+
+def _notes(status: Status) -> list[str]:
+    if status.state is not State.MISSING:
+        return list(status.differences)
+    if status.spec.owner is Owner.PLATFORM:
+        return ["made by the platform; on a broker of your own: sf-healer topics --create-platform"]
+    return ["fix: sf-healer topics --create"]
