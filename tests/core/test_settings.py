@@ -1,0 +1,242 @@
+"""Settings: what may be set, how a wrong one is told, and that the page about them is true."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.settings import (
+    FIELDS,
+    MASK,
+    Identity,
+    Mode,
+    Role,
+    Settings,
+    SettingsError,
+    bootstrap_servers,
+    load,
+    markdown,
+)
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def refused(**environ: str) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load({f"SF_HEALER_{name}": value for name, value in environ.items()})
+    return caught.value
+
+
+def test_nothing_set_is_a_healer_that_touches_nothing():
+    settings = load({})
+    assert settings == Settings()
+    assert (settings.mode, settings.role, settings.identity) == (Mode.OBSERVE, Role.ALL, Identity.CLUSTER)
+    assert settings.web_host == "127.0.0.1"
+
+
+def test_every_kind_of_value_is_read():
+    settings = load(
+        {
+            "SF_HEALER_MODE": "heal",
+            "SF_HEALER_PARTITIONS": "12",
+            "SF_HEALER_MARK_INTERVAL_SECONDS": "0.5",
+            "SF_HEALER_DEMO_ACCEPT_CREATE_TIME": "true",
+            "SF_HEALER_REPLICATION_FACTOR": "2",
+            "SF_HEALER_DATA_DIR": " /data ",
+        }
+    )
+    assert settings.mode is Mode.HEAL
+    assert (settings.partitions, settings.mark_interval_seconds) == (12, 0.5)
+    assert settings.demo_accept_create_time is True
+    assert settings.replication_factor == 2
+    assert settings.data_dir == "/data"
+
+
+def test_the_environment_of_others_is_none_of_our_business():
+    assert load({"PATH": "/bin", "HEALER_MODE": "heal", "sf_healer_mode": "heal"}) == Settings()
+
+
+def test_an_empty_variable_is_not_set():
+    assert load({"SF_HEALER_MODE": "", "SF_HEALER_SASL_PASSWORD": ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "suggested"),
+    [
+        ("SF_HEALER_MOD", "SF_HEALER_MODE"),
+        ("SF_HEALER_BROKERS_URL", "SF_HEALER_BROKER_URL"),
+        ("SF_HEALER_MARK_INTERVAL", "SF_HEALER_MARK_INTERVAL_SECONDS"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_likely_one(given, suggested):
+    with pytest.raises(SettingsError) as caught:
+        load({given: "x"})
+    assert caught.value.name == given
+    assert f"did you mean {suggested}?" in str(caught.value)
+
+
+def test_what_resembles_nothing_gets_no_guess():
+    with pytest.raises(SettingsError, match="SF_HEALER_QQQQQQQQQQ: unknown setting; see"):
+        load({"SF_HEALER_QQQQQQQQQQ": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MARK_INTERVAL_SECONDS", "5s", "'5s' is not a number of seconds"),
+        ("MARK_INTERVAL_SECONDS", "nan", "'nan' is not a number of seconds"),
+        ("MARK_INTERVAL_SECONDS", "inf", "'inf' is not a number of seconds"),
+        ("MARK_INTERVAL_SECONDS", "0", "at least 0.05"),
+        ("FEED_GAP_SECONDS", "-1", "'-1' is not a number of seconds, at least 0"),
+        ("PARTITIONS", "2.5", "'2.5' is not a whole number"),
+        ("PARTITIONS", "0", "at least 1"),
+        ("WEB_PORT", "65535", "at most 65534"),
+        ("REPLICATION_FACTOR", "none", "'none' is not a whole number"),
+        ("MODE", "fix", "'fix' is not one of observe, heal"),
+        ("SASL_MECHANISM", "GSSAPI", "one of SCRAM-SHA-512, SCRAM-SHA-256, PLAIN"),
+        ("DEMO_ACCEPT_CREATE_TIME", "maybe", "'maybe' is not true or false"),
+        ("NAMESPACE", "Not_A_Label", "not a DNS label"),
+        ("SOURCE_TOPIC", "a b", "not a topic name"),
+        ("BROKER_URL", "127.0.0.1:9092", "does not start with kafka://"),
+        ("BROKER_URL", "kafka://", "is not host:port"),
+        ("BROKER_URL", "kafka://a:1,", "is not host:port"),
+        ("BROKER_URL", "kafka://a:b", "'a:b' has no valid port"),
+        ("BROKER_URL", "kafka://user:word@a:1", "credentials belong into SF_HEALER_SASL_USERNAME"),
+        ("WEB_ADVERTISED_URL", "healer:6066", "is not an http:// or https:// URL"),
+        ("POLICY_FILE", "/nowhere/policy.toml", "'/nowhere/policy.toml' is not a file"),
+        ("KUBECONFIG", "/nowhere/config", "is not a file"),
+        ("CA_FILE", "/nowhere/ca.crt", "is not a file"),
+    ],
+)
+def test_a_wrong_value_is_told_with_setting_and_value(name, value, said):
+    problem = refused(**{name: value})
+    assert problem.name == f"SF_HEALER_{name}"
+    assert said in problem.message
+    assert str(problem).startswith(f"SF_HEALER_{name}: ")
+
+
+def test_a_wrong_url_of_the_broker_does_not_repeat_a_password():
+    assert "word" not in str(refused(BROKER_URL="kafka://user:word@a:1"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"SASL_USERNAME": "u"}, "SASL_PASSWORD"),
+        ({"SASL_PASSWORD": "p"}, "SASL_USERNAME"),
+        ({"FEED_GAP_SECONDS": "2"}, "FEED_GAP_SECONDS"),
+        ({"BROKER_HEARTBEAT_SECONDS": "20"}, "BROKER_HEARTBEAT_SECONDS"),
+        ({"MODE": "heal", "IDENTITY": "convention"}, "IDENTITY"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(environ, name):
+    assert refused(**environ).name == f"SF_HEALER_{name}"
+
+
+def test_the_feed_gap_follows_the_marks_unless_it_is_set():
+    assert Settings().feed_gap_seconds == 10.0
+    assert load({"SF_HEALER_MARK_INTERVAL_SECONDS": "5"}).feed_gap_seconds == 15.0
+    assert load({"SF_HEALER_FEED_GAP_SECONDS": "60"}).feed_gap_seconds == 60.0
+
+
+def test_a_policy_file_that_exists_is_taken(tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text("")
+    assert load({"SF_HEALER_POLICY_FILE": str(policy)}).policy_file == str(policy)
+
+
+def test_no_text_of_a_variable_means_that_it_is_absent():
+    # A lax converter takes "null" for None where None is allowed: a password may well be called that.
+    settings = load({"SF_HEALER_SASL_USERNAME": "null", "SF_HEALER_SASL_PASSWORD": "null"})
+    assert (settings.sasl_username, settings.sasl_password) == ("null", "null")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SF_HEALER_SERVICE_HOST", "10.0.0.1"),
+        ("SF_HEALER_SERVICE_PORT", "6066"),
+        ("SF_HEALER_SERVICE_PORT_HTTP", "6066"),
+        ("SF_HEALER_PORT", "tcp://10.0.0.1:6066"),
+        ("SF_HEALER_PORT_6066_TCP", "tcp://10.0.0.1:6066"),
+        ("SF_HEALER_PORT_6066_TCP_PROTO", "tcp"),
+        ("SF_HEALER_DETECTOR_PORT_6066_TCP_ADDR", "10.0.0.1"),
+        ("SF_HEALER_DETECTOR_SERVICE_HOST", "10.0.0.1"),
+        ("SF_HEALER_DETECTOR_PORT", "tcp://10.0.0.1:6066"),
+    ],
+)
+def test_what_kubernetes_adds_for_a_service_of_our_name_is_no_setting(name, value):
+    assert load({name: value}) == Settings()
+
+
+def test_a_service_that_overwrites_a_setting_is_told():
+    said = refused(WEB_PORT="tcp://10.0.0.1:80").message
+    assert "enableServiceLinks: false" in said
+
+
+def test_a_port_setting_misspelt_is_no_service():
+    assert "SF_HEALER_WEB_PORT" in refused(WEP_PORT="6066").message
+
+
+def test_secrets_are_never_shown():
+    settings = load({"SF_HEALER_SASL_USERNAME": "healer", "SF_HEALER_SASL_PASSWORD": "hunter2"})
+    assert settings.shown()["SF_HEALER_SASL_PASSWORD"] == MASK
+    assert settings.shown()["SF_HEALER_SASL_USERNAME"] == "healer"
+    assert Settings().shown()["SF_HEALER_SASL_PASSWORD"] is None
+    assert "hunter2" not in repr(settings) + str(settings) + f"{settings}"
+    assert sorted(settings.shown()) == sorted(field.name for field in FIELDS)
+
+
+def test_settings_do_not_change_once_loaded():
+    with pytest.raises(AttributeError):
+        Settings().mode = Mode.HEAL
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("a:1", ("a:1",)),
+        ("a", ("a:9092",)),
+        ("a:1, b:2", ("a:1", "b:2")),
+        ("[::1]:9", ("[::1]:9",)),
+        ("[::1]", ("[::1]:9092",)),
+    ],
+)
+def test_brokers_are_host_and_port(text, servers):
+    assert bootstrap_servers(text) == servers
+    assert load({"SF_HEALER_BROKER_URL": f"kafka://{text}"}).bootstrap_servers == servers
+
+
+def test_the_page_about_settings_is_the_code():
+    assert PAGE.read_text() == markdown(), "run: sf-healer settings --markdown > docs/settings.md"
+
+
+def test_every_setting_is_documented_and_names_its_unit():
+    attributes = [field.name for field in msgspec.structs.fields(Settings)]
+    assert [field.attribute for field in FIELDS] == attributes
+    for field in FIELDS:
+        assert field.description
+        assert field.description.endswith("."), field.name
+        if "seconds" in field.wanted:
+            assert field.attribute.endswith("_seconds")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([field.name for field in FIELDS])
+        | st.from_regex(r"SF_HEALER_[A-Z_]{1,12}", fullmatch=True),
+        st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=12),
+        max_size=3,
+    )
+)
+def test_whatever_is_set_loads_or_is_refused_by_name(environ):
+    try:
+        load(environ)
+    except SettingsError as problem:
+        told = problem
+    else:
+        return
+    assert told.name.startswith("SF_HEALER_")
+    assert told.message
