@@ -75,7 +75,7 @@ _KINDS = {kind.name.lower(): kind for kind in Kind}
 
 
 class _Wire(msgspec.Struct, gc=False):
-    """The fields of all dialects that mean something here; msgspec skips the others without making objects."""
+    """The fields of all dialects that mean something here; msgspec skips the others, making no objects."""
 
     status: str = ""
     event: str = ""
@@ -170,8 +170,15 @@ def _detail(message: dict[str, object]) -> str:
     for field in ("error_message", "message", "payload"):
         text = message.get(field)
         if text:
-            return _printable(text if isinstance(text, str) else json.dumps(text, default=str))
+            return _printable(text if isinstance(text, str) else _as_json(text))
     return ""
+
+
+def _as_json(payload: object) -> str:
+    try:
+        return json.dumps(payload)
+    except RecursionError:  # the encoder stands a few frames deeper than the decoder that could still read it
+        return "(nested too deep to show)"
 
 
 def _printable(text: str) -> str:

@@ -1,7 +1,7 @@
 """The evidence log: every record of `sf-healer-evidence`, as values and as bytes.
 
-A record is a msgpack array `[schema version, [type tag, ...]]`. Everything that moves the state of a Job or of
-an evidence partition is one of these, so a log replayed gives the same state and the same commands.
+A record is a msgpack array `[schema version, [type tag, ...]]`. Everything that moves the state of a Job or
+of an evidence partition is one of these, so a log replayed gives the same state and the same commands.
 Append time is not in the record: it is the broker's (LogAppendTime), given beside it.
 """
 
@@ -46,10 +46,10 @@ class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):
-    """The claim that everything the marked source partitions held before `at` is on the log before this record.
+    """The claim that what the marked source partitions held up to a moment is on the log before this record.
 
     `sources` gives for each source partition the W up to which that holds: the broker's append time, in epoch
-    seconds, of a record of this very evidence partition that was acknowledged before the source's end was read.
+    seconds, of a record of this very evidence partition, acknowledged before the source's end was read.
     `reset` names source partitions whose offsets were out of range: what lay between is lost.
     """
 
@@ -108,13 +108,13 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
 Evidence = Bundle | Mark | Fact | Snapshot | Hold | OutcomeSeen
 
 
-class UnknownSchema(Exception):
+class UnknownSchema(Exception):  # noqa: N818  # raised as what it is: an unknown schema
     """A record of a version this code does not know: starting with it would fold it wrongly."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_envelope = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
-_decode_body = msgspec.msgpack.Decoder(Evidence).decode
+_envelopes = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
+_bodies: msgspec.msgpack.Decoder[Evidence] = msgspec.msgpack.Decoder(Evidence)
 
 
 def encode(evidence: Evidence) -> bytes:
@@ -147,10 +147,13 @@ def decode(value: bytes) -> Evidence:
 
     Raises UnknownSchema for another version, msgspec.DecodeError for bytes that are no record of ours.
     """
-    version, body = _decode_envelope(value)
-    if version != SCHEMA_VERSION:
-        raise UnknownSchema(f"evidence of schema version {version}; this worker knows {SCHEMA_VERSION}")
-    return _decode_body(body)
+    try:
+        version, body = _envelopes.decode(value)
+        if version == SCHEMA_VERSION:
+            return _bodies.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:  # msgspec passes these on as they are
+        raise msgspec.DecodeError(str(error)) from error
+    raise UnknownSchema(f"evidence of schema version {version}; this worker knows {SCHEMA_VERSION}")
 
 
 #: Asks the broker for its time: an evidence record that says nothing (the first W of a partition).
