@@ -100,8 +100,8 @@ async def wait_for_broker(
     """
     async for attempt in stamina.retry_context(
         on=_worth_another_try,
-        attempts=None,
-        timeout=patience_seconds,
+        attempts=1 if patience_seconds == 0 else None,
+        timeout=patience_seconds or None,
         wait_initial=_FIRST_WAIT_SECONDS,
         wait_max=_LONGEST_WAIT_SECONDS,
     ):

@@ -16,12 +16,22 @@ from sf_healer.topics import Owner, State, Status, compare, platform_specs, pres
 @click.option(
     "--create-platform", is_flag=True, help="Create the platform's topics too; for a broker of your own."
 )
+@click.option(
+    "--wait-seconds",
+    type=click.FloatRange(min=0),
+    default=kafka.COMMAND_PATIENCE_SECONDS,
+    show_default=True,
+    metavar="S",
+    help="Wait so long for a broker that does not answer.",
+)
 @output_option
-def command(*, create: bool, create_platform: bool, output: Output) -> ExitCode:
+def command(*, create: bool, create_platform: bool, wait_seconds: float, output: Output) -> ExitCode:
     """Show the topics; exit code 3 when one is missing or differs. Nothing that exists is changed."""
     settings = settings_for_a_command()
     try:
-        statuses = asyncio.run(_look(settings, create=create, create_platform=create_platform))
+        statuses = asyncio.run(
+            _look(settings, create=create, create_platform=create_platform, wait_seconds=wait_seconds)
+        )
     except kafka.BrokerRefusedError as refused:
         raise click.ClickException(str(refused)) from refused
     emit(
@@ -33,8 +43,10 @@ def command(*, create: bool, create_platform: bool, output: Output) -> ExitCode:
     return ExitCode.OK if all(status.state is State.OK for status in statuses) else ExitCode.NO
 
 
-async def _look(settings: Settings, *, create: bool, create_platform: bool) -> tuple[Status, ...]:
-    async with kafka.admin(settings) as admin:
+async def _look(
+    settings: Settings, *, create: bool, create_platform: bool, wait_seconds: float
+) -> tuple[Status, ...]:
+    async with kafka.admin(settings, patience_seconds=wait_seconds) as admin:
         brokers = await admin.broker_count()
         ours, platform = specs(settings, brokers), platform_specs(settings, brokers)
         found = await admin.describe([spec.name for spec in (*ours, *platform)])
