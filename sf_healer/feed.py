@@ -135,6 +135,7 @@ class _Sending:
             try:
                 await self._waiting.popleft()
             except KafkaError as problem:
+                await asyncio.gather(*self._waiting, return_exceptions=True)  # one failure is enough to tell
                 raise CaptureError(f"record {self.acknowledged + 1} was refused: {problem}") from problem
             self.acknowledged += 1
 
