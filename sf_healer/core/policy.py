@@ -4,16 +4,24 @@ A policy is matched by target, label or name glob; the first that matches wins a
 say from [defaults]. Every duration has its unit in its name. The shipped text is sf_healer/policy.toml.
 """
 
+import math
+import re
 import tomllib
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import msgspec
 
 from sf_healer.core.facts import JobFact
 
+ANSWERS_KEPT = 100_000
+#: Last-seen is counted in milliseconds, as Kafka's timestamps are: no checkpoint is shorter than one.
+_SHORTEST_CHECKPOINT_SECONDS = 0.001
+
 
 class PolicyError(ValueError):
-    """A policy text that cannot be used; the message names the place and what is wrong."""
+    """A policy text that cannot be used; the message says on which line and what is wrong."""
 
 
 class Expectations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +48,8 @@ class _Rule(Expectations, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The safety valve's numbers, [admission] in the policy text; durations in seconds.
 
-    Sources: Cluster API's maxUnhealthy and maxInFlight, the Job controller's back-off (10 s, doubling, 6 min),
-    KubeadmControlPlane's remediation retry (minHealthyPeriod 1 h); see docs/decisions/0006.
+    Sources: Cluster API's maxUnhealthy and maxInFlight, the Job controller's back-off (10 s, doubling,
+    6 min), KubeadmControlPlane's remediation retry (minHealthyPeriod 1 h); see docs/decisions/0006.
     """
 
     attempts: int = 3
@@ -94,13 +102,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyBook:
-    """All policies of one text; answers for any Job, remembering the answer by what it depends on."""
+    """All policies of one text; answers for any Job, remembering the answer for as long as its fact holds."""
 
     def __init__(self, rules: tuple[_Rule, ...], defaults: Expectations, limits: Limits) -> None:
         self.limits = limits
         self._default = _policy("default", defaults, Expectations())
         self._rules = tuple((rule, _policy(rule.name, rule, defaults)) for rule in rules)
-        self._answers: dict[str, Policy] = {}
+        self._answers: dict[str, tuple[JobFact, Policy]] = {}
 
     def policies(self) -> tuple[Policy, ...]:
         """All policies in the order they are tried, the default last."""
@@ -108,16 +116,19 @@ class PolicyBook:
 
     @property
     def checkpoint_seconds(self) -> float:
-        """A tenth of the shortest silence threshold: how precisely last-seen survives a restart (design §4)."""
-        return min(policy.silence_threshold_seconds for policy in self.policies()) / 10
+        """How precisely last-seen survives a restart: a tenth of the shortest threshold (design §4)."""
+        shortest = min(policy.silence_threshold_seconds for policy in self.policies())
+        return max(shortest / 10, _SHORTEST_CHECKPOINT_SECONDS)
 
     def for_job(self, fact: JobFact) -> Policy:
         """Return the first policy that matches the Job."""
-        answer = self._answers.get(fact.key)
-        if answer is None:
-            if len(self._answers) > 100_000:
-                self._answers.clear()
-            answer = self._answers[fact.key] = self._match(fact)
+        known = self._answers.get(fact.key)
+        if known is not None and known[0] is fact:
+            return known[1]
+        if len(self._answers) >= ANSWERS_KEPT:
+            self._answers.clear()
+        answer = self._match(fact)
+        self._answers[fact.key] = (fact, answer)
         return answer
 
     def _match(self, fact: JobFact) -> Policy:
@@ -136,13 +147,14 @@ def parse(text: str) -> PolicyBook:
     """Read a policy text; raises PolicyError that says where and what."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"not TOML: {error}") from None
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
+        raise PolicyError(_not_toml(str(error), text)) from None
     try:
         parsed = msgspec.convert(document, _Text)
     except msgspec.ValidationError as error:
-        raise PolicyError(_located(str(error), text)) from None
-    _check(parsed, text)
+        raise _at(_place(str(error)), text, str(error)) from None
+    for place, problem in _problems(parsed):
+        raise _at(place, text, problem)
     return PolicyBook(parsed.policy, parsed.defaults, parsed.admission)
 
 
@@ -160,33 +172,89 @@ def _policy(name: str, said: Expectations, defaults: Expectations) -> Policy:
     return msgspec.convert({"name": name, **values}, Policy)
 
 
-def _check(parsed: _Text, text: str) -> None:
+# ---- errors and where they are
+
+
+class _Place(NamedTuple):
+    """A place in a policy text: a table, which one of several, and a key in it ("": the table itself)."""
+
+    table: str
+    number: int = 0
+    key: str = ""
+
+
+def _problems(parsed: _Text) -> Iterator[tuple[_Place, str]]:
+    """Give what the types alone cannot refuse."""
     seen: set[str] = set()
-    for rule in parsed.policy:
+    for number, rule in enumerate(parsed.policy):
         if rule.name in seen:
-            raise PolicyError(_located(f"two policies are named {rule.name!r}", text, rule.name))
+            yield _Place("policy", number, "name"), f"two policies are named {rule.name!r}"
         seen.add(rule.name)
         if not (rule.targets or rule.names or rule.labels):
-            raise PolicyError(
-                _located(f"policy {rule.name!r} matches nothing: give targets, names or labels", text, rule.name)
-            )
-    for owner, values in (
-        ("defaults", parsed.defaults),
-        ("admission", parsed.admission),
-        *((f"policy {rule.name!r}", rule) for rule in parsed.policy),
-    ):
-        for field in values.__struct_fields__:
-            value = getattr(values, field)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-                raise PolicyError(_located(f"{owner}: {field} is negative", text, field))
-            if field in {"silence_threshold_seconds", "startup_threshold_seconds"} and value == 0:
-                raise PolicyError(_located(f"{owner}: {field} is 0: every Job would be sick", text, field))
+            problem = f"policy {rule.name!r} matches nothing: give targets, names or labels"
+            yield _Place("policy", number), problem
+        yield from _wrong_numbers(rule, _Place("policy", number), f"policy {rule.name!r}")
+    yield from _wrong_numbers(parsed.defaults, _Place("defaults"), "defaults")
+    yield from _wrong_numbers(parsed.admission, _Place("admission"), "admission")
 
 
-def _located(message: str, text: str, word: str = "") -> str:
-    """Put the number of the first line that holds the offending word before the message."""
-    word = word or (message.split("`")[1] if message.count("`") > 1 else "").rpartition(".")[2]
-    for number, line in enumerate(text.splitlines(), start=1):
-        if word and word in line:
-            return f"line {number}: {message}"
-    return message
+def _wrong_numbers(values: Expectations | Limits, place: _Place, owner: str) -> Iterator[tuple[_Place, str]]:
+    for field in values.__struct_fields__:
+        value = getattr(values, field)
+        if not isinstance(value, int | float):
+            continue
+        at = place._replace(key=field)
+        if not math.isfinite(value):
+            yield at, f"{owner}: {field} is not a finite number"
+        elif value < 0:
+            yield at, f"{owner}: {field} is negative"
+        elif value == 0 and field in {"silence_threshold_seconds", "startup_threshold_seconds"}:
+            yield at, f"{owner}: {field} is 0: every Job would be sick"
+
+
+def _at(place: _Place, text: str, problem: str) -> PolicyError:
+    return PolicyError(f"line {_line_of(place, text)}: {problem}")
+
+
+def _not_toml(error: str, text: str) -> str:
+    found = re.search(r"at line (\d+)", error)
+    number = int(found[1]) if found else len(text.rstrip("\n").split("\n"))  # "at end of document"
+    return f"line {number}: not TOML: {error}"
+
+
+_PATH = re.compile(r"at `(?:key in )?\$\.(\w+)(?:\[(\d+|\.\.\.)\])?(?:\.(\w+))?")
+_FIELD = re.compile(r"field `(\w+)`")
+
+
+def _place(error: str) -> _Place:
+    """Read the place in msgspec's message, as in "... unknown field `x` - at `$.policy[1]`"."""
+    path, field = _PATH.search(error), _FIELD.search(error)
+    named = field[1] if field else ""
+    if path is None:
+        return _Place(named)
+    number = int(path[2]) if path[2] and path[2].isdigit() else 0
+    return _Place(path[1], number, path[3] or named)
+
+
+_HEADER = re.compile(r"\s*(\[\[?)\s*(\w+)\s*(?:\.\s*(\w+)\s*)?\]")
+_KEY = re.compile(r"\s*[\"']?(\w+)[\"']?\s*[.=]")
+
+
+def _line_of(place: _Place, text: str) -> int:
+    """Find the line of a place: that of its key, else of its table, else the first that has the word."""
+    lines = text.split("\n")
+    header_at, tables, inside = 0, -1, False
+    for number, line in enumerate(lines, start=1):
+        header, key = _HEADER.match(line), _KEY.match(line)
+        if header is not None and header[3] is None:
+            if header[2] == place.table:
+                tables += 1
+            inside = header[2] == place.table and tables == place.number
+            header_at = number if inside else header_at
+        here = header[3] if header is not None else key[1] if key is not None else None
+        if inside and place.key and here == place.key:
+            return number
+    if header_at:
+        return header_at
+    word = place.key or place.table
+    return next((number for number, line in enumerate(lines, start=1) if word in line), 1)

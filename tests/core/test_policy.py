@@ -1,0 +1,220 @@
+"""What is expected of which Job, and errors in a policy text that say on which line they are."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core import policy
+from sf_healer.core.policy import Limits, Policy, PolicyError, parse
+from tests.core.strategies import a_fact
+
+SHIPPED = Path(policy.__file__).parent.parent / "policy.toml"
+
+
+def a_text(rule):
+    return f'[[policy]]\nname = "rule"\n{rule}\n'
+
+
+# ---- which policy
+
+
+def test_an_empty_text_expects_the_defaults_of_every_job():
+    book = parse("")
+    assert book.for_job(a_fact()) == Policy(name="default")
+    assert book.limits == Limits()
+
+
+def test_the_first_policy_that_matches_wins_and_inherits_what_it_does_not_say():
+    book = parse(
+        """
+        [defaults]
+        silence_threshold_seconds = 100
+        startup_threshold_seconds = 200
+        [[policy]]
+        name = "first"
+        targets = ["loader"]
+        silence_threshold_seconds = 7
+        [[policy]]
+        name = "second"
+        targets = ["loader"]
+        silence_threshold_seconds = 8
+        """
+    )
+    assert book.for_job(a_fact()) == Policy(
+        name="first", silence_threshold_seconds=7.0, startup_threshold_seconds=200.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        ('targets = ["loader", "other"]', True),
+        ('targets = ["load*"]', False),  # a target is a name, only names are globs
+        ('names = ["loader-*-loader-producer"]', True),
+        ('names = ["stf/*"]', False),  # the name, not the key
+        ('names = ["LOADER-*"]', False),
+        ('labels = {team = "data"}', True),
+        ('labels = {team = "data", tier = "2"}', False),
+        ('labels = {team = "web"}', False),
+        ('targets = ["loader"]\nlabels = {team = "web"}', False),
+        ('targets = ["loader"]\nnames = ["loader-*"]\nlabels = {team = "data"}', True),
+    ],
+)
+def test_a_policy_matches_when_target_name_and_labels_all_do(rule, matches):
+    fact = a_fact(labels={"team": "data", "other": "x"})
+    assert (parse(a_text(rule)).for_job(fact).name == "rule") is matches
+
+
+def test_a_job_that_gets_a_label_gets_the_policy_of_that_label():
+    book = parse(a_text('labels = {healing = "off"}\nexempt = true'))
+    assert not book.for_job(a_fact()).exempt
+    assert book.for_job(a_fact(labels={"healing": "off"})).exempt
+    assert not book.for_job(a_fact(labels={"healing": "on"})).exempt
+
+
+def test_a_job_made_again_under_its_name_with_another_target_gets_the_policy_of_that_target():
+    book = parse(a_text('targets = ["visualizer"]\njudge_silence = false'))
+    assert book.for_job(a_fact(uid="u1")).judge_silence
+    assert not book.for_job(a_fact(uid="u2", target="visualizer")).judge_silence
+
+
+def test_the_answers_that_are_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr(policy, "ANSWERS_KEPT", 3)
+    book = parse("")
+    for number in range(10):
+        assert book.for_job(a_fact(f"stf/job-{number}")).name == "default"
+    assert len(book._answers) <= 3
+
+
+def test_the_error_grace_of_a_consumer_is_its_silence_threshold():
+    text = a_text('targets = ["loader"]\nconsumer = true')
+    assert parse(text).for_job(a_fact()).error_grace_seconds == 300.0
+    book = parse("[defaults]\nsilence_threshold_seconds = 90\n" + text)
+    assert book.for_job(a_fact()).error_grace_seconds == 90.0
+
+
+def test_a_consumer_with_a_grace_of_its_own_keeps_it():
+    book = parse(a_text('targets = ["loader"]\nconsumer = true\nerror_grace_seconds = 0'))
+    assert book.for_job(a_fact()).error_grace_seconds == 0.0
+
+
+def test_policies_are_listed_in_the_order_they_are_tried():
+    assert [each.name for each in parse(SHIPPED.read_text()).policies()] == [
+        "consumers",
+        "loaders",
+        "trainer",
+        "visualizer",
+        "default",
+    ]
+
+
+def test_the_checkpoint_is_a_tenth_of_the_shortest_threshold():
+    assert parse(SHIPPED.read_text()).checkpoint_seconds == 30.0
+    text = a_text('targets = ["x"]\nsilence_threshold_seconds = 50')
+    assert parse(text).checkpoint_seconds == 5.0
+
+
+def test_the_checkpoint_of_a_tiny_threshold_is_still_a_millisecond():
+    assert parse("[defaults]\nsilence_threshold_seconds = 0.0001").checkpoint_seconds == 0.001
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("loader-producer", {"reporting": True, "consumer": False, "error_grace_seconds": 60.0}),
+        ("loader-ws", {"reporting": True, "consumer": False, "error_grace_seconds": 60.0}),
+        ("arango-connector", {"reporting": True, "consumer": True, "error_grace_seconds": 300.0}),
+        ("arango-orderbook", {"reporting": True, "consumer": True, "error_grace_seconds": 300.0}),
+        ("graph-builder", {"reporting": True, "consumer": True, "error_grace_seconds": 300.0}),
+        ("gnn-trainer", {"reporting": True, "silence_threshold_seconds": 1800.0}),
+        ("visualizer", {"reporting": False, "judge_silence": False}),
+        ("something-new", {"reporting": False, "judge_silence": True, "silence_threshold_seconds": 300.0}),
+    ],
+)
+def test_the_shipped_text_expects_of_each_target_what_the_platform_does(target, expected):
+    chosen = parse(SHIPPED.read_text()).for_job(a_fact(target=target))
+    assert {field: getattr(chosen, field) for field in expected} == expected
+
+
+def test_the_numbers_of_the_safety_valve_can_be_set():
+    limits = parse("[admission]\nattempts = 5\nbackoff_seconds = 1.5").limits
+    assert (limits.attempts, limits.backoff_seconds, limits.in_flight) == (5, 1.5, 8)
+
+
+# ---- errors
+
+TWO_POLICIES = """\
+[defaults]
+silence_threshold_seconds = 100
+
+[[policy]]
+name = "first"
+targets = ["a"]
+silence_threshold_seconds = 10
+
+[[policy]]
+name = "second"
+targets = ["b"]
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "what"),
+    [
+        (2, "[defaults]\nsilence_threshold_seconds = \n", "not TOML"),
+        (2, "[defaults]\nsilence_threshold_seconds = '1", "not TOML"),
+        (3, "[defaults]\n\n[defaults]\n", "not TOML"),
+        (2, "[defaults]\nsilence_threshold = 3\n", "unknown field `silence_threshold`"),
+        (2, "[defaults]\n  'silence_threshold_seconds' = 'x'\n", "Expected `float | null`, got `str`"),
+        (2, "[defaults]\nsilence_threshold_seconds = -1\n", "is negative"),
+        (2, "[defaults]\nsilence_threshold_seconds = 0\n", "is 0: every Job would be sick"),
+        (2, "[defaults]\nstartup_threshold_seconds = 0.0\n", "is 0: every Job would be sick"),
+        (2, "[defaults]\nerror_grace_seconds = nan\n", "is not a finite number"),
+        (2, "[defaults]\nerror_grace_seconds = inf\n", "is not a finite number"),
+        (1, "[default]\nreporting = true\n", "unknown field `default`"),
+        (1, "defaults = 3\n", "Expected `object`, got `int`"),
+        (1, "policy = 3\n", "Expected `array`, got `int`"),
+        (3, "# [defaults]\n[admission]\nattempts = 1.5\n", "Expected `int`, got `float`"),
+        (2, "[admission]\nrate_per_minute = -0.5\n", "admission: rate_per_minute is negative"),
+        (12, TWO_POLICIES.format("silence_threshold_seconds = 'x'"), "got `str`"),
+        (12, TWO_POLICIES.format("silence_threshold_seconds = -3"), "policy 'second': silence_threshold"),
+        (12, TWO_POLICIES.format("threshold = 3"), "unknown field `threshold`"),
+        (12, TWO_POLICIES.format("names = 'x'"), "Expected `array`, got `str`"),
+        (12, TWO_POLICIES.format("names = [1]"), "Expected `str`, got `int`"),
+        (12, TWO_POLICIES.format("labels = {a = 1}"), "Expected `str`, got `int`"),
+        (12, TWO_POLICIES.format("[policy.labels]\na = 1"), "Expected `str`, got `int`"),
+        (12, TWO_POLICIES.format("[[policy]]\ntargets = ['c']"), "missing required field `name`"),
+        (13, TWO_POLICIES.format("[[policy]]\nname = 'first'"), "two policies are named 'first'"),
+        (12, TWO_POLICIES.format("[[policy]]\nname = 'third'"), "policy 'third' matches nothing"),
+    ],
+)
+def test_an_error_says_on_which_line_it_is_and_what_is_wrong(line, text, what):
+    with pytest.raises(PolicyError) as caught:
+        parse(text)
+    message = str(caught.value)
+    assert message.startswith(f"line {line}: "), message
+    assert what in message
+
+
+def test_an_error_in_an_inline_table_is_found_by_the_word():
+    with pytest.raises(PolicyError, match=r"^line 2: "):
+        parse("# numbers\ndefaults = {silence_threshold_seconds = -1}\n")
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_text_is_a_policy_or_an_error_with_a_line(text):
+    problem = "line "
+    try:
+        parse(text)
+    except PolicyError as error:
+        problem = str(error)
+    assert problem.startswith("line ")
+
+
+@given(st.sampled_from(sorted(Limits.__struct_fields__)), st.sampled_from(["'x'", "-1", "nan", "[]", "1 2"]))
+def test_no_wrong_number_of_the_safety_valve_is_taken(field, wrong):
+    with pytest.raises(PolicyError, match=r"^line 2: "):
+        parse(f"[admission]\n{field} = {wrong}")
