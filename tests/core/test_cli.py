@@ -1,0 +1,189 @@
+"""The command line itself: help without heavy imports, and every way to end with its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+import yaml
+
+from sf_healer import cli
+from sf_healer.cli import COMMANDS, ExitCode, Output, emit, run
+from sf_healer.settings import SettingsError
+
+COMMAND_SECONDS = 60.0
+HEAVY = ("faust", "aiokafka", "kubernetes", "structlog", "rich", "prometheus_client", "httpx")
+
+
+def python(code: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+
+
+def healer(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return python("from sf_healer.cli import main; main()", *arguments, **environ)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch):
+    """Put one more command into the group, which does what the test says."""
+
+    def put(body):
+        made = click.Command("trial", callback=body)
+        monkeypatch.setattr(cli, "COMMANDS", {**COMMANDS, "trial": "For a test."})
+        monkeypatch.setitem(sys.modules, "sf_healer.commands.trial", type("Module", (), {"command": made}))
+
+    return put
+
+
+def test_help_names_every_command_and_exit_code_and_imports_none_of_them():
+    done = python(
+        "import sys\nfrom sf_healer.cli import run\n"
+        "code = run(['--help'])\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print('HEAVY', heavy, int(code))"
+    )
+    assert "HEAVY [] 0" in done.stdout
+    for name, told in COMMANDS.items():
+        assert name in done.stdout
+        assert told.split()[0] in done.stdout
+    for code in ExitCode:
+        assert str(code.value) in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_exists_and_has_help(name, capsys):
+    assert run([name, "--help"]) == ExitCode.OK
+    assert f"Usage: sf-healer {name}" in capsys.readouterr().out
+
+
+def test_the_version_is_told():
+    done = healer("--version")
+    assert (done.returncode, done.stdout) == (0, "sf-healer 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nosuch"],
+        ["topics", "--nosuch"],
+        ["topics", "-o", "xml"],
+        ["feed"],
+        ["feed", "/nowhere.jsonl"],
+        ["feed", __file__, "--speed", "0"],
+        ["feed", __file__, "--speed", "2", "--real-time"],
+        ["feed", __file__, "--bootstrap", "a:b"],
+        ["capture", __file__],
+    ],
+)
+def test_a_wrong_call_is_exit_code_2_and_prints_no_data(arguments):
+    done = healer(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: " in done.stderr
+
+
+def test_a_wrong_setting_is_one_clear_line_and_exit_code_2_before_anything_connects():
+    for arguments in (["topics"], ["settings"], ["feed", __file__], ["worker"]):
+        done = healer(*arguments, SF_HEALER_MARK_INTERVAL_SECONDS="5s")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "Error: SF_HEALER_MARK_INTERVAL_SECONDS: '5s' is not a number of seconds,"
+            " at least 0.05 and at most 60\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (lambda: None, ExitCode.OK, ""),
+        (lambda: ExitCode.NO, ExitCode.NO, ""),
+        (lambda: ExitCode.REFUSED, ExitCode.REFUSED, ""),
+        (lambda: raised(SettingsError("SF_HEALER_X", "bad")), ExitCode.USAGE, "Error: SF_HEALER_X: bad\n"),
+        (lambda: raised(ConnectionError("gone")), ExitCode.UNREACHABLE, "Error: gone\n"),
+        (lambda: raised(click.ClickException("broken")), ExitCode.ERROR, "Error: broken\n"),
+        (lambda: raised(KeyboardInterrupt()), ExitCode.INTERRUPTED, "Interrupted.\n"),
+    ],
+)
+def test_every_end_of_a_command_has_its_exit_code(command, capsys, body, code, said):
+    command(body)
+    assert run(["trial"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.lstrip("\n") == said
+
+
+def raised(problem: BaseException):
+    raise problem
+
+
+def test_a_programming_error_is_not_hidden(command):
+    command(lambda: raised(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        run(["trial"])
+
+
+def test_an_interrupted_command_ends_with_130():
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", "from sf_healer.cli import main; main()", "topics", "--wait-seconds", "60"],
+        env={"PATH": os.environ["PATH"], "SF_HEALER_BROKER_URL": "kafka://127.0.0.1:1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "connection refused" in waiting.stderr.readline()
+    waiting.send_signal(signal.SIGINT)
+    printed, _ = waiting.communicate(timeout=COMMAND_SECONDS)
+    assert (waiting.returncode, printed) == (130, "")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    printing = subprocess.Popen(
+        [sys.executable, "-c", "from sf_healer.cli import main; main()", "settings"],
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    printing.stdout.close()
+    said = printing.stderr.read()
+    printing.stderr.close()
+    assert (printing.wait(COMMAND_SECONDS), said) == (0, "")
+
+
+def test_data_is_the_same_in_every_form(capsys):
+    data = [{"topic": "a", "note": "αβ"}, {"topic": "b", "note": ""}]
+    forms = {}
+    for output in Output:
+        emit(data, output, columns=("TOPIC", "NOTE"), rows=[(row["topic"], row["note"]) for row in data])
+        forms[output] = capsys.readouterr().out
+    assert json.loads(forms[Output.JSON]) == yaml.safe_load(forms[Output.YAML]) == data
+    assert forms[Output.TABLE] == "TOPIC  NOTE\na      αβ\nb\n"
+
+
+def test_a_table_in_a_pipe_is_neither_wrapped_nor_coloured(capsys):
+    emit([], Output.TABLE, columns=("A", "B"), rows=[("x" * 300, "y")])
+    assert capsys.readouterr().out == f"A{' ' * 299}  B\n{'x' * 300}  y\n"
+
+
+def test_settings_are_shown_with_their_origin_and_without_secrets():
+    done = healer(
+        "settings",
+        "-o",
+        "json",
+        SF_HEALER_MODE="heal",
+        SF_HEALER_SASL_USERNAME="u",
+        SF_HEALER_SASL_PASSWORD="hunter2",
+    )
+    shown = json.loads(done.stdout)
+    assert shown["SF_HEALER_MODE"] == {"value": "heal", "from": "environment"}
+    assert shown["SF_HEALER_NAMESPACE"] == {"value": "stf", "from": "default"}
+    assert "hunter2" not in done.stdout + done.stderr

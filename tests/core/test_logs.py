@@ -1,0 +1,126 @@
+"""Logs: one way for structlog, the standard library and Faust; lines of JSON unless eyes are there."""
+
+import json
+import os
+import subprocess
+import sys
+
+SECONDS = 60.0
+
+
+def logged(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own: logging is global."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from sf_healer.adapters import logs\nfrom sf_healer.settings import LogLevel\n{code}",
+        ],
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_our_lines_and_those_of_libraries_look_the_same():
+    done = logged(
+        "import logging, structlog\n"
+        "logs.configure()\n"
+        "structlog.get_logger('ours').info('job_stuck', job='stf/a', silence_seconds=312.5)\n"
+        "logging.getLogger('faust.app').warning('[^-App]: %s', 'rebalanced')\n"
+    )
+    assert done.stdout == ""
+    ours, theirs = lines(done)
+    assert (ours["event"], ours["job"], ours["silence_seconds"]) == ("job_stuck", "stf/a", 312.5)
+    assert (theirs["event"], theirs["logger"], theirs["level"]) == (
+        "[^-App]: rebalanced",
+        "faust.app",
+        "warning",
+    )
+    assert {"timestamp", "level", "logger", "event"} <= ours.keys() & theirs.keys()
+
+
+def test_an_exception_is_one_line_of_json():
+    (line,) = lines(
+        logged(
+            "import structlog\n"
+            "logs.configure()\n"
+            "try:\n  1 / 0\nexcept ZeroDivisionError:\n  structlog.get_logger().exception('broken')\n"
+        )
+    )
+    assert line["event"] == "broken"
+    assert "ZeroDivisionError" in json.dumps(line["exception"])
+
+
+def test_talkative_libraries_are_heard_only_when_debugging():
+    code = (
+        "import logging\n"
+        "logs.configure(LogLevel.{level})\n"
+        "logging.getLogger('aiokafka.consumer').info('fetched')\n"
+        "logging.getLogger('aiokafka.consumer').warning('lost')\n"
+    )
+    assert [line["event"] for line in lines(logged(code.format(level="INFO")))] == ["lost"]
+    assert [line["event"] for line in lines(logged(code.format(level="DEBUG")))] == ["fetched", "lost"]
+
+
+def test_the_level_holds_for_all():
+    done = logged(
+        "import logging, structlog\n"
+        "logs.configure(LogLevel.ERROR)\n"
+        "structlog.get_logger('ours').warning('no')\n"
+        "logging.getLogger('theirs').warning('no')\n"
+        "structlog.get_logger('ours').error('yes')\n"
+    )
+    assert [line["event"] for line in lines(done)] == ["yes"]
+
+
+def test_faust_sets_up_logging_again_with_the_same_configuration():
+    done = logged(
+        "import logging, structlog\n"
+        "from mode.utils.logging import setup_logging\n"
+        "logs.configure()\n"
+        "setup_logging(loglevel='INFO', logging_config=logs.dict_config())\n"
+        "structlog.get_logger('ours').info('one')\n"
+        "logging.getLogger('faust').info('two')\n"
+    )
+    assert [line["event"] for line in lines(done)] == ["one", "two"]
+
+
+def test_on_a_terminal_lines_are_for_eyes_and_no_color_is_honoured():
+    code = (
+        "import io, structlog\n"
+        "class Terminal(io.StringIO):\n  isatty = lambda self: True\n"
+        "stream = Terminal()\n"
+        "logs.configure(stream=stream)\n"
+        "structlog.get_logger('ours').info('job_stuck', job='stf/a')\n"
+        "print(stream.getvalue(), end='')\n"
+    )
+    plain = logged(code, NO_COLOR="1").stdout
+    assert "job_stuck" in plain
+    assert "job=stf/a" in plain
+    assert "\x1b[" not in plain
+    assert "\x1b[" in logged(code, TERM="xterm").stdout
+    assert "\x1b[" not in logged(code, TERM="dumb").stdout
+
+
+def test_a_retry_is_one_line_with_its_reason_and_no_arguments():
+    (line,) = lines(
+        logged(
+            "import stamina\n"
+            "logs.configure()\n"
+            "tries = []\n"
+            "@stamina.retry(on=OSError, wait_initial=0.01, wait_jitter=0)\n"
+            "def reach(password):\n"
+            "  tries.append(1)\n"
+            "  if len(tries) == 1: raise OSError('refused')\n"
+            "reach('hunter2')\n"
+        )
+    )
+    assert (line["event"], line["reason"], line["retry"]) == ("retrying", "refused", 1)
+    assert "hunter2" not in json.dumps(line)
