@@ -18,7 +18,7 @@ from enum import StrEnum
 import msgspec
 
 from sf_healer.core.events import Report
-from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.facts import Condition, JobFact, PodState, gone
 
 REMEMBER_GONE_SECONDS = 900.0
 _CACHED_NAMES = 200_000
@@ -71,6 +71,7 @@ class JobIndex:
         self._by_producer: dict[str, set[str]] = defaultdict(set)
         self._by_folded_producer: dict[str, set[str]] = defaultdict(set)
         self._by_queue: dict[str, set[str]] = defaultdict(set)
+        self._by_folded_queue: dict[str, set[str]] = defaultdict(set)
         self._resolved: dict[tuple[str, str], Resolution] = {}
 
     def __len__(self) -> int:
@@ -100,7 +101,18 @@ class JobIndex:
             self._by_producer[fact.producer_id].add(fact.key)
             self._by_folded_producer[fact.producer_id.lower()].add(fact.key)
             self._by_queue[fact.queue_id].add(fact.key)
+            self._by_folded_queue[fact.queue_id.lower()].add(fact.key)
         self._resolved.clear()
+
+    def is_gone(self, key: str) -> bool:
+        """Say whether the Job is only remembered."""
+        return key in self._gone_at
+
+    def mark_absent(self, listed: set[str], version: int, *, now: float) -> None:
+        """Take every Job that a list of resourceVersion `version` does not hold for gone."""
+        for fact in list(self._facts.values()):
+            if fact.key not in listed and fact.resource_version <= version:
+                self.put(gone(fact, version), now=now)
 
     def forget_gone(self, *, now: float) -> None:
         """Drop the Jobs that have been gone for longer than REMEMBER_GONE_SECONDS."""
@@ -153,15 +165,15 @@ class JobIndex:
         keys = self._by_queue.get(queue_id)
         if keys:
             return keys
-        folded = queue_id.lower()
-        same = [known for known in self._by_queue if known.lower() == folded]
-        return self._by_queue[same[0]] if len(same) == 1 else set()
+        keys = self._by_folded_queue.get(queue_id.lower(), set())
+        return keys if len({self._facts[key].queue_id for key in keys}) == 1 else set()
 
     def _forget_names(self, fact: JobFact) -> None:
         for names, name in (
             (self._by_producer, fact.producer_id),
             (self._by_folded_producer, fact.producer_id.lower()),
             (self._by_queue, fact.queue_id),
+            (self._by_folded_queue, fact.queue_id.lower()),
         ):
             keys = names.get(name)
             if keys is not None:
@@ -182,16 +194,30 @@ def order_of(fact: JobFact) -> tuple[float, int, str]:
 class ConventionIndex:
     """Names Jobs by the naming rule alone: `identity = convention`, where no cluster can be asked.
 
-    A dialect without queue id is joined to the queue whose id ends with the same short id, once another report
-    has named it; until then the producer id itself stands for the Job.
+    A dialect without queue id is joined to the queue whose id ends with the same short id, once another
+    report has named it; until then the producer id itself stands for the Job.
     """
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._queue_by_short_id: dict[str, str] = {}
+        self._known: set[str] = set()
+        self._new: list[JobFact] = []
 
     def resolve(self, report: Report) -> Resolution:
         """Name the Job; every report has one here."""
+        key = self._key_of(report)
+        if key not in self._known:
+            self._known.add(key)
+            self._new.append(_assumed(key, report))
+        return Resolved((key,))
+
+    def take_new(self) -> list[JobFact]:
+        """Hand out the made-up facts of Jobs named since the last call: they are there and their pods run."""
+        new, self._new = self._new, []
+        return new
+
+    def _key_of(self, report: Report) -> str:
         target = target_of(report.producer)
         short_id = report.producer.rpartition("__")[2]
         queue_id = report.queue_id
@@ -201,20 +227,20 @@ class ConventionIndex:
             queue_id = self._queue_by_short_id.get(short_id, "")
         parts = [sanitize(part) for part in (queue_id, target or ("" if queue_id else report.producer))]
         name = "-".join(part for part in parts if part) or "unnamed"
-        return Resolved((f"{self._namespace}/{name}",))
+        return f"{self._namespace}/{name}"
 
-    def fact_for(self, key: str, report: Report) -> JobFact:
-        """Make up the fact that a cluster would have told: the Job is there and its pod runs."""
-        return JobFact(
-            key=key,
-            uid="",
-            created_at=0.0,
-            resource_version=0,
-            target=target_of(report.producer),
-            queue_id=report.queue_id,
-            producer_id=report.producer,
-            kafka_topic=report.queue_id,
-            condition=Condition.ACTIVE,
-            pod=PodState.RUNNING,
-            managed=True,
-        )
+
+def _assumed(key: str, report: Report) -> JobFact:
+    return JobFact(
+        key=key,
+        uid="",
+        created_at=0.0,
+        resource_version=0,
+        target=target_of(report.producer),
+        queue_id=report.queue_id,
+        producer_id=report.producer,
+        kafka_topic=report.queue_id,
+        condition=Condition.ACTIVE,
+        pod=PodState.RUNNING,
+        managed=True,
+    )

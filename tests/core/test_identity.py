@@ -1,0 +1,332 @@
+"""Which Job a report speaks of: exact names first, never a Job that the index does not hold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core import identity
+from sf_healer.core.events import Kind, Report
+from sf_healer.core.facts import Condition, PodState, gone
+from sf_healer.core.identity import (
+    REMEMBER_GONE_SECONDS,
+    ConventionIndex,
+    JobIndex,
+    Resolved,
+    Unresolved,
+    UnresolvedReason,
+    order_of,
+    sanitize,
+    target_of,
+)
+from tests.core.strategies import T0, a_fact, facts
+
+QUEUE = "loader-btcusdt-api-candles-5m-2025-06-01-P4nTkv"
+NAME = "loader-btcusdt-api-candles-5m-2025-06-01-p4ntkv"
+LOADER = f"stf/{NAME}-loader-producer"
+CONSUMER = f"stf/{NAME}-arango-connector"
+
+
+def a_job(key, producer_id, queue_id=QUEUE, **changes):
+    return a_fact(key, producer_id=producer_id, queue_id=queue_id, target=target_of(producer_id), **changes)
+
+
+def an_index(*facts, now=T0):
+    index = JobIndex()
+    for fact in facts:
+        index.put(fact, now=now)
+    return index
+
+
+PIPELINE = (a_job(LOADER, "loader-producer__P4nTkv"), a_job(CONSUMER, "arango-connector__P4nTkv"))
+
+
+def says(producer="", queue_id="", kind=Kind.LOADING):
+    return Report(kind, producer, queue_id)
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (QUEUE, NAME),
+        ("api_candles_5m", "api-candles-5m"),
+        ("BTC.USDT", "btc-usdt"),
+        ("--x--", "x"),
+        ("_é_", ""),
+        ("", ""),
+    ],
+)
+def test_names_are_sanitized_as_the_platforms_launcher_does(text, name):
+    assert sanitize(text) == name
+
+
+@pytest.mark.parametrize(
+    ("producer", "target"),
+    [
+        ("arango-connector__P4nTkv", "arango-connector"),
+        ("a__b__c", "a__b"),
+        ("consumer-x", ""),
+        ("__x", ""),
+        ("", ""),
+    ],
+)
+def test_the_target_is_what_stands_before_the_last_two_underscores(producer, target):
+    assert target_of(producer) == target
+
+
+# ---- resolving with a cluster
+
+
+def test_a_producer_id_names_its_job_and_the_queue_id_is_not_needed():
+    index = an_index(*PIPELINE)
+    assert index.resolve(says("loader-producer__P4nTkv", QUEUE)) == Resolved((LOADER,))
+    assert index.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+
+
+def test_a_producer_id_in_other_letters_names_its_job_if_that_is_unique():
+    index = an_index(*PIPELINE)
+    assert index.resolve(says("LOADER-producer__p4ntkv")) == Resolved((LOADER,))
+
+
+def test_a_producer_id_in_other_letters_names_nobody_where_two_ids_differ_in_letters_only():
+    twin = a_job("stf/other", "loader-producer__p4NTkv", queue_id="other")
+    index = an_index(*PIPELINE, twin)
+    assert index.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+    assert index.resolve(says("loader-producer__p4NTkv")) == Resolved(("stf/other",))
+    assert index.resolve(says("loader-producer__p4ntkv")) == Unresolved(UnresolvedReason.UNKNOWN_PRODUCER)
+
+
+def test_two_jobs_with_one_producer_id_are_told_apart_by_the_queue_id():
+    twin = a_job("stf/twin", "loader-producer__P4nTkv", queue_id="other-queue")
+    index = an_index(*PIPELINE, twin)
+    assert index.resolve(says("loader-producer__P4nTkv", "other-queue")) == Resolved(("stf/twin",))
+    assert index.resolve(says("loader-producer__P4nTkv", "OTHER-queue")) == Resolved(("stf/twin",))
+
+
+def test_two_jobs_with_one_producer_id_share_a_report_that_fits_both():
+    twin = a_job("stf/twin", "loader-producer__P4nTkv")
+    index = an_index(*PIPELINE, twin)
+    both = Resolved(tuple(sorted((LOADER, "stf/twin"))), shared=True)
+    assert index.resolve(says("loader-producer__P4nTkv", QUEUE)) == both
+    assert index.resolve(says("loader-producer__P4nTkv", "no such queue")) == both
+
+
+def test_a_report_with_a_queue_alone_speaks_for_every_job_of_it():
+    index = an_index(*PIPELINE)
+    everybody = Resolved(tuple(sorted((LOADER, CONSUMER))), shared=True)
+    assert index.resolve(says(queue_id=QUEUE)) == everybody
+    assert index.resolve(says(queue_id=QUEUE.upper())) == everybody
+
+
+def test_a_report_with_a_queue_of_one_job_speaks_for_that_job():
+    index = an_index(PIPELINE[0])
+    assert index.resolve(says(queue_id=QUEUE)) == Resolved((LOADER,), shared=False)
+
+
+def test_a_queue_in_other_letters_names_nobody_where_two_queues_differ_in_letters_only():
+    index = an_index(a_job("stf/a", "x__1", queue_id="Queue"), a_job("stf/b", "x__2", queue_id="qUEUE"))
+    assert index.resolve(says(queue_id="queue")) == Unresolved(UnresolvedReason.UNKNOWN_QUEUE)
+    assert index.resolve(says(queue_id="qUEUE")) == Resolved(("stf/b",))
+
+
+def test_the_naming_rule_selects_a_job_that_the_index_holds():
+    """A service that reports under another short id than its env says, as an image run by hand does."""
+    index = an_index(*PIPELINE)
+    assert index.resolve(says("arango-connector__other", QUEUE)) == Resolved((CONSUMER,))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        says("arango-connector__other", "no such queue"),
+        says("arango-connector__other"),
+        says("graph-builder__P4nTkv", QUEUE),  # the rule gives a name that no Job has
+        says("stranger", QUEUE),
+    ],
+)
+def test_a_report_of_nobody_is_unresolved(report):
+    assert an_index(*PIPELINE).resolve(report) == Unresolved(UnresolvedReason.UNKNOWN_PRODUCER)
+
+
+def test_a_queue_of_nobody_is_unresolved():
+    assert an_index(*PIPELINE).resolve(says(queue_id="none")) == Unresolved(UnresolvedReason.UNKNOWN_QUEUE)
+
+
+def test_a_foreign_job_is_known_but_never_named():
+    index = an_index(a_fact("stf/foreign", managed=False, producer_id="", queue_id=""))
+    assert len(index) == 1
+    assert index.resolve(says("stranger", "")) == Unresolved(UnresolvedReason.UNKNOWN_PRODUCER)
+    assert index.resolve(says("", "stranger")) == Unresolved(UnresolvedReason.UNKNOWN_QUEUE)
+
+
+def test_an_answer_is_given_anew_when_a_job_appears_or_changes_its_names():
+    index = an_index()
+    assert isinstance(index.resolve(says("loader-producer__P4nTkv")), Unresolved)
+    index.put(PIPELINE[0], now=T0)
+    assert index.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+    index.put(a_job(LOADER, "loader-producer__ZZZZZZ", resource_version=11), now=T0)
+    assert isinstance(index.resolve(says("loader-producer__P4nTkv")), Unresolved)
+    assert index.resolve(says("loader-producer__ZZZZZZ")) == Resolved((LOADER,))
+
+
+def test_answers_are_remembered_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(identity, "_CACHED_NAMES", 5)
+    index = an_index(*PIPELINE)
+    for number in range(20):
+        index.resolve(says(f"stranger-{number}"))
+    assert len(index._resolved) <= 5
+    assert index.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+
+
+def test_naming_a_stranger_does_not_look_at_every_queue():
+    """A flood of strangers must not cost (reports x queues): nothing is scanned."""
+
+    class Queues(dict):
+        def __iter__(self):
+            raise AssertionError("all queues were looked at")
+
+    index = an_index(*PIPELINE)
+    index._by_queue = Queues(index._by_queue)
+    assert isinstance(index.resolve(says("stranger__x", "stranger")), Unresolved)
+
+
+# ---- Jobs that come, change and go
+
+
+def test_an_older_fact_of_the_same_job_is_ignored():
+    index = an_index(a_job(LOADER, "new__1", resource_version=20))
+    index.put(a_job(LOADER, "old__1", resource_version=19), now=T0)
+    assert index.get(LOADER).producer_id == "new__1"
+    assert isinstance(index.resolve(says("old__1")), Unresolved)
+
+
+def test_a_job_that_is_gone_is_remembered_for_its_last_words_and_then_forgotten():
+    index = an_index(*PIPELINE)
+    index.put(gone(PIPELINE[0], 20), now=T0)
+    assert index.is_gone(LOADER)
+    assert not index.is_gone(CONSUMER)
+    index.forget_gone(now=T0 + REMEMBER_GONE_SECONDS)
+    assert index.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+    index.forget_gone(now=T0 + REMEMBER_GONE_SECONDS + 1)
+    assert isinstance(index.resolve(says("loader-producer__P4nTkv")), Unresolved)
+    assert index.get(LOADER) is None
+    assert [fact.key for fact in index.facts()] == [CONSUMER]
+
+
+def test_being_told_again_that_a_job_is_gone_does_not_keep_it_longer():
+    index = an_index(PIPELINE[0])
+    for seconds in (0, 800):
+        index.put(gone(PIPELINE[0], 20 + seconds), now=T0 + seconds)
+    index.forget_gone(now=T0 + REMEMBER_GONE_SECONDS + 1)
+    assert len(index) == 0
+
+
+def test_a_job_that_comes_back_is_not_forgotten():
+    index = an_index(PIPELINE[0])
+    index.put(gone(PIPELINE[0], 20), now=T0)
+    index.put(a_job(LOADER, "loader-producer__P4nTkv", uid="u2", created_at=T0 + 60), now=T0 + 60)
+    index.forget_gone(now=T0 + 10 * REMEMBER_GONE_SECONDS)
+    assert not index.is_gone(LOADER)
+    assert index.get(LOADER).uid == "u2"
+
+
+def test_a_late_word_of_deletion_does_not_take_the_new_incarnation_away():
+    index = an_index(a_job(LOADER, "loader-producer__P4nTkv", uid="u2", created_at=T0 + 60))
+    index.put(gone(PIPELINE[0], 99), now=T0 + 61)
+    assert not index.is_gone(LOADER)
+
+
+def test_a_list_takes_the_jobs_that_it_does_not_hold_for_gone():
+    index = an_index(*PIPELINE)
+    index.mark_absent({CONSUMER}, 15, now=T0)
+    assert index.is_gone(LOADER)
+    assert not index.is_gone(CONSUMER)
+
+
+def test_a_list_says_nothing_of_a_job_that_was_created_after_it():
+    index = an_index(a_job(LOADER, "loader-producer__P4nTkv", resource_version=16))
+    index.mark_absent(set(), 15, now=T0)
+    assert not index.is_gone(LOADER)
+
+
+def test_of_two_jobs_made_within_one_second_the_resource_version_tells_the_later():
+    older = a_fact(uid="z", resource_version=5)
+    newer = a_fact(uid="a", resource_version=6)
+    assert order_of(older) < order_of(newer)
+    assert order_of(newer) < order_of(a_fact(created_at=T0 + 1, resource_version=1))
+
+
+@given(st.lists(facts(), max_size=8).flatmap(lambda known: st.tuples(st.just(known), st.permutations(known))))
+def test_the_index_is_the_same_in_whatever_order_facts_come(orders):
+    given_order, other_order = (an_index(*order) for order in orders)
+    key = a_fact().key
+    # Facts that are equal in order are told apart by nobody; the API never serves two such.
+    assert order_or_none(given_order.get(key)) == order_or_none(other_order.get(key))
+
+
+def order_or_none(fact):
+    return None if fact is None else order_of(fact)
+
+
+NAMES = st.sampled_from(["", "a__x", "A__x", "b__x", "q", "Q", "stranger"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("123"), NAMES, NAMES, st.booleans(), st.integers(1, 30)), max_size=12),
+    st.lists(st.tuples(NAMES, NAMES), max_size=6),
+)
+def test_a_report_names_only_jobs_of_the_index_that_have_its_name(puts, reports):
+    index = JobIndex()
+    for job, producer_id, queue_id, managed, version in puts:
+        fact = a_job(f"stf/{job}", producer_id, queue_id, managed=managed, resource_version=version)
+        index.put(fact, now=T0)
+    for producer, queue_id in reports:
+        resolution = index.resolve(says(producer, queue_id))
+        if isinstance(resolution, Unresolved):
+            continue
+        assert resolution.shared is (len(resolution.keys) > 1)
+        for key in resolution.keys:
+            fact = index.get(key)
+            assert fact.managed
+            same_producer = producer and fact.producer_id.lower() == producer.lower()
+            assert same_producer or fact.queue_id.lower() == queue_id.lower()
+
+
+# ---- by the naming rule alone, without a cluster
+
+
+def test_without_a_cluster_the_name_is_made_from_queue_and_target():
+    names = ConventionIndex("stf")
+    assert names.resolve(says("arango-connector__P4nTkv", QUEUE)) == Resolved((CONSUMER,))
+    assert names.resolve(says(queue_id=QUEUE)) == Resolved((f"stf/{NAME}",))
+    assert names.resolve(says("something odd")) == Resolved(("stf/something-odd",))
+    assert names.resolve(says("..")) == Resolved(("stf/unnamed",))
+
+
+def test_without_a_cluster_a_dialect_without_queue_is_joined_by_its_short_id():
+    names = ConventionIndex("stf")
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    assert names.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+    assert names.resolve(says("loader-producer__other")) == Resolved(("stf/loader-producer",))
+
+
+def test_without_a_cluster_a_job_is_assumed_once_to_be_there_and_to_run():
+    names = ConventionIndex("stf")
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    names.resolve(says("arango-connector__P4nTkv", QUEUE, Kind.ERROR))
+    (fact,) = names.take_new()
+    assert (fact.key, fact.target, fact.queue_id) == (CONSUMER, "arango-connector", QUEUE)
+    assert (fact.managed, fact.pod, fact.condition) == (True, PodState.RUNNING, Condition.ACTIVE)
+    assert (fact.created_at, fact.uid) == (0.0, "")
+    assert names.take_new() == []
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_without_a_cluster_every_report_has_a_job_with_a_name_that_kubernetes_allows(producer, queue_id):
+    (key,) = ConventionIndex("stf").resolve(says(producer, queue_id)).keys
+    namespace, _, name = key.partition("/")
+    assert namespace == "stf"
+    assert name
+    assert sanitize(name) == name
