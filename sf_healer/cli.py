@@ -141,10 +141,6 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
     except SettingsError as problem:
         say(f"Error: {problem}")
         return ExitCode.USAGE
-    except BrokenPipeError:
-        # The reader of our output has seen enough; Python must not complain about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except ConnectionError as problem:
         say(f"Error: {problem}")
         return ExitCode.UNREACHABLE

@@ -145,7 +145,7 @@ def test_an_interrupted_command_ends_with_130():
     assert (waiting.returncode, printed) == (130, "")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word():
     printing = subprocess.Popen(
         [sys.executable, "-c", "from sf_healer.cli import main; main()", "settings"],
         env={"PATH": os.environ["PATH"]},
@@ -156,7 +156,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     printing.stdout.close()
     said = printing.stderr.read()
     printing.stderr.close()
-    assert (printing.wait(COMMAND_SECONDS), said) == (0, "")
+    assert (printing.wait(COMMAND_SECONDS), said) == (1, "")
 
 
 def test_data_is_the_same_in_every_form(capsys):
