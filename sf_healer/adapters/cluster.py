@@ -367,12 +367,14 @@ class _Inventory:
 
     def _moved(self, fact: JobFact) -> JobFact | None:
         known = self._facts.get(fact.uid)
-        if known is not None and fact.resource_version <= known.resource_version:
-            fact = msgspec.structs.replace(fact, resource_version=known.resource_version + 1)
-        if known is not None and known == msgspec.structs.replace(
-            fact, resource_version=known.resource_version
-        ):
-            return None
+        if known is not None:
+            seen = max(known.resource_version, fact.resource_version)
+            unchanged = msgspec.structs.replace(known, resource_version=seen)
+            if unchanged == msgspec.structs.replace(fact, resource_version=seen):
+                self._facts[fact.uid] = unchanged
+                return None
+            if fact.resource_version <= known.resource_version:
+                fact = msgspec.structs.replace(fact, resource_version=known.resource_version + 1)
         self._facts[fact.uid] = fact
         return fact
 

@@ -13,13 +13,16 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from kubernetes.config import incluster_config
 
 from sf_healer.adapters import cluster as adapter
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Failure, Listing, LiveJob
-from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest
 from sf_healer.settings import SettingsError
 
 WAIT_SECONDS = 30.0
@@ -627,6 +630,92 @@ def test_a_throttled_watch_waits_as_long_as_it_was_told(tmp_path):
         watching.wait_for(lambda: len(asked) >= 2)
     assert 0.9 <= asked[1] - asked[0] < 3
     assert watching.seen[0] == ApiFailure(Failure.THROTTLED, 429, "HTTP status 429", 1.0)
+
+
+# ------------------------------------------------------------------ the join of the two watches
+
+
+def job_event(version: int, *, failed: bool) -> adapter._Event:
+    status = {"conditions": [{"type": "Failed", "status": "True"}]} if failed else {}
+    job = listed("a") | {"kind": "Job", "status": status}
+    job["metadata"]["resourceVersion"] = str(version)
+    return adapter._Event("MODIFIED", job)
+
+
+def pod_event(version: int, phase: str | None, *, name: str = "p") -> adapter._Event:
+    metadata = {
+        "name": name,
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+        "ownerReferences": [{"kind": "Job", "uid": "uid-a", "controller": True}],
+    }
+    pod = {"kind": "Pod", "metadata": metadata, "status": {"phase": phase or "Failed"}}
+    return adapter._Event("DELETED" if phase is None else "MODIFIED", pod)
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=5),
+    st.lists(st.sampled_from(["Pending", "Running", "Failed", None]), max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_however_the_two_watches_overtake_each_other_the_last_fact_is_the_same(failed, phases, random):
+    versions = list(range(10, 10 + len(failed) + len(phases)))
+    random.shuffle(versions)
+    jobs = [
+        job_event(version, failed=state)
+        for version, state in zip(sorted(versions[: len(failed)]), failed, strict=True)
+    ]
+    pods = [
+        pod_event(version, phase)
+        for version, phase in zip(sorted(versions[len(failed) :]), phases, strict=True)
+    ]
+    wanted = fact_from_manifest(
+        jobs[-1].object, [pods[-1].object] if pods and pods[-1].type != "DELETED" else []
+    )
+    inventory, facts = adapter._Inventory(empty_listing()), []
+    while jobs or pods:
+        event = (jobs if not pods or (jobs and random.random() < 0.5) else pods).pop(0)
+        facts += filter(None, [inventory.apply(event)])
+    told = [fact.resource_version for fact in facts]
+    assert told == sorted(set(told))
+    assert msgspec.structs.replace(facts[-1], resource_version=0) == msgspec.structs.replace(
+        wanted, resource_version=0
+    )
+
+
+def test_an_event_that_changes_nothing_a_fact_tells_is_no_change():
+    inventory = adapter._Inventory(empty_listing())
+    assert inventory.apply(job_event(10, failed=False)) is not None
+    assert inventory.apply(job_event(11, failed=False)) is None
+    later = inventory.apply(job_event(12, failed=True))
+    assert later is not None
+    assert later.resource_version == 12
+
+
+def test_a_pod_that_is_seen_before_its_job_is_joined_when_the_job_comes():
+    inventory = adapter._Inventory(empty_listing())
+    assert inventory.apply(pod_event(11, "Running")) is None
+    fact = inventory.apply(job_event(10, failed=False))
+    assert fact is not None
+    assert (fact.pod, fact.resource_version) == (PodState.RUNNING, 11)
+
+
+def test_a_pod_that_outlives_its_job_brings_nothing_back():
+    inventory = adapter._Inventory(empty_listing())
+    inventory.apply(job_event(10, failed=False))
+    gone = inventory.apply(adapter._Event("DELETED", job_event(11, failed=False).object))
+    assert gone is not None
+    assert gone.condition is Condition.GONE
+    assert inventory.apply(pod_event(12, "Running")) is None
+    assert inventory.apply(pod_event(13, None)) is None
+
+
+def test_a_job_that_is_deleted_without_having_been_seen_is_gone():
+    gone = adapter._Inventory(empty_listing()).apply(
+        adapter._Event("DELETED", job_event(11, failed=False).object)
+    )
+    assert gone is not None
+    assert (gone.condition, gone.uid) == (Condition.GONE, "uid-a")
 
 
 # ------------------------------------------------------------------ configuration
