@@ -164,7 +164,9 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     from rich.console import Console  # noqa: PLC0415  not needed for --help
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # a name that is cut cannot be copied
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     if terminal(sys.stdout):

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from sf_healer.adapters import kafka
-from sf_healer.cli import ExitCode, Output, emit, output_option, settings_for_a_command
+from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.settings import Settings
 from sf_healer.topics import Owner, State, Status, compare, platform_specs, present, specs
 
@@ -37,9 +37,13 @@ def command(*, create: bool, create_platform: bool, wait_seconds: float, output:
     emit(
         [_plain(status) for status in statuses],
         output,
-        columns=("TOPIC", "STATE", "PARTITIONS", "REPLICAS", "NOTE"),
+        columns=("TOPIC", "STATE", "PARTITIONS", "REPLICAS"),
         rows=[_row(status) for status in statuses],
     )
+    if output is Output.TABLE:  # the other forms carry the notes; a table would break their commands apart
+        for status in statuses:
+            for note in _notes(status):
+                say(f"{status.spec.name} {note}")
     return ExitCode.OK if all(status.state is State.OK for status in statuses) else ExitCode.NO
 
 
@@ -75,7 +79,6 @@ def _row(status: Status) -> tuple[object, ...]:
         plain["state"],
         plain["partitions"] or "",
         plain["replication_factor"] or "",
-        "\n".join(plain["notes"]),
     )
 
 
@@ -83,5 +86,5 @@ def _notes(status: Status) -> list[str]:
     if status.state is not State.MISSING:
         return list(status.differences)
     if status.spec.owner is Owner.PLATFORM:
-        return ["made by the platform; on a broker of your own: sf-healer topics --create-platform"]
-    return ["fix: sf-healer topics --create"]
+        return ["is missing, and the platform's to make; fix: sf-healer topics --create-platform"]
+    return ["is missing; fix: sf-healer topics --create"]

@@ -120,9 +120,12 @@ async def test_the_commands_show_create_and_find_the_same(settings):
 
     other = await command(settings, "topics", SF_HEALER_PARTITIONS="3")
     assert other.returncode == 3
-    assert "SF_HEALER_PARTITIONS=6" in other.stdout
-    assert other.stdout.splitlines()[0].split() == ["TOPIC", "STATE", "PARTITIONS", "REPLICAS", "NOTE"]
-    assert other.stderr == ""
+    assert other.stdout.splitlines()[0].split() == ["TOPIC", "STATE", "PARTITIONS", "REPLICAS"]
+    assert [line.split(" ", 1)[0] for line in other.stderr.splitlines()] == [
+        topics.EVIDENCE,
+        topics.JOBS_CHANGELOG,
+    ]
+    assert other.stderr.count("SF_HEALER_PARTITIONS=6") == 2
 
 
 # ------------------------------------------------------------------ what the brokers do not do alike
