@@ -68,19 +68,21 @@ class Watermark:
         self.partitions = 0
         self.marks: dict[int, float] = {}
         self.gaps = Gaps()
-        self._reset_pending = False
-        self._replaced_topic_ids: tuple[str, ...] = ()
+        #: An offset reset was told of; the next step of the watermark is a gap.
+        self.reset_pending = False
+        self.replaced_topic_ids: tuple[str, ...] = ()
 
     def apply(self, mark: Mark) -> Advance | None:
         """Fold a mark; returns how the watermark moved, None if it did not."""
-        if mark.topic_id in self._replaced_topic_ids:
+        if mark.topic_id in self.replaced_topic_ids:
             return None  # a worker with metadata from before the topic was made anew
         if mark.topic_id != self.topic_id:
             self._replace_topic(mark.topic_id)
         self.partitions = max(self.partitions, mark.partitions)
         for source_partition, w in mark.sources:
+            self.partitions = max(self.partitions, source_partition + 1)
             self.marks[source_partition] = max(w, self.marks.get(source_partition, 0.0))
-        self._reset_pending = self._reset_pending or bool(mark.reset)
+        self.reset_pending = self.reset_pending or bool(mark.reset)
         if len(self.marks) < self.partitions:
             return None
         return self._advance(min(self.marks.values()))
@@ -88,17 +90,17 @@ class Watermark:
     def _advance(self, to: float) -> Advance | None:
         if to <= self.value:
             return None
-        gap = self._reset_pending or self.value == 0.0 or to - self.value > self.feed_gap_seconds
+        gap = self.reset_pending or self.value == 0.0 or to - self.value > self.feed_gap_seconds
         if gap:
             self.gaps.add(self.value, to)
         self.value = to
-        self._reset_pending = False
+        self.reset_pending = False
         return Advance(to, gap)
 
     def _replace_topic(self, topic_id: str) -> None:
         if self.topic_id:
-            self._replaced_topic_ids = (*self._replaced_topic_ids, self.topic_id)[-TOPIC_IDS_REMEMBERED:]
-            self._reset_pending = True
+            self.replaced_topic_ids = (*self.replaced_topic_ids, self.topic_id)[-TOPIC_IDS_REMEMBERED:]
+            self.reset_pending = True
         self.topic_id = topic_id
         self.partitions = 0
         self.marks = {}

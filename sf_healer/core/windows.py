@@ -24,7 +24,7 @@ class Windows:
         self._order: list[int] = []
 
     def enter(self, state: JobState, due_at: float) -> None:
-        """Let a Job wait for `due_at` (epoch seconds), unless it already waits in an earlier or the same window."""
+        """Let a Job wait for `due_at` (epoch seconds), unless it waits in an earlier or the same window."""
         if due_at == math.inf:
             return
         window = math.floor(due_at / self.size_seconds)
