@@ -1,0 +1,786 @@
+"""The restart protocol: a table of states and moves, and the one function `advance` that walks it.
+
+An action is folded from `sf-healer-steps`. A state is a fact that is on the log; STEP_OF says what comes next
+from it, and MOVES what each possible answer leads to. Every answer of the cluster to every step has a row:
+what is not in the table cannot happen, and a test holds the table to that.
+
+A step is announced on the log and taken only when the announcement is read back as the next in sequence: by
+then the manifest and everything before it are durable, and of two workers that both think they own the log
+only one is the announcer. A call whose answer does not come is over after `Pace.lost_call_seconds`, longer
+than any call takes; its result is then UNKNOWN, and UNKNOWN always leads to a look at the cluster.
+
+Once a delete may have happened the action goes forward only: there is no refusal after it, for between delete
+and create the Job exists only here. Why these rules: docs/decisions/0006.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from sf_healer.core.admission import Reason
+from sf_healer.core.commands import (
+    Alive,
+    Command,
+    Decision,
+    Outcome,
+    ProofOfLife,
+    Resolve,
+    Result,
+    Withdraw,
+    outcome_id,
+)
+from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.manifest import Manifest, Stamp, stamp
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
+
+# An empty Job is replaced this often: kubernetes #142142 was seen once per recreation, not for ever.
+EMPTY_REPLACEMENTS = 2
+
+
+class State(StrEnum):
+    """What is known to have happened."""
+
+    ADMITTED = "admitted"
+    SAVED = "saved"  # the manifest is on the log
+    RECHECKING = "rechecking"  # a delete may have happened
+    DELETING = "deleting"  # the delete was accepted; Job or pods are still there
+    GONE = "gone"  # Job and pods are gone
+    UNSURE = "unsure"  # a create may have happened
+    VERIFYING = "verifying"  # the new incarnation exists
+    RESTORING = "restoring"  # our create was refused: what was there is put back
+    STRANDED = "stranded"  # a person must decide; the manifest is kept
+    DONE = "done"
+
+
+STEP_OF = {
+    State.ADMITTED: Step.OBSERVE,
+    State.SAVED: Step.DELETE,
+    State.RECHECKING: Step.OBSERVE,
+    State.DELETING: Step.LOOK,
+    State.GONE: Step.CREATE,
+    State.UNSURE: Step.LOOK,
+    State.VERIFYING: Step.LOOK,
+    State.RESTORING: Step.RESTORE,
+}
+
+
+class Cause(StrEnum):
+    """Why an action ended as it did; Reason has the words for refusals. A metric label."""
+
+    VERIFIED = "verified"
+    COMPLETED = "completed"
+    OBSERVE_MODE = "observe_mode"
+    NO_SIGN_OF_LIFE = "no_sign_of_life"
+    NO_PODS = "no_pods"
+    JOB_FAILED = "job_failed"
+    VANISHED = "vanished"  # the new incarnation was deleted by somebody else
+    NAMESAKE = "namesake"  # somebody else made a Job of this name meanwhile
+    FORBIDDEN = "forbidden"  # the API refused us before anything was touched
+    REFUSED_BY_API = "refused_by_api"  # the API refused the new Job
+    DELETE_OVERDUE = "delete_overdue"
+    CREATE_UNCERTAIN = "create_uncertain"
+    ABANDONED = "abandoned"
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How often the cluster is asked; seconds."""
+
+    look_seconds: float = 1.0
+    slow_look_seconds: float = 10.0  # once there is nothing to wait for but telemetry, or a person
+    retry_seconds: float = 1.0  # doubling
+    retry_limit_seconds: float = 30.0
+    lost_call_seconds: float = 15.0  # a call ends within 10
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """A step that is being taken."""
+
+    step: Step
+    worker: str
+    at: float  # when its announcement was appended
+
+
+class Action(msgspec.Struct, frozen=True, array_like=True):
+    """One restart, from admission to outcome; fields in wire order, add at the end only."""
+
+    command: Command
+    observe_only: bool
+    state: State
+    since: float  # when the state was entered
+    due_at: float  # when its step may be announced
+    seq: int = 0  # announcements read back so far
+    call: Call | None = None
+    tries: int = 0  # answers in this state that led nowhere
+    uid: str = ""  # the incarnation to delete, or deleted last
+    resource_version: str = ""
+    manifest: Manifest | None = None
+    attempt: int = 0  # of the new incarnation
+    touched_at: float = 0.0  # when a delete was first announced
+    deleting_since: float = 0.0
+    overdue: bool = False  # the delete is past its limit, and people know
+    creates: int = 0  # creates given up before this one: each has its own id
+    create_unsure_since: float = 0.0  # when the first create whose result is unknown was announced
+    create_seen: bool = False  # a Job with the current create's id was seen
+    new_uid: str = ""
+    pod_seen: bool = False
+    alive_uid: str = ""
+    withdrawn: str = ""
+    refusal: str = ""  # what the API said to our create
+    steps: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The id of the action is that of the command."""
+        return self.command.id
+
+    @property
+    def create_id(self) -> str:
+        """The id the Job being created carries: a new one for each create that may not be confused."""
+        return self.id if self.creates == 0 else f"{self.id}-{self.creates}"
+
+
+class Move(msgspec.Struct, frozen=True):
+    """What an event led to. `perform` may be done by the worker that announced it, and by no other."""
+
+    action: Action
+    perform: Step | None = None
+    outcome: Outcome | None = None
+
+
+Event = Announced | Resulted | Withdraw | Alive | Seen | Resolve
+
+
+class _Moment(msgspec.Struct, frozen=True):
+    """What every move may look at beside the action."""
+
+    now: float
+    limits: Limits
+    pace: Pace
+    paused: str
+    result: StepResult = StepResult(What.UNKNOWN)
+
+
+def open_action(command: Command, now: float, *, observe_only: bool) -> Action:
+    """Begin the action of an admitted command."""
+    return Action(
+        command=command,
+        observe_only=observe_only,
+        state=State.ADMITTED,
+        since=now,
+        due_at=now,
+        uid=command.uid,
+        steps=((State.ADMITTED.value, now),),
+    )
+
+
+def advance(
+    action: Action, event: Event, now: float, limits: Limits, pace: Pace | None = None, *, paused: str = ""
+) -> Move:
+    """Fold one record about this action, read from the log at append time `now`.
+
+    A record that is not its turn (another sequence number, another action, said twice) changes nothing.
+    `paused` names the pause that holds for the Job: it stops what has not touched the Job yet.
+    """
+    moment = _Moment(now, limits, pace or Pace(), paused)
+    match event:
+        case Announced():
+            return _announced(action, event, moment)
+        case Resulted():
+            return _resulted(action, event, moment)
+        case Withdraw():
+            if event.id != action.id:
+                return Move(action)
+            return _called_off(action, event.reason or "withdrawn", now)
+        case Alive():
+            return _alive(action, event, moment)
+        case Seen():
+            return _seen(action, event, moment)
+        case Resolve():
+            return _resolved(action, event, moment)
+
+
+def give_up(action: Action, now: float, detail: str) -> Move:
+    """Close an action that waits for a person although its Job exists again."""
+    return _conclude(action, Result.FAILED, Cause.ABANDONED, now, detail=detail)
+
+
+def call_off(action: Action, why: str, now: float) -> Move:
+    """Take an action back that was withdrawn before it was opened."""
+    return _called_off(action, why, now)
+
+
+def next_step(action: Action, now: float) -> Step | None:
+    """Give the step that should be announced now, if one is due."""
+    if action.call is not None or action.due_at > now:
+        return None
+    return STEP_OF.get(action.state)
+
+
+def is_lost(action: Action, now: float, pace: Pace) -> bool:
+    """Say whether the call under way will not be answered any more: its worker is gone."""
+    return action.call is not None and now - action.call.at > pace.lost_call_seconds
+
+
+def holds_slot(action: Action) -> bool:
+    """Say whether the action counts as in flight; one that waits for a person does not."""
+    return not (action.overdue or action.refusal or action.state in {State.STRANDED, State.DONE})
+
+
+def resource_version_to_delete(action: Action) -> str | None:
+    """Give the version a DELETE asks for, so that nobody's change since the manifest was saved is lost.
+
+    None once a delete may have happened: then the action goes forward whatever was changed.
+    """
+    return None if _may_have_deleted(action) else action.resource_version or None
+
+
+def manifest_to_create(action: Action, step: Step) -> Manifest:
+    """Give the manifest a CREATE or RESTORE sends."""
+    assert action.manifest is not None
+    if step is Step.RESTORE:
+        return action.manifest
+    command = action.command
+    mark = Stamp(
+        attempt=action.attempt,
+        replaces_uid=command.uid,
+        action_id=action.create_id,
+        reason=f"{command.verdict}: {command.evidence.detail}"
+        if command.evidence.detail
+        else command.verdict,
+    )
+    return stamp(action.manifest, mark)
+
+
+# ---- events that are no answers
+
+
+def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
+    its_turn = (
+        event.action_id == action.id
+        and event.seq == action.seq + 1
+        and action.call is None
+        and event.step is STEP_OF.get(action.state)
+    )
+    if not its_turn:
+        return Move(action)
+    if event.step is Step.CREATE and not _may_create(action, moment):
+        return _check_create(action, moment)
+    if event.step is Step.DELETE and moment.paused and not action.touched_at:
+        return _refuse(action, Reason.PAUSED, moment.now, moment.paused)
+    action = msgspec.structs.replace(action, seq=event.seq, call=Call(event.step, event.worker, moment.now))
+    if event.step is Step.DELETE and not action.touched_at:
+        action = msgspec.structs.replace(action, touched_at=moment.now)
+    return Move(action, perform=event.step)
+
+
+def _may_create(action: Action, moment: _Moment) -> bool:
+    """Say whether a create cannot be a second one: design §7, a Job removed by its TTL must not run again."""
+    unsure_for = moment.now - action.create_unsure_since if action.create_unsure_since else 0.0
+    return not action.create_seen and unsure_for <= moment.limits.create_deadline_seconds
+
+
+def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
+    call = action.call
+    if event.action_id != action.id or event.seq != action.seq or call is None or event.step is not call.step:
+        return Move(action)
+    moment = msgspec.structs.replace(moment, result=event.result)
+    answered = msgspec.structs.replace(action, call=None)
+    what = event.result.what
+    if call.step is Step.CREATE and what is What.UNKNOWN and not action.create_unsure_since:
+        answered = msgspec.structs.replace(answered, create_unsure_since=call.at)
+    if call.step is Step.DELETE and what in {What.DONE, What.UNKNOWN} and not action.deleting_since:
+        answered = msgspec.structs.replace(answered, deleting_since=call.at)
+    sign = _sign(action, event.result)
+    # An answer that this step cannot have is a fault of whoever wrote it: look, as after no answer at all.
+    return MOVES[action.state][sign if sign in SIGNS_OF[call.step] else Sign.UNKNOWN](answered, moment)
+
+
+def _called_off(action: Action, why: str, now: float) -> Move:
+    """Take the command back, as long as nothing has been touched; a call under way is awaited first."""
+    if action.state not in {State.ADMITTED, State.SAVED} or _may_have_deleted(action):
+        return Move(action)
+    if action.call is None:
+        return _refuse(action, Reason.SUPERSEDED, now, why)
+    return Move(msgspec.structs.replace(action, withdrawn=why))
+
+
+def _alive(action: Action, event: Alive, moment: _Moment) -> Move:
+    if event.uid == action.command.uid:
+        if event.at > action.command.decided_at:
+            return _called_off(action, "a sign of life", moment.now)
+        return Move(action)
+    action = msgspec.structs.replace(action, alive_uid=event.uid)
+    if action.state is State.VERIFYING and event.uid == action.new_uid:
+        return _conclude(action, Result.RESTARTED, Cause.VERIFIED, moment.now)
+    return Move(action)
+
+
+def _seen(action: Action, event: Seen, moment: _Moment) -> Move:
+    """Look at once when the inventory saw the Job move; remember a Job with the id of our create."""
+    fact = event.fact
+    ours = fact.action_id == action.create_id and fact.uid != action.uid
+    if ours and action.state in {State.GONE, State.UNSURE}:
+        action = msgspec.structs.replace(action, create_seen=True)
+        if action.state is State.GONE and action.call is None:
+            return _check_create(action, moment)
+    if action.state in {State.DELETING, State.UNSURE, State.VERIFYING}:
+        action = msgspec.structs.replace(action, due_at=min(action.due_at, moment.now))
+    return Move(action)
+
+
+def _resolved(action: Action, event: Resolve, moment: _Moment) -> Move:
+    if event.action_id != action.id or holds_slot(action):
+        return Move(action)
+    if event.decision is Decision.ABANDON:
+        return _conclude(action, Result.FAILED, Cause.ABANDONED, moment.now, detail=f"by {event.by}")
+    if action.state is not State.STRANDED:
+        return Move(action)
+    return Move(
+        msgspec.structs.replace(
+            _enter(action, State.GONE, moment.now),
+            creates=action.creates + 1,
+            create_unsure_since=0.0,
+            create_seen=False,
+            refusal="",
+        )
+    )
+
+
+# ---- what an answer means to this action
+
+
+class Sign(StrEnum):
+    """What an answer means: a Job that was found is told apart by whose it is."""
+
+    SAME = "same"  # the incarnation to delete, not being deleted
+    LEAVING = "leaving"  # the incarnation to delete, or the new one, being deleted
+    OURS = "ours"  # the incarnation this action made
+    OTHER = "other"  # somebody else's
+    ABSENT = "absent"
+    LINGERING = "lingering"  # no Job, but pods of it
+    DONE = "done"
+    MISSING = "missing"
+    CONFLICT = "conflict"
+    EXISTS = "exists"
+    REFUSED = "refused"
+    LATER = "later"
+    UNKNOWN = "unknown"
+
+
+_FAILED_TO_ASK = frozenset({Sign.REFUSED, Sign.LATER, Sign.UNKNOWN})
+_SIGHTS = frozenset({Sign.SAME, Sign.LEAVING, Sign.OURS, Sign.OTHER, Sign.ABSENT, Sign.LINGERING})
+SIGNS_OF = {
+    Step.OBSERVE: _SIGHTS | _FAILED_TO_ASK,
+    Step.LOOK: _SIGHTS | _FAILED_TO_ASK,
+    Step.DELETE: frozenset({Sign.DONE, Sign.MISSING, Sign.CONFLICT}) | _FAILED_TO_ASK,
+    Step.CREATE: frozenset({Sign.DONE, Sign.EXISTS}) | _FAILED_TO_ASK,
+    Step.RESTORE: frozenset({Sign.DONE, Sign.EXISTS}) | _FAILED_TO_ASK,
+}
+
+
+def _sign(action: Action, result: StepResult) -> Sign:
+    if result.what is What.ABSENT:
+        return Sign.LINGERING if result.pods else Sign.ABSENT
+    if result.what is not What.FOUND:
+        return Sign(result.what.value)
+    mine = bool(action.new_uid) and result.uid == action.new_uid
+    if mine or result.uid == action.uid:
+        if result.condition is Condition.DELETING:
+            return Sign.LEAVING
+        return Sign.OURS if mine and action.state is State.VERIFYING else Sign.SAME
+    return Sign.OURS if result.action_id == action.create_id else Sign.OTHER
+
+
+# ---- the moves; each row of MOVES names one
+
+
+def _observed(action: Action, moment: _Moment) -> Move:
+    """Save the Job that was judged, unless something speaks against touching it."""
+    result, command = moment.result, action.command
+    if action.withdrawn:
+        return _refuse(action, Reason.SUPERSEDED, moment.now, action.withdrawn)
+    if moment.now >= command.expires_at:
+        return _refuse(action, Reason.EXPIRED, moment.now, "the cluster could not be read in time")
+    exemption = _exemption(result)
+    if exemption:
+        return _refuse(action, Reason.EXEMPT, moment.now, exemption)
+    if result.condition.value != command.evidence.condition:
+        return _refuse(action, Reason.SUPERSEDED, moment.now, f"the Job is {result.condition} meanwhile")
+    if action.observe_only:
+        return _conclude(action, Result.WOULD_RESTART, Cause.OBSERVE_MODE, moment.now)
+    return _save(action, moment)
+
+
+def _exemption(result: StepResult) -> str:
+    if result.skip:
+        return "annotation sf-healer.io/skip"
+    if result.managed_by:
+        return f"managed by {result.managed_by}"
+    if result.condition is Condition.SUSPENDED:
+        return "suspended"
+    return "" if result.managed else "not a Job of the platform"
+
+
+def _save(action: Action, moment: _Moment) -> Move:
+    """Keep what was read; of an empty Job that we made ourselves the manifest is known better."""
+    result = moment.result
+    saved = msgspec.structs.replace(
+        _enter(action, State.SAVED, moment.now), resource_version=result.resource_version, tries=action.tries
+    )
+    if action.uid != action.command.uid:
+        return Move(saved)
+    return Move(msgspec.structs.replace(saved, manifest=result.manifest, attempt=result.attempt + 1))
+
+
+def _superseded(action: Action, moment: _Moment) -> Move:
+    why = "the Job is gone, being deleted, or another one has its name"
+    return _refuse(action, Reason.SUPERSEDED, moment.now, why)
+
+
+def _forbidden(action: Action, moment: _Moment) -> Move:
+    return _conclude(action, Result.FAILED, Cause.FORBIDDEN, moment.now, detail=moment.result.message)
+
+
+def _observe_again(action: Action, moment: _Moment) -> Move:
+    """Try to read the cluster until the command expires; nothing has been touched."""
+    if action.withdrawn:
+        return _refuse(action, Reason.SUPERSEDED, moment.now, action.withdrawn)
+    if moment.now >= action.command.expires_at:
+        return _refuse(action, Reason.EXPIRED, moment.now, f"unreadable: {moment.result.message}")
+    return _retry(action, moment)
+
+
+def _deleted(action: Action, moment: _Moment) -> Move:
+    return Move(_enter(action, State.DELETING, moment.now))
+
+
+def _not_deleted(action: Action, moment: _Moment) -> Move:
+    """Look again: the delete found another Job, another version of it, or none."""
+    if _may_have_deleted(action):
+        return _recheck(action, moment)
+    again = _enter(msgspec.structs.replace(action, touched_at=0.0), State.ADMITTED, moment.now)
+    return _retry(msgspec.structs.replace(again, tries=action.tries), moment)
+
+
+def _delete_refused(action: Action, moment: _Moment) -> Move:
+    if _may_have_deleted(action):
+        return _recheck(action, moment)
+    return _forbidden(msgspec.structs.replace(action, touched_at=0.0), moment)
+
+
+def _delete_later(action: Action, moment: _Moment) -> Move:
+    """Nothing has happened yet: what would have stopped the action before still does."""
+    if _may_have_deleted(action):
+        return _retry(action, moment)
+    untouched = msgspec.structs.replace(action, touched_at=0.0)
+    if action.withdrawn:
+        return _refuse(untouched, Reason.SUPERSEDED, moment.now, action.withdrawn)
+    if moment.now >= action.command.expires_at:
+        return _refuse(untouched, Reason.EXPIRED, moment.now, f"not deleted: {moment.result.message}")
+    return _retry(untouched, moment)
+
+
+def _may_have_deleted(action: Action) -> bool:
+    return action.deleting_since > 0.0
+
+
+def _recheck(action: Action, moment: _Moment) -> Move:
+    """Read the cluster before anything else, after a pause that grows: a delete may have happened."""
+    entered = _enter(action, State.RECHECKING, moment.now)
+    entered = msgspec.structs.replace(entered, tries=action.tries)
+    return _overdue(_retry(entered, moment).action, moment)
+
+
+def _gone(action: Action, moment: _Moment) -> Move:
+    return Move(_enter(action, State.GONE, moment.now))
+
+
+def _leaving(action: Action, moment: _Moment) -> Move:
+    """Wait for the Job and its pods to go."""
+    if action.state is not State.DELETING:
+        action = _enter(action, State.DELETING, moment.now)
+    pace = moment.pace.slow_look_seconds if action.overdue else moment.pace.look_seconds
+    return _overdue(msgspec.structs.replace(action, due_at=moment.now + pace, tries=0), moment)
+
+
+def _look_again(action: Action, moment: _Moment) -> Move:
+    return _overdue(_retry(action, moment).action, moment)
+
+
+def _overdue(action: Action, moment: _Moment) -> Move:
+    """Tell people once when a delete takes longer than it may; the action stays open and goes on."""
+    if action.overdue or moment.now - action.deleting_since <= moment.limits.delete_deadline_seconds:
+        return Move(action)
+    action = msgspec.structs.replace(action, overdue=True)
+    detail = (
+        moment.result.message or f"the Job is {moment.result.condition}, {moment.result.pods} pods are left"
+    )
+    return Move(
+        action, outcome=_outcome(action, Result.FAILED, Cause.DELETE_OVERDUE, moment.now, detail, open_=True)
+    )
+
+
+def _created(action: Action, moment: _Moment) -> Move:
+    """Await the first sign of life of the new incarnation; it may have spoken already."""
+    action = msgspec.structs.replace(
+        _enter(action, State.VERIFYING, moment.now), new_uid=moment.result.uid, pod_seen=False
+    )
+    if action.alive_uid == action.new_uid:
+        return _conclude(action, Result.RESTARTED, Cause.VERIFIED, moment.now)
+    return Move(action)
+
+
+def _check_create(action: Action, moment: _Moment) -> Move:
+    return Move(_enter(action, State.UNSURE, moment.now))
+
+
+def _create_later(action: Action, moment: _Moment) -> Move:
+    return _retry(action, moment) if _may_create(action, moment) else _check_create(action, moment)
+
+
+def _retry_create(action: Action, moment: _Moment) -> Move:
+    """Send the create again, for there is no Job; ask a person when it might be a second one."""
+    if not _may_create(action, moment):
+        detail = "the Job may have existed and run to its end meanwhile"
+        return _strand(action, Cause.CREATE_UNCERTAIN, moment, detail)
+    entered = msgspec.structs.replace(_enter(action, State.GONE, moment.now), tries=action.tries)
+    return _retry(entered, moment)
+
+
+def _create_refused(action: Action, moment: _Moment) -> Move:
+    """Put back what was there, and say so now: the API will not have the Job with our marks."""
+    action = msgspec.structs.replace(
+        _enter(action, State.RESTORING, moment.now), refusal=moment.result.message or "refused"
+    )
+    outcome = _outcome(action, Result.FAILED, Cause.REFUSED_BY_API, moment.now, action.refusal, open_=True)
+    return Move(action, outcome=outcome)
+
+
+def _restored(action: Action, moment: _Moment) -> Move:
+    action = msgspec.structs.replace(action, new_uid=moment.result.uid)
+    detail = f"what was there is back: {action.refusal}"
+    return _conclude(action, Result.FAILED, Cause.REFUSED_BY_API, moment.now, detail=detail)
+
+
+def _restore_again(action: Action, moment: _Moment) -> Move:
+    """Try on, for a quota may free up and a webhook come back; after the limit a person must see to it."""
+    if moment.now - action.since > moment.limits.create_deadline_seconds:
+        return _strand(action, Cause.REFUSED_BY_API, moment, moment.result.message)
+    return _retry(action, moment)
+
+
+def _namesake(action: Action, moment: _Moment) -> Move:
+    """Leave alone what somebody else made meanwhile: there is one Job of this name, and it is theirs."""
+    return _conclude(action, Result.FAILED, Cause.NAMESAKE, moment.now, detail=f"uid {moment.result.uid}")
+
+
+def _look_at_ours(action: Action, moment: _Moment) -> Move:
+    """Say whether the new incarnation is well, empty, over, or late."""
+    result, now = moment.result, moment.now
+    if result.condition is Condition.COMPLETE:
+        return _conclude(action, Result.RESTARTED, Cause.COMPLETED, now)
+    if result.condition is Condition.FAILED:
+        return _conclude(action, Result.FAILED, Cause.JOB_FAILED, now)
+    if result.pods and not action.pod_seen:
+        action = msgspec.structs.replace(action, pod_seen=True)
+    if result.pod is PodState.RUNNING and action.command.proof_of_life is ProofOfLife.POD:
+        return _conclude(action, Result.RESTARTED, Cause.VERIFIED, now)
+    empty = not action.pod_seen and now - action.since > moment.limits.pod_deadline_seconds
+    if empty and result.condition is not Condition.SUSPENDED:
+        return _replace_empty(action, moment)
+    return _await_life(action, moment)
+
+
+def _replace_empty(action: Action, moment: _Moment) -> Move:
+    """Delete a Job that the Job controller has overlooked, and create it again (kubernetes #142142)."""
+    if action.creates >= EMPTY_REPLACEMENTS:
+        return _conclude(action, Result.FAILED, Cause.NO_PODS, moment.now)
+    return Move(
+        msgspec.structs.replace(
+            _enter(action, State.SAVED, moment.now),
+            uid=action.new_uid,
+            new_uid="",
+            resource_version=moment.result.resource_version,
+            creates=action.creates + 1,
+            create_unsure_since=0.0,
+            create_seen=False,
+            deleting_since=moment.now,
+        )
+    )
+
+
+def _await_life(action: Action, moment: _Moment) -> Move:
+    if moment.now - action.since > action.command.startup_seconds:
+        return _conclude(action, Result.FAILED, Cause.NO_SIGN_OF_LIFE, moment.now)
+    by_telemetry = action.pod_seen and action.command.proof_of_life is ProofOfLife.TELEMETRY
+    pace = moment.pace.slow_look_seconds if by_telemetry else moment.pace.look_seconds
+    return Move(msgspec.structs.replace(action, due_at=moment.now + pace, tries=0))
+
+
+def _verify_again(action: Action, moment: _Moment) -> Move:
+    if moment.now - action.since > action.command.startup_seconds:
+        return _conclude(action, Result.FAILED, Cause.NO_SIGN_OF_LIFE, moment.now)
+    return _retry(action, moment)
+
+
+def _retry(action: Action, moment: _Moment) -> Move:
+    """Take the step again after a pause that doubles, or as long as the API asks for."""
+    pace = moment.pace
+    pause = min(pace.retry_seconds * 2.0 ** min(action.tries, 16), pace.retry_limit_seconds)
+    pause = max(pause, moment.result.retry_after_seconds)
+    return Move(msgspec.structs.replace(action, due_at=moment.now + pause, tries=action.tries + 1))
+
+
+def _vanished(action: Action, moment: _Moment) -> Move:
+    return _conclude(action, Result.FAILED, Cause.VANISHED, moment.now)
+
+
+def _enter(action: Action, state: State, now: float) -> Action:
+    steps = (*action.steps, (state.value, now))[-_STEPS_KEPT:]
+    return msgspec.structs.replace(action, state=state, since=now, due_at=now, tries=0, steps=steps)
+
+
+# ---- how an action ends, or asks for a person
+
+_STEPS_KEPT = 32  # a delete that is repeated for hours must not outgrow the record
+_NOT_THE_REPAIR = frozenset({Cause.NAMESAKE, Cause.VANISHED, Cause.ABANDONED})
+_QUARANTINE = frozenset({Cause.FORBIDDEN, Cause.REFUSED_BY_API})
+
+
+def repaired(outcome: Outcome) -> bool | None:
+    """Say what an outcome teaches about repairs: they work, they do not, or nothing."""
+    if outcome.result is Result.RESTARTED:
+        return True
+    if outcome.result is Result.FAILED and outcome.reason not in _NOT_THE_REPAIR:
+        return False
+    return None
+
+
+def _refuse(action: Action, reason: Reason, now: float, detail: str) -> Move:
+    action = msgspec.structs.replace(action, touched_at=0.0)
+    return _conclude(action, Result.REFUSED, reason, now, detail=detail)
+
+
+def _conclude(
+    action: Action, result: Result, reason: Cause | Reason, now: float, *, detail: str = ""
+) -> Move:
+    action = msgspec.structs.replace(_enter(action, State.DONE, now), call=None)
+    return Move(action, outcome=_outcome(action, result, reason, now, detail))
+
+
+def _strand(action: Action, cause: Cause, moment: _Moment, detail: str) -> Move:
+    action = msgspec.structs.replace(_enter(action, State.STRANDED, moment.now), call=None)
+    return Move(action, outcome=_outcome(action, Result.FAILED, cause, moment.now, detail, open_=True))
+
+
+def _outcome(
+    action: Action, result: Result, reason: Cause | Reason, now: float, detail: str, *, open_: bool = False
+) -> Outcome:
+    command = action.command
+    return Outcome(
+        id=outcome_id(command.id, result, f"{reason}/{action.state}", final=not open_),
+        command_id=command.id,
+        key=command.key,
+        uid=command.uid,
+        result=result,
+        reason=reason.value,
+        at=now,
+        new_uid=action.new_uid,
+        attempt=action.attempt if action.touched_at else 0,
+        detail=detail,
+        verdict=command.verdict,
+        policy=command.policy,
+        evidence=command.evidence,
+        requested_by=command.requested_by,
+        final=not open_,
+        needs_person=reason is Cause.NAMESAKE or action.overdue or action.state is State.STRANDED,
+        quarantined=reason in _QUARANTINE,
+        steps=action.steps,
+    )
+
+
+# ---- the table
+
+Handler = Callable[[Action, _Moment], Move]
+
+MOVES: dict[State, dict[Sign, Handler]] = {
+    State.ADMITTED: {
+        Sign.SAME: _observed,
+        Sign.LEAVING: _superseded,
+        Sign.OURS: _superseded,
+        Sign.OTHER: _superseded,
+        Sign.ABSENT: _superseded,
+        Sign.LINGERING: _superseded,
+        Sign.REFUSED: _forbidden,
+        Sign.LATER: _observe_again,
+        Sign.UNKNOWN: _observe_again,
+    },
+    State.SAVED: {
+        Sign.DONE: _deleted,
+        Sign.MISSING: _not_deleted,
+        Sign.CONFLICT: _not_deleted,
+        Sign.REFUSED: _delete_refused,
+        Sign.LATER: _delete_later,
+        Sign.UNKNOWN: _recheck,
+    },
+    State.RECHECKING: {
+        Sign.SAME: _save,
+        Sign.LEAVING: _leaving,
+        Sign.OURS: _created,
+        Sign.OTHER: _namesake,
+        Sign.ABSENT: _gone,
+        Sign.LINGERING: _leaving,
+        Sign.REFUSED: _look_again,
+        Sign.LATER: _look_again,
+        Sign.UNKNOWN: _look_again,
+    },
+    State.DELETING: {
+        Sign.SAME: _recheck,
+        Sign.LEAVING: _leaving,
+        Sign.OURS: _created,
+        Sign.OTHER: _namesake,
+        Sign.ABSENT: _gone,
+        Sign.LINGERING: _leaving,
+        Sign.REFUSED: _look_again,
+        Sign.LATER: _look_again,
+        Sign.UNKNOWN: _look_again,
+    },
+    State.GONE: {
+        Sign.DONE: _created,
+        Sign.EXISTS: _check_create,
+        Sign.REFUSED: _create_refused,
+        Sign.LATER: _create_later,
+        Sign.UNKNOWN: _check_create,
+    },
+    State.UNSURE: {
+        Sign.SAME: _leaving,
+        Sign.LEAVING: _leaving,
+        Sign.OURS: _created,
+        Sign.OTHER: _namesake,
+        Sign.ABSENT: _retry_create,
+        Sign.LINGERING: _retry_create,
+        Sign.REFUSED: _retry,
+        Sign.LATER: _retry,
+        Sign.UNKNOWN: _retry,
+    },
+    State.VERIFYING: {
+        Sign.SAME: _namesake,
+        Sign.LEAVING: _await_life,
+        Sign.OURS: _look_at_ours,
+        Sign.OTHER: _namesake,
+        Sign.ABSENT: _vanished,
+        Sign.LINGERING: _vanished,
+        Sign.REFUSED: _verify_again,
+        Sign.LATER: _verify_again,
+        Sign.UNKNOWN: _verify_again,
+    },
+    State.RESTORING: {
+        Sign.DONE: _restored,
+        Sign.EXISTS: _restored,
+        Sign.REFUSED: _restore_again,
+        Sign.LATER: _restore_again,
+        Sign.UNKNOWN: _restore_again,
+    },
+}

@@ -1,0 +1,526 @@
+"""The actuator's whole state, folded from `sf-healer-steps`: the ledger, and a record for each Job.
+
+`apply` takes one record with its offset and append time and says what follows. The agent then does, in this
+order: publish the outcomes and send the records, all acknowledged; store the one write; start the calls. So a
+crash repeats work and loses none: what is sent twice is told by its ids, what was not started is announced
+again by a tick. Each stored value carries the offset of the last record in it, and a record that comes again
+is passed over.
+
+No I/O and no clock. Which command is followed: admission.py. How: actions.py.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from sf_healer.core import admission
+from sf_healer.core.actions import (
+    Action,
+    Cause,
+    Event,
+    Move,
+    Pace,
+    State,
+    advance,
+    call_off,
+    give_up,
+    holds_slot,
+    is_lost,
+    next_step,
+    open_action,
+    repaired,
+)
+from sf_healer.core.admission import (
+    HELD_COMMANDS,
+    REMEMBERED,
+    Allowed,
+    History,
+    Idle,
+    Ledger,
+    Reason,
+    Refused,
+    Slot,
+)
+from sf_healer.core.commands import (
+    ALL_JOBS,
+    Alive,
+    Command,
+    Outcome,
+    Pause,
+    Resolve,
+    Result,
+    Resume,
+    Withdraw,
+    outcome_id,
+)
+from sf_healer.core.evidence import UnknownSchema
+from sf_healer.core.manifest import redact
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import (
+    Admitted,
+    Announced,
+    FleetCounts,
+    Resulted,
+    Seen,
+    Settled,
+    Step,
+    StepResult,
+    StepsRecord,
+    Tick,
+    What,
+)
+
+SCHEMA_VERSION = 1
+#: The ledger's key in the table; no Job has it, for a Job's key holds a slash.
+LEDGER_KEY = ALL_JOBS.encode()
+
+_OUTCOMES_KEPT = 5
+# An announcement or a verdict on a lost call that does not come back is made again: then it was not sent.
+_SAID_SECONDS = 10.0
+# An admission is on the log before its slot is taken: a slot without an action after this is a leak.
+_SLOT_WITHOUT_ACTION_SECONDS = 60.0
+
+
+class JobRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept of one Job; fields in wire order, add at the end only."""
+
+    version: int = SCHEMA_VERSION
+    offset: int = -1  # of the newest record of the steps log in it
+    action: Action | None = None
+    history: History = History()
+    recent: tuple[Outcome, ...] = ()  # newest last, for people
+    at: float = 0.0  # when it was last written
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A step to take now; its result goes back to the log as `Resulted`."""
+
+    action: Action
+    step: Step
+
+
+class Effects(msgspec.Struct):
+    """What one record caused."""
+
+    outcomes: list[Outcome]
+    sends: list[StepsRecord]
+    write: tuple[bytes, bytes | None] | None  # None as value: remove the key
+    tasks: list[Task]
+
+
+class _Version(msgspec.Struct, array_like=True):
+    version: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_ledgers = msgspec.msgpack.Decoder(Ledger)
+_job_records = msgspec.msgpack.Decoder(JobRecord)
+_versions = msgspec.msgpack.Decoder(_Version)
+
+
+def decode_ledger(value: bytes) -> Ledger:
+    """Read a stored ledger; raises UnknownSchema for a version this code does not know."""
+    _check_version(value)
+    return _ledgers.decode(value)
+
+
+def decode_job_record(value: bytes) -> JobRecord:
+    """Read a stored record of a Job; raises UnknownSchema for a version this code does not know."""
+    _check_version(value)
+    return _job_records.decode(value)
+
+
+def _check_version(value: bytes) -> None:
+    version = _versions.decode(value).version
+    if version != SCHEMA_VERSION:
+        raise UnknownSchema(f"actions of schema version {version}; this worker knows {SCHEMA_VERSION}")
+
+
+def shown(record: JobRecord) -> dict[str, object]:
+    """Give a Job's record as it may be shown: no value of its env."""
+    document: dict[str, object] = msgspec.json.decode(msgspec.json.encode(_Shown.of(record)))
+    return document
+
+
+class _Shown(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The record by field names, for people and machines."""
+
+    history: "dict[str, object]"
+    recent: tuple[Outcome, ...]
+    action: "dict[str, object] | None" = None
+
+    @classmethod
+    def of(cls, record: JobRecord) -> "_Shown":
+        action = None if record.action is None else msgspec.structs.asdict(record.action)
+        if action is not None and action["manifest"] is not None:
+            action["manifest"] = redact(action["manifest"])
+        return cls(msgspec.structs.asdict(record.history), record.recent, action)
+
+
+class Actuator:
+    """The hot state of the one partition of the steps log. Owned by one agent; not shared between threads."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        limits: Limits,
+        observe_only: bool,
+        pace: Pace | None = None,
+        idle_of: Callable[[Command], Idle] = lambda _command: Idle.NOT_ASKED,
+    ) -> None:
+        self.worker = worker
+        self.limits = limits
+        self.observe_only = observe_only
+        self.pace = pace or Pace()
+        self._idle_of = idle_of
+        self.ledger = Ledger()
+        self.jobs: dict[str, JobRecord] = {}
+        self.now = 0.0
+        self._open: dict[str, None] = {}  # keys of the Jobs with an action, in order of admission
+        self._said: dict[tuple[str, str, int], float] = {}
+
+    def restore(self, items: Iterable[tuple[bytes, bytes]], *, log_end: int | None = None) -> None:
+        """Take over the stored state.
+
+        `log_end` is the end offset of the steps log: an earlier one than we have folded means that the topic
+        was made anew, and its offsets count from the start again. Raises UnknownSchema.
+        """
+        self.ledger, self.jobs, self._open, self._said = Ledger(), {}, {}, {}
+        for key, value in items:
+            if key == LEDGER_KEY:
+                self.ledger = decode_ledger(value)
+            else:
+                self._keep(key.decode(), decode_job_record(value))
+        newest = max([self.ledger.offset, *(record.offset for record in self.jobs.values())])
+        if log_end is not None and log_end <= newest:
+            self.ledger = msgspec.structs.replace(self.ledger, offset=-1)
+            for job, record in self.jobs.items():
+                self.jobs[job] = msgspec.structs.replace(record, offset=-1)
+
+    def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
+        """Fold one record of the log, appended at `at` (epoch seconds)."""
+        self.now = max(self.now, at)
+        effects = Effects([], [], None, [])
+        match record:
+            case Command() if offset > self.ledger.offset:
+                self._command(record, offset, effects)
+            case FleetCounts() | Pause() | Resume() | Settled() if offset > self.ledger.offset:
+                self._fold_ledger(record, offset, effects)
+            case Admitted():
+                self._admitted(record, offset, effects)
+            case Announced() | Resulted() | Withdraw() | Alive() | Seen() | Resolve():
+                self._about_a_job(record, offset, effects)
+            case Tick():
+                self._tick(offset, effects)
+        return effects
+
+    # ---- admission
+
+    def _command(self, command: Command, offset: int, effects: Effects) -> None:
+        record = self.jobs.get(command.key, JobRecord())
+        if self._is_under_way(command, record):
+            return
+        answer = self._decide(command, record)
+        if isinstance(answer, Allowed):
+            self._admit(command, effects)
+            self._write_ledger(offset, effects)
+        elif answer.reason is Reason.COUNTS and len(self.ledger.held) < HELD_COMMANDS:
+            held = (*(each for each in self.ledger.held if each.key != command.key), command)
+            self.ledger = msgspec.structs.replace(self.ledger, held=held)
+            self._write_ledger(offset, effects)
+        else:
+            effects.outcomes.append(self._refusal(command, answer))
+            if answer.reason is Reason.QUARANTINED:
+                history = admission.quarantine(record.history, self.now)
+                self._write_job(
+                    command.key, msgspec.structs.replace(record, history=history), offset, effects
+                )
+
+    def _is_under_way(self, command: Command, record: JobRecord) -> bool:
+        """Say whether this very command is being followed or held: then its outcome is still to come."""
+        return (
+            (record.action is not None and record.action.id == command.id)
+            or any(slot.action_id == command.id for slot in self.ledger.slots)
+            or any(held.id == command.id for held in self.ledger.held)
+        )
+
+    def _decide(self, command: Command, record: JobRecord) -> Allowed | Refused:
+        ledger = self.ledger
+        # An overdue action has given its slot back and still owns its Job; a stranded one owns no Job.
+        if record.action is not None and record.action.state is not State.STRANDED:
+            ledger = msgspec.structs.replace(
+                ledger, slots=(*ledger.slots, Slot(command.key, record.action.id, self.now))
+            )
+        return admission.admit(
+            ledger,
+            command,
+            admission.fleet_of(ledger),
+            self.limits,
+            self.now,
+            history=record.history,
+            idle=self._idle_of(command),
+        )
+
+    def _admit(self, command: Command, effects: Effects) -> None:
+        fleet = admission.fleet_of(self.ledger)
+        ledger = admission.watch_fleet(self.ledger, fleet, self.limits, self.now)
+        self.ledger = admission.reserve(ledger, command, self.limits, self.now)
+        effects.sends.append(Admitted(command=command, observe_only=self.observe_only))
+
+    def _refusal(self, command: Command, refused: Refused) -> Outcome:
+        return Outcome(
+            id=outcome_id(command.id, Result.REFUSED, f"{refused.reason}/{command.decided_at!r}"),
+            command_id=command.id,
+            key=command.key,
+            uid=command.uid,
+            result=Result.REFUSED,
+            reason=refused.reason.value,
+            at=self.now,
+            retry_after=refused.retry_after,
+            detail=refused.detail,
+            verdict=command.verdict,
+            policy=command.policy,
+            evidence=command.evidence,
+            requested_by=command.requested_by,
+            quarantined=refused.reason is Reason.QUARANTINED,
+        )
+
+    def _decide_held(self, effects: Effects) -> None:
+        """Decide anew what was held until the fleet was counted."""
+        held, self.ledger = self.ledger.held, msgspec.structs.replace(self.ledger, held=())
+        for command in held:
+            answer = self._decide(command, self.jobs.get(command.key, JobRecord()))
+            if isinstance(answer, Allowed):
+                self._admit(command, effects)
+            elif answer.reason is Reason.COUNTS:
+                self.ledger = msgspec.structs.replace(self.ledger, held=(*self.ledger.held, command))
+            else:
+                effects.outcomes.append(self._refusal(command, answer))
+
+    def _fold_ledger(
+        self, record: FleetCounts | Pause | Resume | Settled, offset: int, effects: Effects
+    ) -> None:
+        match record:
+            case FleetCounts():
+                self.ledger = admission.count(self.ledger, record, self.limits, self.now)
+                self._decide_held(effects)
+            case Settled():
+                self.ledger = admission.settle(
+                    self.ledger, record.action_id, self.limits, self.now, repaired=record.repaired
+                )
+            case Pause():
+                pauses = {**self.ledger.pauses, record.scope: record}
+                self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
+            case Resume():
+                if record.scope not in self.ledger.pauses:
+                    self._end_quarantine(record, offset, effects)
+                    return
+                pauses = {
+                    scope: pause for scope, pause in self.ledger.pauses.items() if scope != record.scope
+                }
+                self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
+                effects.sends.append(record)  # once more: then it finds no pause, and ends the quarantine
+        self._write_ledger(offset, effects)
+
+    def _end_quarantine(self, resume: Resume, offset: int, effects: Effects) -> None:
+        key = resume.scope.removeprefix("job:")
+        record = self.jobs.get(key)
+        if record is None or key == resume.scope or offset <= record.offset:
+            return
+        history = msgspec.structs.replace(record.history, attempts=(), quarantined_at=0.0, sick_at=0.0)
+        self._write_job(key, msgspec.structs.replace(record, history=history), offset, effects)
+
+    # ---- actions
+
+    def _admitted(self, admitted: Admitted, offset: int, effects: Effects) -> None:
+        command = admitted.command
+        record = self.jobs.get(command.key, JobRecord())
+        if offset <= record.offset:
+            return
+        action = record.action
+        if action is not None and action.id == command.id:
+            return  # admitted twice, after a crash between the record and the ledger
+        if action is not None and action.state is not State.STRANDED:
+            effects.sends.append(Settled(key=command.key, action_id=command.id))
+            return
+        if action is not None:
+            effects.outcomes += _told(give_up(action, self.now, f"uid {command.uid} has its name"))
+        opened = open_action(command, self.now, observe_only=admitted.observe_only)
+        record = msgspec.structs.replace(record, action=opened)
+        if admission.is_withdrawn(record.history, command):
+            self._moved(command.key, record, call_off(opened, "withdrawn", self.now), offset, effects)
+            return
+        self._write_job(command.key, record, offset, effects)
+        self._announce(command.key, effects)
+
+    def _about_a_job(self, event: Event, offset: int, effects: Effects) -> None:
+        key = event.fact.key if isinstance(event, Seen) else event.key
+        record = self.jobs.get(key)
+        if isinstance(event, Withdraw) and (record is None or record.action is None):
+            self._withdraw_early(event, record or JobRecord(), offset, effects)
+            return
+        if record is None or record.action is None or offset <= record.offset:
+            return
+        before = record.action
+        pause = admission.pause_of(self.ledger.pauses, before.command, self.now)
+        paused = f"{pause.scope}: {pause.reason}" if pause is not None else ""
+        move = advance(before, event, self.now, self.limits, self.pace, paused=paused)
+        if move.action == before and move.outcome is None:
+            return
+        self._moved(key, record, move, offset, effects)
+        if move.perform is not None and isinstance(event, Announced) and event.worker == self.worker:
+            effects.tasks.append(Task(move.action, move.perform))
+        self._announce(key, effects)
+
+    def _moved(self, key: str, record: JobRecord, move: Move, offset: int, effects: Effects) -> None:
+        """Keep what a move led to: the outcome told, the slot given back, a finished action put away."""
+        assert record.action is not None
+        action, outcome = move.action, move.outcome
+        history, recent = record.history, record.recent
+        if outcome is not None:
+            if action.state is State.DONE:
+                history = _remembered(history, action, outcome, self.limits, self.now)
+                outcome = msgspec.structs.replace(
+                    outcome, quarantined=outcome.quarantined or history.quarantined_at > 0.0
+                )
+            recent = (*recent, outcome)[-_OUTCOMES_KEPT:]
+            effects.outcomes.append(outcome)
+            if holds_slot(record.action) and not holds_slot(action):
+                effects.sends.append(Settled(key=key, action_id=action.id, repaired=repaired(outcome)))
+        kept = None if action.state is State.DONE else action
+        changed = msgspec.structs.replace(record, action=kept, history=history, recent=recent)
+        self._write_job(key, changed, offset, effects)
+
+    def _withdraw_early(self, event: Withdraw, record: JobRecord, offset: int, effects: Effects) -> None:
+        """Take back a command that is held, or admitted while its action is not opened yet."""
+        held = [each for each in self.ledger.held if each.id == event.id]
+        if held:
+            rest = tuple(each for each in self.ledger.held if each.id != event.id)
+            self.ledger = msgspec.structs.replace(self.ledger, held=rest)
+            effects.outcomes.append(self._refusal(held[0], Refused(Reason.SUPERSEDED, 0.0, event.reason)))
+            self._write_ledger(offset, effects)
+        elif offset > record.offset and any(slot.action_id == event.id for slot in self.ledger.slots):
+            withdrawn = (*record.history.withdrawn, (event.id, self.now))[-REMEMBERED:]
+            history = msgspec.structs.replace(record.history, withdrawn=withdrawn)
+            self._write_job(event.key, msgspec.structs.replace(record, history=history), offset, effects)
+
+    # ---- time
+
+    def _tick(self, offset: int, effects: Effects) -> None:
+        """Say what is due: steps of all actions, calls that will not be answered, expired commands."""
+        for key in self._open:
+            action = self.jobs[key].action
+            assert action is not None
+            if is_lost(action, self.now, self.pace):
+                self._tell_lost(key, action, effects)
+            else:
+                self._announce(key, effects)
+        for slot in self.ledger.slots:
+            if self._is_leaked(slot) and self._say(slot.key, slot.action_id, -1):
+                effects.sends.append(Settled(key=slot.key, action_id=slot.action_id))
+        if any(self.now >= command.expires_at for command in self.ledger.held):
+            self._decide_held(effects)
+            self._write_ledger(offset, effects)
+        else:
+            self._forget_one(offset, effects)
+
+    def _announce(self, key: str, effects: Effects) -> None:
+        action = self.jobs[key].action if key in self.jobs else None
+        step = None if action is None else next_step(action, self.now)
+        if action is None or step is None or not self._say(key, action.id, action.seq + 1):
+            return
+        effects.sends.append(
+            Announced(key=key, action_id=action.id, seq=action.seq + 1, step=step, worker=self.worker)
+        )
+
+    def _tell_lost(self, key: str, action: Action, effects: Effects) -> None:
+        assert action.call is not None
+        if self._say(key, action.id, -2 - action.seq):
+            lost = StepResult(What.UNKNOWN, message=f"no answer from {action.call.worker}")
+            effects.sends.append(
+                Resulted(key=key, action_id=action.id, seq=action.seq, step=action.call.step, result=lost)
+            )
+
+    def _say(self, key: str, action_id: str, number: int) -> bool:
+        """Say whether a thing should be said: not again while what was said is on its way back."""
+        said_at = self._said.get((key, action_id, number))
+        if said_at is not None and self.now - said_at < _SAID_SECONDS:
+            return False
+        if len(self._said) > HELD_COMMANDS:
+            recent = {what: at for what, at in self._said.items() if self.now - at < _SAID_SECONDS}
+            self._said = recent
+        self._said[key, action_id, number] = self.now
+        return True
+
+    def _is_leaked(self, slot: Slot) -> bool:
+        if self.now - slot.at < _SLOT_WITHOUT_ACTION_SECONDS:
+            return False
+        record = self.jobs.get(slot.key)
+        action = record.action if record is not None else None
+        return action is None or action.id != slot.action_id or not holds_slot(action)
+
+    def _forget_one(self, offset: int, effects: Effects) -> None:
+        """Drop one Job whose past no longer matters."""
+        limits = self.limits
+        keep_for = max(limits.attempts_window_seconds, limits.healthy_period_seconds)
+        for key, record in self.jobs.items():
+            if record.action is None and offset > record.offset and self.now - record.at > keep_for:
+                del self.jobs[key]
+                effects.write = (key.encode(), None)
+                return
+
+    # ---- keeping
+
+    def _write_ledger(self, offset: int, effects: Effects) -> None:
+        self.ledger = msgspec.structs.replace(self.ledger, offset=offset)
+        self._write(LEDGER_KEY, _encode(self.ledger), effects)
+
+    def _write_job(self, key: str, record: JobRecord, offset: int, effects: Effects) -> None:
+        record = msgspec.structs.replace(record, offset=offset, at=self.now)
+        self._keep(key, record)
+        self._write(key.encode(), _encode(record), effects)
+
+    def _write(self, key: bytes, value: bytes, effects: Effects) -> None:
+        assert effects.write is None, "one write for one event"
+        effects.write = (key, value)
+
+    def _keep(self, key: str, record: JobRecord) -> None:
+        self.jobs[key] = record
+        if record.action is None:
+            self._open.pop(key, None)
+        else:
+            self._open.setdefault(key)
+
+    # ---- what people ask
+
+    def open_actions(self) -> Mapping[str, Action]:
+        """Give the action of each Job that has one."""
+        found = {key: self.jobs[key].action for key in self._open}
+        return {key: action for key, action in found.items() if action is not None}
+
+
+def _remembered(history: History, action: Action, outcome: Outcome, limits: Limits, now: float) -> History:
+    """Add a finished action to what is remembered of its Job."""
+    if outcome.result is Result.WOULD_RESTART:
+        return msgspec.structs.replace(history, attempts=(*history.attempts, now)[-REMEMBERED:], ended_at=now)
+    if action.touched_at:
+        history = msgspec.structs.replace(
+            history,
+            attempts=(*history.attempts, action.touched_at)[-REMEMBERED:],
+            ended_at=now,
+            acted=(*history.acted, action.id)[-REMEMBERED:],
+            replaced=(*history.replaced, action.command.uid)[-REMEMBERED:],
+        )
+    tried_out = len(admission.recent_attempts(history, limits, now)) >= limits.attempts
+    if outcome.quarantined or (outcome.result is Result.FAILED and tried_out and _is_the_job(outcome)):
+        return admission.quarantine(history, now)
+    return history
+
+
+def _told(move: Move) -> list[Outcome]:
+    return [] if move.outcome is None else [move.outcome]
+
+
+def _is_the_job(outcome: Outcome) -> bool:
+    return outcome.reason not in {Cause.NAMESAKE, Cause.VANISHED, Cause.ABANDONED}

@@ -1,0 +1,361 @@
+"""The safety valve: may this command be followed now? One function, `admit`, over one ledger.
+
+The ledger is folded from `sf-healer-steps` alone, so a restarted actuator has neither forgotten a storm nor
+refilled its budget. Time is an argument (append time of that log, epoch seconds), the numbers come from
+policy.Limits. A refusal is a value with a named reason. Sources of the rules: Cluster API's maxUnhealthy and
+maxInFlight, node-lifecycle's disruption modes, the Job controller's back-off, TCP's slow start; see
+docs/decisions/0006.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+from sf_healer.core.commands import ALL_JOBS, REQUESTED_VERDICT, Command, Pause
+from sf_healer.core.facts import Condition, JobFact
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import FleetCounts
+
+# Commands kept until the fleet has been counted; more of them are refused, for the ledger is one record.
+HELD_COMMANDS = 64
+# How many ids and uids of a Job's past are remembered: more than its attempts in any window.
+REMEMBERED = 8
+_COUNTS_RETRY_SECONDS = 5.0  # counts come this often
+_IN_FLIGHT_RETRY_SECONDS = 10.0
+
+
+class Reason(StrEnum):
+    """Why a command is refused, in the order of the checks; a metric label."""
+
+    EXPIRED = "expired"
+    PAUSED = "paused"
+    DUPLICATE = "duplicate"
+    EXEMPT = "exempt"
+    SUPERSEDED = "superseded"
+    IDLE = "idle"
+    QUARANTINED = "quarantined"
+    BACKOFF = "backoff"
+    COUNTS = "counts"
+    STORM = "storm"
+    RATE = "rate"
+    IN_FLIGHT = "in_flight"
+
+
+class Idle(StrEnum):
+    """Whether a silent consumer has nothing to do, as its own consumer group shows."""
+
+    NOT_ASKED = "not_asked"  # no consumer
+    BUSY = "busy"
+    IDLE = "idle"
+    UNKNOWN = "unknown"
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """The command may be followed."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The command is not followed; ask again after `retry_after` seconds at the earliest."""
+
+    reason: Reason
+    retry_after: float
+    detail: str
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """The Jobs of all evidence partitions together; `as_of` is the oldest count, 0 while one is missing."""
+
+    base: int
+    unhealthy: int
+    sick: int
+    as_of: float
+    missing: int = 0
+
+
+class History(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of the restarts of one Job; fields in wire order, add at the end only."""
+
+    attempts: tuple[float, ...] = ()  # when its Job was touched, newest last
+    ended_at: float = 0.0  # when the last attempt ended
+    quarantined_at: float = 0.0  # 0: it is not
+    sick_at: float = 0.0  # when a command last met the quarantine
+    acted: tuple[str, ...] = ()  # ids of commands that touched the Job
+    replaced: tuple[str, ...] = ()  # uids that we deleted
+    withdrawn: tuple[tuple[str, float], ...] = ()  # ids taken back before their action was opened, and when
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """An admitted action that is not settled yet."""
+
+    key: str
+    action_id: str
+    at: float
+
+
+class Phase(StrEnum):
+    """How the fleet as a whole is seen."""
+
+    CALM = "calm"
+    STORM = "storm"  # too many turned unhealthy: nothing is restarted
+    PROBING = "probing"  # after the hold: one canary, then more with each that works
+
+
+class Ledger(msgspec.Struct, frozen=True, array_like=True):
+    """What admission remembers of all Jobs together; fields in wire order, add at the end only."""
+
+    version: int = 1
+    offset: int = -1  # of the newest record of the steps log in it
+    tokens: float = -1.0  # of the rate limit; -1: a bucket never used is full
+    tokens_at: float = 0.0
+    window: int = 1  # actions that may be in flight
+    slots: tuple[Slot, ...] = ()
+    phase: Phase = Phase.CALM
+    phase_since: float = 0.0
+    counted_at: float = 0.0  # when fresh counts were last seen
+    counts: dict[int, FleetCounts] = {}
+    pauses: dict[str, Pause] = {}
+    held: tuple[Command, ...] = ()
+
+
+NO_HISTORY = History()
+
+
+def admit(
+    ledger: Ledger,
+    command: Command,
+    fleet: Fleet,
+    limits: Limits,
+    now: float,
+    *,
+    history: History = NO_HISTORY,
+    job: JobFact | None = None,
+    idle: Idle = Idle.NOT_ASKED,
+) -> Allowed | Refused:
+    """Say whether a command may be followed now, and if not, the first reason in the order of the design.
+
+    `history` is what is remembered of the Job, `job` the newest fact about it where one is at hand; a command
+    of a person passes the Job's own brakes (quarantine, back-off), never those of the fleet.
+    """
+    refused = _unfit(ledger, command, now, history, job) or _not_needed(idle, limits)
+    if refused is None and command.verdict != REQUESTED_VERDICT:
+        refused = _tried_too_often(history, limits, now)
+    return refused or _fleet_brakes(ledger, command, fleet, limits, now) or Allowed()
+
+
+def reserve(ledger: Ledger, command: Command, limits: Limits, now: float) -> Ledger:
+    """Spend a token and a slot on an admitted command."""
+    return msgspec.structs.replace(
+        ledger,
+        tokens=_tokens(ledger, limits, now) - 1.0,
+        tokens_at=now,
+        slots=(*ledger.slots, Slot(command.key, command.id, now)),
+    )
+
+
+def settle(ledger: Ledger, action_id: str, limits: Limits, now: float, *, repaired: bool | None) -> Ledger:
+    """Give a slot back, and learn from a repair that worked (True) or did not (False)."""
+    if all(slot.action_id != action_id for slot in ledger.slots):
+        return ledger  # read a second time
+    slots = tuple(slot for slot in ledger.slots if slot.action_id != action_id)
+    ledger = msgspec.structs.replace(ledger, slots=slots)
+    if repaired is None:
+        return ledger
+    if repaired:
+        window = min(2 * ledger.window, limits.in_flight)
+        phase = Phase.CALM if window == limits.in_flight and ledger.phase is Phase.PROBING else ledger.phase
+        return _moved(ledger, phase, now, window=window)
+    phase = Phase.STORM if ledger.phase is Phase.PROBING else ledger.phase
+    return _moved(ledger, phase, now, window=max(1, ledger.window // 2))
+
+
+def count(ledger: Ledger, counts: FleetCounts, limits: Limits, now: float) -> Ledger:
+    """Take in what one evidence partition counts, and see whether there is a storm."""
+    known = {
+        number: known for number, known in ledger.counts.items() if known.partitions == counts.partitions
+    }
+    older = known.get(counts.partition)
+    if older is None or counts.at >= older.at:
+        known[counts.partition] = counts
+    ledger = msgspec.structs.replace(ledger, counts=known)
+    return watch_fleet(ledger, fleet_of(ledger), limits, now)
+
+
+def watch_fleet(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Ledger:
+    """Move between calm, storm and probing as the fleet stands; stale counts move nothing."""
+    if not _is_fresh(fleet, limits, now):
+        return ledger
+    seen_without_break = now - ledger.counted_at <= limits.counts_stale_after_seconds
+    ledger = msgspec.structs.replace(ledger, counted_at=now)
+    stormy = _is_stormy(fleet, limits)
+    calm = not stormy and (
+        fleet.sick <= limits.storm_jobs or fleet.sick <= limits.storm_share / 2 * fleet.base
+    )
+    match ledger.phase:
+        case Phase.CALM:
+            return _moved(ledger, Phase.STORM, now, window=1) if stormy else ledger
+        case Phase.STORM:
+            if not seen_without_break:
+                return _moved(ledger, Phase.STORM, now, window=1, again=True)
+            if now - ledger.phase_since < limits.storm_canary_after_seconds:
+                return ledger
+            return _moved(ledger, Phase.CALM if calm else Phase.PROBING, now, window=1)
+        case Phase.PROBING:
+            return _moved(ledger, Phase.CALM, now, window=ledger.window) if calm else ledger
+
+
+def fleet_of(ledger: Ledger) -> Fleet:
+    """Add up what the evidence partitions counted last."""
+    counts = ledger.counts.values()
+    missing = max((each.partitions for each in counts), default=1) - len(ledger.counts)
+    return Fleet(
+        base=sum(each.base for each in counts),
+        unhealthy=sum(each.unhealthy for each in counts),
+        sick=sum(each.sick for each in counts),
+        as_of=0.0 if missing else min((each.at for each in counts), default=0.0),
+        missing=missing,
+    )
+
+
+def quarantine_ends_at(history: History, limits: Limits, now: float) -> float:
+    """When the quarantine of a Job ends if it stays well till then, epoch seconds; 0.0: there is none.
+
+    `quarantined_at` (set by `quarantine`) keeps it while the attempts behind it fall out of their window.
+    """
+    since = history.quarantined_at
+    if not since:
+        if len(recent_attempts(history, limits, now)) < limits.attempts:
+            return 0.0
+        since = max(history.attempts[-1], history.ended_at)
+    ends_at = max(since, history.sick_at, history.ended_at) + limits.healthy_period_seconds
+    return ends_at if ends_at > now else 0.0
+
+
+def quarantine(history: History, now: float) -> History:
+    """Note that the Job is in quarantine, and that it is still sick now."""
+    return msgspec.structs.replace(history, quarantined_at=history.quarantined_at or now, sick_at=now)
+
+
+def recent_attempts(history: History, limits: Limits, now: float) -> tuple[float, ...]:
+    """Give the attempts that still count."""
+    return tuple(at for at in history.attempts if at > now - limits.attempts_window_seconds)
+
+
+def is_withdrawn(history: History, command: Command) -> bool:
+    """Say whether this sending of a command was taken back; the same judgement may be made again later."""
+    return any(known == command.id and at >= command.decided_at for known, at in history.withdrawn)
+
+
+def pause_of(pauses: dict[str, Pause], command: Command, now: float) -> Pause | None:
+    """Find the pause that holds for a command's Job."""
+    for scope in scopes_of(command):
+        pause = pauses.get(scope)
+        if pause is not None and (pause.until is None or pause.until > now):
+            return pause
+    return None
+
+
+def scopes_of(command: Command) -> Iterable[str]:
+    """Name the scopes a command's Job is in, the widest first."""
+    return ALL_JOBS, f"target:{command.target}", f"queue:{command.queue_id}", f"job:{command.key}"
+
+
+def _unfit(
+    ledger: Ledger, command: Command, now: float, history: History, job: JobFact | None
+) -> Refused | None:
+    """Refuse a command that is not, or no longer, about a Job that may be touched."""
+    if now >= command.expires_at:
+        return Refused(Reason.EXPIRED, 0.0, f"it was good until {command.expires_at:.0f}")
+    pause = pause_of(ledger.pauses, command, now)
+    if pause is not None:
+        wait = 0.0 if pause.until is None else pause.until - now
+        return Refused(Reason.PAUSED, wait, f"{pause.scope}: {pause.reason}")
+    if any(slot.key == command.key for slot in ledger.slots):
+        return Refused(Reason.DUPLICATE, 0.0, "an action for this Job is open")
+    if command.id in history.acted:
+        return Refused(Reason.DUPLICATE, 0.0, "this command has been followed")
+    if job is not None and (job.skip or job.managed_by or not job.managed):
+        return Refused(Reason.EXEMPT, 0.0, _exemption(job))
+    if command.uid in history.replaced:
+        return Refused(Reason.SUPERSEDED, 0.0, "this incarnation has been replaced")
+    if is_withdrawn(history, command):
+        return Refused(Reason.SUPERSEDED, 0.0, "the command was withdrawn")
+    if job is not None and (job.uid != command.uid or job.condition is Condition.GONE):
+        return Refused(Reason.SUPERSEDED, 0.0, "the Job is gone or another one has its name")
+    return None
+
+
+def _exemption(job: JobFact) -> str:
+    if job.skip:
+        return "annotation sf-healer.io/skip"
+    return f"managed by {job.managed_by}" if job.managed_by else "not a Job of the platform"
+
+
+def _not_needed(idle: Idle, limits: Limits) -> Refused | None:
+    if idle is Idle.IDLE:
+        return Refused(Reason.IDLE, limits.refused_retry_seconds, "its consumer group lives and has no lag")
+    if idle is Idle.UNKNOWN and not limits.idle_unknown_acts:
+        return Refused(Reason.IDLE, limits.refused_retry_seconds, "its consumer group cannot be asked")
+    return None
+
+
+def _tried_too_often(history: History, limits: Limits, now: float) -> Refused | None:
+    """Refuse on account of the Job's own past restarts."""
+    ends_at = quarantine_ends_at(history, limits, now)
+    if ends_at:
+        # Asked again well within the healthy period: no command for that long is how we know it is well.
+        retry_after = min(ends_at - now, limits.healthy_period_seconds / 4)
+        detail = "until it is well for the healthy period, or a person resumes it"
+        return Refused(Reason.QUARANTINED, retry_after, detail)
+    tries = len(recent_attempts(history, limits, now))
+    if tries:
+        wait = min(limits.backoff_seconds * 2 ** (tries - 1), limits.backoff_limit_seconds)
+        until = max(history.attempts[-1], history.ended_at) + wait
+        if until > now:
+            return Refused(Reason.BACKOFF, until - now, f"{wait:g} s after attempt {tries}")
+    return None
+
+
+def _fleet_brakes(
+    ledger: Ledger, command: Command, fleet: Fleet, limits: Limits, now: float
+) -> Refused | None:
+    """Refuse on account of what happens to all Jobs together."""
+    # A count older than the verdict does not know whether this Job is alone: a burst would slip through.
+    if not _is_fresh(fleet, limits, now) or fleet.as_of < (command.evidence.unhealthy_at or 0.0):
+        detail = f"{fleet.missing} partitions are not counted" if fleet.missing else "the counts are old"
+        return Refused(Reason.COUNTS, _COUNTS_RETRY_SECONDS, detail)
+    ledger = watch_fleet(ledger, fleet, limits, now)
+    if ledger.phase is Phase.STORM:
+        wait = ledger.phase_since + limits.storm_canary_after_seconds - now
+        return Refused(
+            Reason.STORM, max(wait, 0.0), f"{fleet.unhealthy} of {fleet.base} turned unhealthy together"
+        )
+    tokens = _tokens(ledger, limits, now)
+    if tokens < 1.0:
+        wait = (1.0 - tokens) * 60.0 / limits.rate_per_minute
+        return Refused(Reason.RATE, wait, f"{limits.rate_per_minute:g} a minute")
+    if len(ledger.slots) >= ledger.window:
+        detail = f"{len(ledger.slots)} of {ledger.window} under way"
+        return Refused(Reason.IN_FLIGHT, _IN_FLIGHT_RETRY_SECONDS, detail)
+    return None
+
+
+def _is_fresh(fleet: Fleet, limits: Limits, now: float) -> bool:
+    return not fleet.missing and now - fleet.as_of <= limits.counts_stale_after_seconds
+
+
+def _is_stormy(fleet: Fleet, limits: Limits) -> bool:
+    return fleet.unhealthy > limits.storm_jobs and fleet.unhealthy > limits.storm_share * fleet.base
+
+
+def _tokens(ledger: Ledger, limits: Limits, now: float) -> float:
+    """Fill the bucket up to now; a clock that went back fills nothing."""
+    if ledger.tokens < 0.0:
+        return float(limits.rate_burst)
+    filled = max(0.0, now - ledger.tokens_at) * limits.rate_per_minute / 60.0
+    return min(ledger.tokens + filled, float(limits.rate_burst))
+
+
+def _moved(ledger: Ledger, phase: Phase, now: float, *, window: int, again: bool = False) -> Ledger:
+    since = now if again or phase is not ledger.phase else ledger.phase_since
+    return msgspec.structs.replace(ledger, phase=phase, phase_since=since, window=window)

@@ -1,0 +1,678 @@
+"""The restart protocol, its table row by row (test_actuator.py: as a whole, with crashes anywhere)."""
+
+
+import msgspec
+import pytest
+
+from sf_healer.core.actions import (
+    MOVES,
+    SIGNS_OF,
+    STEP_OF,
+    Pace,
+    State,
+    advance,
+    holds_slot,
+    is_lost,
+    manifest_to_create,
+    next_step,
+    open_action,
+    resource_version_to_delete,
+)
+from sf_healer.core.commands import (
+    Alive,
+    Command,
+    Decision,
+    Grounds,
+    ProofOfLife,
+    Resolve,
+    Result,
+    Withdraw,
+)
+from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
+
+LIMITS = Limits()
+PACE = Pace()
+MANIFEST = {"metadata": {"name": "a", "namespace": "stf"}, "spec": {"template": {"spec": {}}}}
+
+
+def a_command(**changes):
+    known = {
+        "id": "c1",
+        "key": "stf/a",
+        "namespace": "stf",
+        "name": "a",
+        "uid": "u1",
+        "verdict": "stuck",
+        "evidence": Grounds(unhealthy_at=900.0),
+        "decided_at": 1000.0,
+        "expires_at": 1060.0,
+    }
+    return Command(**{**known, **changes})
+
+
+def found(uid="u1", **more):
+    return StepResult(What.FOUND, uid=uid, resource_version="5", manifest=MANIFEST, **more)
+
+
+class Walk:
+    """Walks one action through answers, announcing each step as the actuator would."""
+
+    def __init__(self, command=None, *, observe_only=False, limits=LIMITS):
+        self.now = 1001.0
+        self.limits = limits
+        self.action = open_action(command or a_command(), self.now, observe_only=observe_only)
+        self.outcomes = []
+        self.steps = []
+
+    @property
+    def outcome(self):
+        return self.outcomes[-1]
+
+    def event(self, event, **more):
+        move = advance(self.action, event, self.now, self.limits, PACE, **more)
+        self.action = move.action
+        if move.outcome is not None:
+            self.outcomes.append(move.outcome)
+        return move
+
+    def announce(self, worker="w1", **more):
+        step = next_step(self.action, self.now)
+        assert step is not None, f"{self.action.state} has nothing to do at {self.now}"
+        seq = self.action.seq + 1
+        return self.event(
+            Announced(key="stf/a", action_id=self.action.id, seq=seq, step=step, worker=worker), **more
+        )
+
+    def answer(self, result):
+        if self.action.call is None:
+            self.now = max(self.now, self.action.due_at)
+            assert self.announce().perform is not None
+        self.steps.append(self.action.call.step)
+        self.now += 0.1
+        return self.event(
+            Resulted(
+                key="stf/a",
+                action_id=self.action.id,
+                seq=self.action.seq,
+                step=self.action.call.step,
+                result=result,
+            )
+        )
+
+    def to(self, state):
+        """Walk the good path to a state."""
+        path = {
+            State.ADMITTED: [],
+            State.SAVED: [found()],
+            State.DELETING: [found(), DONE],
+            State.RECHECKING: [found(), UNKNOWN],
+            State.GONE: [found(), DONE, ABSENT],
+            State.UNSURE: [found(), DONE, ABSENT, UNKNOWN],
+            State.VERIFYING: [found(), DONE, ABSENT, CREATED],
+            State.RESTORING: [found(), DONE, ABSENT, REFUSED],
+        }
+        for result in path[state]:
+            self.answer(result)
+        assert self.action.state is state
+        return self
+
+
+DONE = StepResult(What.DONE)
+CREATED = StepResult(What.DONE, uid="u2", action_id="c1")
+ABSENT = StepResult(What.ABSENT)
+LINGERING = StepResult(What.ABSENT, pods=1)
+UNKNOWN = StepResult(What.UNKNOWN, message="timed out")
+REFUSED = StepResult(What.REFUSED, status=422, message="spec.x: invalid")
+LATER = StepResult(What.LATER, status=429, retry_after_seconds=7.0)
+CONFLICT = StepResult(What.CONFLICT, status=409)
+MISSING = StepResult(What.MISSING, status=404)
+EXISTS = StepResult(What.EXISTS, status=409)
+LEAVING = found(condition=Condition.DELETING, pods=1)
+OTHER = found("u9", action_id="")
+OURS = found("u2", action_id="c1", pods=1)
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize("state", STEP_OF)
+def test_every_answer_to_every_step_has_a_row_and_no_row_is_unreachable(state):
+    assert set(MOVES[state]) == SIGNS_OF[STEP_OF[state]]
+
+
+def test_only_what_has_a_step_has_rows():
+    assert set(MOVES) == set(STEP_OF)
+    assert set(State) - set(MOVES) == {State.STRANDED, State.DONE}
+
+
+def test_the_good_path_observes_deletes_waits_creates_and_verifies():
+    walk = Walk().to(State.VERIFYING)
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    assert walk.steps == [Step.OBSERVE, Step.DELETE, Step.LOOK, Step.CREATE]
+    assert walk.outcome.result is Result.RESTARTED
+    assert (walk.outcome.uid, walk.outcome.new_uid, walk.outcome.attempt) == ("u1", "u2", 1)
+    assert walk.outcome.final
+    assert [name for name, _ in walk.outcome.steps] == [
+        "admitted",
+        "saved",
+        "deleting",
+        "gone",
+        "verifying",
+        "done",
+    ]
+
+
+def test_a_step_is_taken_only_when_its_announcement_is_read_back():
+    walk = Walk()
+    assert next_step(walk.action, walk.now) is Step.OBSERVE
+    assert walk.action.call is None
+    move = walk.announce()
+    assert move.perform is Step.OBSERVE
+    assert next_step(walk.action, walk.now) is None
+
+
+def test_of_two_announcements_the_first_on_the_log_is_taken():
+    walk = Walk()
+    assert walk.announce(worker="w1").perform is Step.OBSERVE
+    late = Announced(key="stf/a", action_id="c1", seq=1, step=Step.OBSERVE, worker="w2")
+    assert walk.event(late).perform is None
+    assert walk.action.call.worker == "w1"
+
+
+def test_an_announcement_of_another_step_or_action_is_not_taken():
+    walk = Walk()
+    for event in (
+        Announced(key="stf/a", action_id="c1", seq=1, step=Step.DELETE, worker="w1"),
+        Announced(key="stf/a", action_id="c0", seq=1, step=Step.OBSERVE, worker="w1"),
+        Announced(key="stf/a", action_id="c1", seq=2, step=Step.OBSERVE, worker="w1"),
+    ):
+        assert walk.event(event).perform is None
+
+
+def test_a_second_answer_changes_nothing():
+    walk = Walk().to(State.SAVED)
+    before = walk.action
+    walk.event(Resulted(key="stf/a", action_id="c1", seq=1, step=Step.OBSERVE, result=ABSENT))
+    assert walk.action == before
+
+
+def test_a_call_without_an_answer_is_lost_after_longer_than_any_call_takes():
+    walk = Walk()
+    walk.announce()
+    assert not is_lost(walk.action, walk.now + 15.0, PACE)
+    assert is_lost(walk.action, walk.now + 15.1, PACE)
+
+
+# ---- before anything is touched
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (ABSENT, "superseded"),
+        (LINGERING, "superseded"),
+        (OTHER, "superseded"),
+        (LEAVING, "superseded"),
+        (found("u9", action_id="c1"), "superseded"),
+        (found(condition=Condition.COMPLETE), "superseded"),
+        (found(condition=Condition.FAILED), "superseded"),
+        (found(condition=Condition.SUSPENDED), "exempt"),
+        (found(skip=True), "exempt"),
+        (found(managed_by="kueue"), "exempt"),
+        (found(managed=False), "exempt"),
+    ],
+)
+def test_a_job_that_is_not_as_it_was_judged_is_not_touched(result, reason):
+    walk = Walk()
+    walk.answer(result)
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, reason)
+    assert walk.outcome.attempt == 0
+    assert walk.action.state is State.DONE
+
+
+@pytest.mark.parametrize("condition", [Condition.FAILED, Condition.COMPLETE])
+def test_a_job_judged_after_its_end_is_restarted(condition):
+    walk = Walk(a_command(verdict="failed", evidence=Grounds(condition=condition.value)))
+    walk.answer(found(condition=condition))
+    assert walk.action.state is State.SAVED
+
+
+def test_observe_mode_reports_and_touches_nothing():
+    walk = Walk(observe_only=True)
+    walk.answer(found())
+    assert walk.outcome.result is Result.WOULD_RESTART
+    assert walk.steps == [Step.OBSERVE]
+
+
+def test_a_cluster_that_cannot_be_read_is_tried_until_the_command_expires():
+    walk = Walk()
+    while not walk.outcomes:
+        walk.answer(UNKNOWN)
+    assert walk.now >= 1060.0
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "expired")
+    assert 4 < len(walk.steps) < 12
+
+
+def test_a_job_read_too_late_is_not_touched():
+    walk = Walk()
+    walk.announce()
+    walk.now = 1060.0
+    walk.answer(found())
+    assert walk.outcome.reason == "expired"
+
+
+def test_no_rights_to_read_is_a_failure_that_touched_nothing():
+    walk = Walk()
+    walk.answer(StepResult(What.REFUSED, status=403, message="forbidden"))
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.FAILED, "forbidden")
+    assert walk.outcome.quarantined
+    assert walk.outcome.attempt == 0
+
+
+@pytest.mark.parametrize("state", [State.ADMITTED, State.SAVED])
+def test_a_withdrawal_stops_what_has_not_touched_the_job(state):
+    walk = Walk().to(state)
+    walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "superseded")
+    assert walk.outcome.detail == "reports"
+
+
+def test_a_withdrawal_during_the_observation_waits_for_its_answer():
+    walk = Walk()
+    walk.announce()
+    walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
+    assert not walk.outcomes
+    walk.answer(found())
+    assert walk.outcome.reason == "superseded"
+
+
+def test_a_withdrawal_of_another_command_is_none():
+    walk = Walk()
+    walk.event(Withdraw(id="c0", key="stf/a"))
+    assert not walk.outcomes
+
+
+def test_a_sign_of_life_of_the_judged_incarnation_stops_the_action():
+    walk = Walk().to(State.SAVED)
+    walk.event(Alive(key="stf/a", uid="u1", at=999.0))
+    assert not walk.outcomes
+    walk.event(Alive(key="stf/a", uid="u1", at=1000.5))
+    assert walk.outcome.reason == "superseded"
+
+
+def test_a_pause_stops_an_action_right_before_its_delete():
+    walk = Walk().to(State.SAVED)
+    assert walk.announce(paused="*: maintenance").perform is None
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "paused")
+
+
+# ---- the delete
+
+
+def test_the_first_delete_asks_for_the_version_that_was_saved_and_a_repeated_one_only_for_the_uid():
+    walk = Walk().to(State.SAVED)
+    assert resource_version_to_delete(walk.action) == "5"
+    walk.answer(UNKNOWN)
+    walk.answer(found())
+    assert walk.action.state is State.SAVED
+    assert resource_version_to_delete(walk.action) is None
+
+
+def test_a_job_changed_since_it_was_saved_is_observed_again():
+    walk = Walk().to(State.SAVED)
+    walk.answer(CONFLICT)
+    assert walk.action.state is State.ADMITTED
+    walk.answer(found(skip=True))
+    assert (walk.outcome.reason, walk.outcome.attempt) == ("exempt", 0)
+
+
+def test_a_job_that_somebody_deleted_before_us_is_not_created_again():
+    walk = Walk().to(State.SAVED)
+    walk.answer(MISSING)
+    walk.answer(ABSENT)
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "superseded")
+
+
+def test_a_job_gone_after_an_uncertain_delete_is_created_again():
+    walk = Walk().to(State.RECHECKING)
+    walk.answer(found())
+    walk.answer(MISSING)
+    assert walk.action.state is State.RECHECKING
+    walk.answer(ABSENT)
+    assert walk.action.state is State.GONE
+
+
+@pytest.mark.parametrize("event", [Withdraw(id="c1", key="stf/a"), Alive(key="stf/a", uid="u1", at=2000.0)])
+@pytest.mark.parametrize("state", [State.RECHECKING, State.DELETING, State.GONE, State.UNSURE])
+def test_nothing_calls_an_action_off_once_a_delete_may_have_happened(state, event):
+    walk = Walk().to(state)
+    before = len(walk.outcomes)
+    walk.event(event)
+    assert walk.action.state is state
+    assert len(walk.outcomes) == before
+
+
+@pytest.mark.parametrize("late", [UNKNOWN, LATER, REFUSED, CONFLICT, MISSING])
+def test_after_an_uncertain_delete_no_answer_ends_the_action(late):
+    walk = Walk().to(State.RECHECKING)
+    walk.answer(found())
+    walk.now = 5000.0  # long expired
+    walk.answer(late)
+    assert walk.action.state in {State.RECHECKING, State.SAVED}
+    assert all(not outcome.final for outcome in walk.outcomes)
+
+
+def test_a_throttled_delete_waits_as_long_as_the_api_asks():
+    walk = Walk().to(State.SAVED)
+    walk.answer(LATER)
+    assert walk.action.due_at == pytest.approx(walk.now + 7.0)
+    assert walk.action.state is State.SAVED
+    assert walk.action.touched_at == 0.0
+
+
+def test_a_throttled_delete_is_given_up_when_the_command_expires_or_is_withdrawn():
+    walk = Walk().to(State.SAVED)
+    walk.announce()
+    walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
+    walk.answer(LATER)
+    assert (walk.outcome.reason, walk.outcome.attempt) == ("superseded", 0)
+    walk = Walk().to(State.SAVED)
+    walk.now = 1059.99
+    walk.answer(LATER)
+    assert (walk.outcome.reason, walk.outcome.attempt) == ("expired", 0)
+
+
+def test_a_forbidden_delete_fails_and_touches_nothing():
+    walk = Walk().to(State.SAVED)
+    walk.answer(REFUSED)
+    assert (walk.outcome.result, walk.outcome.reason, walk.outcome.attempt) == (Result.FAILED, "forbidden", 0)
+
+
+def test_a_delete_that_did_not_happen_is_sent_again():
+    walk = Walk().to(State.DELETING)
+    walk.answer(found())
+    assert walk.action.state is State.RECHECKING
+    walk.answer(found())
+    assert walk.action.state is State.SAVED
+
+
+@pytest.mark.parametrize("seen", [LEAVING, LINGERING, UNKNOWN])
+def test_a_delete_past_its_limit_asks_for_a_person_gives_its_slot_back_and_goes_on(seen):
+    walk = Walk().to(State.DELETING)
+    while not walk.outcomes:
+        walk.answer(seen)
+    assert walk.now - walk.action.deleting_since > 300.0
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.FAILED, "delete_overdue")
+    assert walk.outcome.needs_person
+    assert not walk.outcome.final
+    assert not holds_slot(walk.action)
+    walk.answer(seen)
+    assert len(walk.outcomes) == 1
+    for result in (ABSENT, CREATED):
+        walk.answer(result)
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    assert (walk.outcome.result, walk.outcome.final) == (Result.RESTARTED, True)
+
+
+def test_gone_means_the_job_and_all_its_pods():
+    walk = Walk().to(State.DELETING)
+    walk.answer(LINGERING)
+    assert walk.action.state is State.DELETING
+    walk.answer(ABSENT)
+    assert walk.action.state is State.GONE
+
+
+@pytest.mark.parametrize("state", [State.RECHECKING, State.DELETING, State.UNSURE])
+def test_a_job_that_somebody_else_made_meanwhile_is_left_to_them(state):
+    walk = Walk().to(state)
+    walk.answer(OTHER)
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.FAILED, "namesake")
+    assert walk.outcome.needs_person
+    assert walk.action.state is State.DONE
+
+
+# ---- the create
+
+
+def test_the_new_job_says_whose_place_it_takes():
+    walk = Walk().to(State.GONE)
+    manifest = manifest_to_create(walk.action, Step.CREATE)
+    assert manifest["metadata"]["annotations"] == {
+        "sf-healer.io/attempt": "1",
+        "sf-healer.io/replaces-uid": "u1",
+        "sf-healer.io/action-id": "c1",
+        "sf-healer.io/reason": "stuck",
+    }
+    assert manifest["spec"] == MANIFEST["spec"]
+
+
+def test_attempts_count_on_over_incarnations():
+    walk = Walk()
+    walk.answer(found(attempt=2))
+    assert walk.action.attempt == 3
+
+
+@pytest.mark.parametrize("result", [EXISTS, UNKNOWN])
+def test_a_create_that_found_our_own_job_is_a_success(result):
+    walk = Walk().to(State.GONE)
+    walk.answer(result)
+    walk.answer(OURS)
+    assert (walk.action.state, walk.action.new_uid) == (State.VERIFYING, "u2")
+
+
+def test_a_create_while_the_old_job_still_leaves_waits_for_it():
+    walk = Walk().to(State.GONE)
+    walk.answer(EXISTS)
+    walk.answer(LEAVING)
+    assert walk.action.state is State.DELETING
+
+
+def test_a_create_that_did_not_happen_is_sent_again_for_a_quarter_of_an_hour():
+    walk = Walk().to(State.UNSURE)
+    since = walk.action.create_unsure_since
+    while not walk.outcomes:
+        walk.answer(ABSENT)
+        if walk.action.state is State.GONE:
+            walk.answer(UNKNOWN)
+    assert 900.0 < walk.now - since < 960.0
+    assert walk.action.state is State.STRANDED
+    assert (walk.outcome.reason, walk.outcome.needs_person, walk.outcome.final) == (
+        "create_uncertain",
+        True,
+        False,
+    )
+    assert walk.action.manifest == MANIFEST
+
+
+def test_a_create_announced_too_late_is_not_sent():
+    walk = Walk().to(State.UNSURE)
+    walk.answer(ABSENT)
+    walk.now += 901.0
+    assert walk.announce().perform is None
+    walk.answer(ABSENT)
+    assert walk.action.state is State.STRANDED
+
+
+def test_a_create_whose_job_was_seen_once_is_not_sent_again():
+    walk = Walk().to(State.UNSURE)
+    walk.event(Seen(fact=a_fact("u2", action_id="c1")))
+    walk.answer(ABSENT)
+    assert walk.action.state is State.STRANDED
+
+
+def test_creates_refused_for_the_moment_are_no_uncertain_ones():
+    walk = Walk().to(State.GONE)
+    for _ in range(200):
+        walk.answer(LATER)
+    assert walk.now > 2500.0
+    walk.answer(CREATED)
+    assert walk.action.state is State.VERIFYING
+
+
+def test_what_the_api_refuses_is_put_back_as_it_was_and_the_job_quarantined():
+    walk = Walk().to(State.RESTORING)
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.quarantined) == (
+        "refused_by_api",
+        False,
+        True,
+    )
+    assert not holds_slot(walk.action)
+    assert manifest_to_create(walk.action, Step.RESTORE) == MANIFEST
+    walk.answer(REFUSED)
+    walk.answer(UNKNOWN)
+    walk.answer(StepResult(What.DONE, uid="u3"))
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+    assert walk.outcome.quarantined
+    assert walk.outcome.result is Result.FAILED
+
+
+def test_a_restore_that_finds_a_job_is_over():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(EXISTS)
+    assert walk.outcome.final
+
+
+def test_a_restore_refused_for_a_quarter_of_an_hour_strands_with_the_manifest():
+    walk = Walk().to(State.RESTORING)
+    while walk.action.state is State.RESTORING:
+        walk.answer(REFUSED)
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
+    assert walk.outcome.needs_person
+
+
+def test_a_person_lets_a_stranded_action_create_under_a_new_id():
+    walk = Walk().to(State.RESTORING)
+    while walk.action.state is State.RESTORING:
+        walk.answer(REFUSED)
+    assert next_step(walk.action, walk.now + 9999) is None
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.CREATE, by="ada"))
+    assert (walk.action.state, walk.action.create_id) == (State.GONE, "c1-1")
+    walk.answer(StepResult(What.DONE, uid="u2", action_id="c1-1"))
+    assert walk.action.state is State.VERIFYING
+
+
+def test_a_person_abandons_a_stranded_action():
+    walk = Walk().to(State.UNSURE)
+    walk.event(Seen(fact=a_fact("u2", action_id="c1")))
+    walk.answer(ABSENT)
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.ABANDON, by="ada"))
+    assert (walk.outcome.reason, walk.outcome.final) == ("abandoned", True)
+
+
+def test_a_person_cannot_resolve_what_is_going_well():
+    walk = Walk().to(State.GONE)
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.ABANDON))
+    assert walk.action.state is State.GONE
+
+
+# ---- the proof
+
+
+def test_a_sign_of_life_that_came_before_the_answer_of_the_create_counts():
+    walk = Walk().to(State.GONE)
+    walk.announce()
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    walk.answer(CREATED)
+    assert walk.outcome.result is Result.RESTARTED
+
+
+def test_a_target_that_does_not_report_is_verified_by_its_running_pod():
+    walk = Walk(a_command(proof_of_life=ProofOfLife.POD)).to(State.VERIFYING)
+    walk.answer(msgspec.structs.replace(OURS, pod=PodState.PENDING))
+    assert not walk.outcomes
+    walk.answer(msgspec.structs.replace(OURS, pod=PodState.RUNNING))
+    assert walk.outcome.result is Result.RESTARTED
+
+
+def test_a_running_pod_alone_proves_nothing_for_a_target_that_reports():
+    walk = Walk().to(State.VERIFYING)
+    walk.answer(msgspec.structs.replace(OURS, pod=PodState.RUNNING))
+    assert not walk.outcomes
+
+
+def test_a_new_job_that_completes_is_well():
+    walk = Walk().to(State.VERIFYING)
+    walk.answer(msgspec.structs.replace(OURS, condition=Condition.COMPLETE))
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.RESTARTED, "completed")
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (msgspec.structs.replace(OURS, condition=Condition.FAILED), "job_failed"),
+        (ABSENT, "vanished"),
+        (LINGERING, "vanished"),
+        (OTHER, "namesake"),
+    ],
+)
+def test_a_new_job_that_does_not_stay_is_a_failure(result, reason):
+    walk = Walk().to(State.VERIFYING)
+    walk.answer(result)
+    assert (walk.outcome.result, walk.outcome.reason, walk.outcome.attempt) == (Result.FAILED, reason, 1)
+
+
+@pytest.mark.parametrize("seen", [OURS, UNKNOWN, LATER, found("u2", condition=Condition.DELETING)])
+def test_a_new_job_without_a_sign_of_life_within_its_startup_threshold_failed(seen):
+    walk = Walk(a_command(startup_seconds=100.0)).to(State.VERIFYING)
+    since = walk.now
+    while not walk.outcomes:
+        walk.answer(seen)
+    assert walk.outcome.reason == "no_sign_of_life"
+    assert 100.0 < walk.now - since < 131.0
+
+
+def test_a_job_recreated_without_pods_is_deleted_and_created_again_under_a_new_id():
+    walk = Walk().to(State.VERIFYING)
+    since = walk.now
+    empty = msgspec.structs.replace(OURS, pods=0, attempt=1)
+    while walk.action.state is State.VERIFYING:
+        walk.answer(empty)
+    assert 60.0 < walk.now - since < 63.0
+    assert (walk.action.state, walk.action.uid) == (State.SAVED, "u2")
+    walk.answer(UNKNOWN)
+    walk.answer(empty)
+    walk.answer(DONE)
+    walk.answer(ABSENT)
+    manifest = manifest_to_create(walk.action, Step.CREATE)
+    assert manifest["metadata"]["annotations"]["sf-healer.io/action-id"] == "c1-1"
+    assert manifest["metadata"]["annotations"]["sf-healer.io/attempt"] == "1"
+    walk.answer(StepResult(What.DONE, uid="u3", action_id="c1-1"))
+    walk.event(Alive(key="stf/a", uid="u3", at=walk.now))
+    assert (walk.outcome.result, walk.outcome.new_uid) == (Result.RESTARTED, "u3")
+
+
+def test_a_job_that_stays_without_pods_is_given_up_after_two_replacements():
+    walk = Walk().to(State.VERIFYING)
+    for number in (2, 3, 4):
+        empty = found(f"u{number}", pods=0)
+        while walk.action.state is State.VERIFYING:
+            walk.answer(empty)
+        if walk.outcomes:
+            break
+        for result in (DONE, ABSENT, StepResult(What.DONE, uid=f"u{number + 1}")):
+            walk.answer(result)
+    assert (walk.outcome.reason, walk.outcome.new_uid) == ("no_pods", "u4")
+
+
+def test_a_pod_that_came_and_went_is_no_empty_job():
+    walk = Walk(a_command(startup_seconds=100.0)).to(State.VERIFYING)
+    walk.answer(OURS)
+    while not walk.outcomes:
+        walk.answer(msgspec.structs.replace(OURS, pods=0))
+    assert walk.outcome.reason == "no_sign_of_life"
+
+
+def a_fact(uid, **more):
+    known = {"resource_version": 9, "target": "t", "queue_id": "q", "producer_id": "t__q", "kafka_topic": ""}
+    known |= {"condition": Condition.ACTIVE, "pod": PodState.RUNNING, "created_at": 0.0, "key": "stf/a"}
+    return JobFact(uid=uid, **known | more)
+
+
+def test_a_fact_about_the_job_makes_the_next_look_due_at_once():
+    walk = Walk().to(State.VERIFYING)
+    walk.answer(OURS)
+    assert next_step(walk.action, walk.now) is None
+    walk.event(Seen(fact=a_fact("u2", action_id="c1")))
+    assert next_step(walk.action, walk.now) is Step.LOOK

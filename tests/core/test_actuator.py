@@ -1,0 +1,906 @@
+"""The fold of the steps log: admission, actions and ledger together, with crashes between any two steps."""
+
+import copy
+import random
+
+import msgspec
+import pytest
+
+from sf_healer.core import actions, actuator, steps
+from sf_healer.core.actions import State, manifest_to_create, resource_version_to_delete
+from sf_healer.core.actuator import LEDGER_KEY, Actuator, decode_job_record, decode_ledger, shown
+from sf_healer.core.commands import (
+    Alive,
+    Command,
+    Decision,
+    Grounds,
+    Outcome,
+    Pause,
+    Resolve,
+    Result,
+    Resume,
+    Withdraw,
+)
+from sf_healer.core.evidence import UnknownSchema
+from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.manifest import sanitize
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import (
+    Admitted,
+    Announced,
+    FleetCounts,
+    Resulted,
+    Seen,
+    Settled,
+    Step,
+    StepResult,
+    Tick,
+    What,
+)
+
+START = 1_000_000.0
+
+
+def a_command(name="a", uid="u-a", **changes):
+    known = {
+        "id": f"c-{name}-{uid}",
+        "key": f"stf/{name}",
+        "namespace": "stf",
+        "name": name,
+        "uid": uid,
+        "verdict": "stuck",
+        "evidence": Grounds(unhealthy_at=START),
+        "decided_at": START,
+        "expires_at": START + 60.0,
+        "target": "loader-producer",
+        "queue_id": "q1",
+    }
+    return Command(**{**known, **changes})
+
+
+def counts(at=START, *, base=100, unhealthy=1, sick=1, partition=0, partitions=1):
+    return FleetCounts(
+        partition=partition, partitions=partitions, at=at, base=base, unhealthy=unhealthy, sick=sick
+    )
+
+
+class Log:
+    """A steps log in memory with one actuator that reads it; sends come back in order."""
+
+    def __init__(self, **options):
+        known = {"worker": "w1", "limits": Limits(), "observe_only": False}
+        self.options = {**known, **options}
+        self.actuator = Actuator(**self.options)
+        self.now = START
+        self.records = []
+        self.read = 0
+        self.table = {}
+        self.outcomes = []
+        self.tasks = []
+
+    def append(self, *records):
+        self.records += [(record, self.now) for record in records]
+        return self
+
+    def drain(self):
+        while self.read < len(self.records):
+            record, at = self.records[self.read]
+            effects = self.actuator.apply(record, self.read, at)
+            self.outcomes += effects.outcomes
+            self.append(*effects.sends)
+            if effects.write is not None:
+                key, value = effects.write
+                self.table.pop(key, None) if value is None else self.table.update({key: value})
+            self.tasks += effects.tasks
+            self.read += 1
+        return self
+
+    def tick(self, seconds=1.0):
+        self.now += seconds
+        return self.append(Tick(worker="w1")).drain()
+
+    def answer(self, result):
+        while not self.tasks:
+            self.tick()
+        task = self.tasks.pop(0)
+        action = task.action
+        return self.append(
+            Resulted(
+                key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result
+            )
+        ).drain()
+
+    def restart(self, *, log_end=None):
+        self.actuator = Actuator(**self.options)
+        self.actuator.restore(self.table.items(), log_end=log_end)
+        return self
+
+    @property
+    def ledger(self):
+        return self.actuator.ledger
+
+    def heal(self, name="a", uid="u-a", new_uid="n-a"):
+        """Take one command through to a verified restart."""
+        evidence = Grounds(unhealthy_at=self.now)
+        command = a_command(name, uid, decided_at=self.now, expires_at=self.now + 60, evidence=evidence)
+        self.append(counts(self.now), command).drain()
+        for result in (found(uid), DONE, ABSENT, StepResult(What.DONE, uid=new_uid)):
+            self.answer(result)
+        self.append(Alive(key=f"stf/{name}", uid=new_uid, at=self.now)).drain()
+        self.tasks.clear()  # a look at what is settled meanwhile
+        return self
+
+
+def found(uid, **more):
+    return StepResult(What.FOUND, uid=uid, resource_version="5", manifest={"spec": {"x": uid}}, **more)
+
+
+DONE = StepResult(What.DONE)
+ABSENT = StepResult(What.ABSENT)
+REFUSED = StepResult(What.REFUSED, status=422, message="invalid")
+
+
+def test_a_command_becomes_an_action_once_the_fleet_is_counted():
+    log = Log().append(a_command()).drain()
+    assert log.ledger.held == (a_command(),)
+    assert not log.outcomes
+    log.append(counts(START - 1.0)).drain()  # counted before this Job turned unhealthy
+    assert log.ledger.held
+    log.append(counts(START)).drain()
+    assert not log.ledger.held
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+    assert [type(record) for record, _ in log.records[3:]] == [Admitted, Announced]
+
+
+def test_a_restart_end_to_end_leaves_no_action_no_slot_and_no_manifest():
+    log = Log().heal()
+    assert [outcome.result for outcome in log.outcomes] == [Result.RESTARTED]
+    assert log.ledger.slots == ()
+    assert log.ledger.window == 2
+    record = decode_job_record(log.table[b"stf/a"])
+    assert record.action is None
+    assert record.history.acted == ("c-a-u-a",)
+    assert b'"spec"' not in log.table[b"stf/a"]
+
+
+def test_each_event_writes_at_most_one_key():
+    log = Log()
+    writes = []
+    original = log.actuator._write
+
+    def one(key, value, effects):
+        writes.append(key)
+        original(key, value, effects)
+
+    log.actuator._write = one
+    log.heal()
+    assert set(writes) == {b"stf/a", LEDGER_KEY}
+
+
+def test_a_storm_that_crosses_the_limit_lets_none_through():
+    """Fifty Jobs fall silent together: the first command is on the log before any count."""
+    log = Log()
+    for number in range(50):
+        log.append(a_command(f"j{number}", f"u{number}"))
+    log.drain()
+    assert not log.tasks
+    log.append(counts(base=60, unhealthy=50, sick=50)).drain()
+    assert not log.tasks
+    assert {outcome.reason for outcome in log.outcomes} == {"storm"}
+    assert len(log.outcomes) == 50
+
+
+def test_more_commands_than_can_be_held_are_refused_for_lack_of_counts():
+    log = Log()
+    for number in range(70):
+        log.append(a_command(f"j{number}", f"u{number}"))
+    log.drain()
+    assert len(log.ledger.held) == 64
+    assert [outcome.reason for outcome in log.outcomes] == ["counts"] * 6
+
+
+def test_a_held_command_expires_by_a_tick():
+    log = Log().append(a_command()).drain()
+    log.tick(60.0)
+    assert [outcome.reason for outcome in log.outcomes] == ["expired"]
+    assert not log.ledger.held
+
+
+def test_a_held_command_can_be_withdrawn():
+    log = Log().append(a_command(), Withdraw(id="c-a-u-a", key="stf/a", reason="reports")).drain()
+    assert [(outcome.reason, outcome.detail) for outcome in log.outcomes] == [("superseded", "reports")]
+    assert not log.append(counts()).drain().tasks
+
+
+def test_a_command_withdrawn_before_its_action_was_opened_is_not_followed():
+    log = Log().append(counts(), a_command(), Withdraw(id="c-a-u-a", key="stf/a")).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["superseded"]
+    assert not log.tasks
+    assert log.ledger.slots == ()
+
+
+def test_the_same_judgement_made_again_after_a_withdrawal_is_followed():
+    log = Log().append(counts(), a_command(), Withdraw(id="c-a-u-a", key="stf/a")).drain()
+    log.now += 120.0
+    again = a_command(decided_at=log.now, expires_at=log.now + 60.0)
+    log.append(counts(log.now), again).drain()
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+
+
+def test_the_same_command_again_is_passed_over_while_it_is_followed():
+    log = Log().append(counts(), a_command(), a_command()).drain().append(a_command()).drain()
+    assert not log.outcomes
+    assert len(log.tasks) == 1
+
+
+def test_another_command_for_a_job_with_an_open_action_is_a_duplicate():
+    log = Log().append(counts(), a_command(), a_command(id="other")).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["duplicate"]
+    log.append(a_command(id="third")).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["duplicate"] * 2
+
+
+def test_a_command_that_was_followed_is_not_followed_again():
+    log = (
+        Log()
+        .heal()
+        .append(counts(), a_command(uid="u-a", decided_at=START + 9, expires_at=START + 99))
+        .drain()
+    )
+    assert log.outcomes[-1].reason == "duplicate"
+
+
+def test_a_late_command_about_the_incarnation_before_is_superseded():
+    log = Log().heal()
+    log.append(counts(log.now), a_command(id="late", expires_at=log.now + 9)).drain()
+    assert log.outcomes[-1].reason == "superseded"
+
+
+def test_observe_mode_needs_one_look_and_reports_the_same_job_with_growing_pauses():
+    log = Log(observe_only=True)
+    reasons = []
+    for _ in range(6):
+        log.append(
+            counts(log.now, unhealthy=0), a_command(decided_at=log.now, expires_at=log.now + 60)
+        ).drain()
+        if log.tasks:
+            log.answer(found("u-a"))
+        reasons.append(log.outcomes[-1].reason)
+        log.now += 15.0
+    assert reasons == [
+        "observe_mode",
+        "observe_mode",
+        "backoff",
+        "observe_mode",
+        "quarantined",
+        "quarantined",
+    ]
+    assert {record.step for record, _ in log.records if isinstance(record, Announced)} == {Step.OBSERVE}
+
+
+def test_only_the_worker_that_announced_a_step_takes_it():
+    log = Log().append(counts(), a_command()).drain()
+    other = Actuator(worker="w2", limits=Limits(), observe_only=False)
+    tasks = [task for n, (record, at) in enumerate(log.records) for task in other.apply(record, n, at).tasks]
+    assert not tasks
+    assert other.jobs["stf/a"].action == log.actuator.jobs["stf/a"].action
+
+
+def test_a_worker_that_takes_over_waits_for_the_lost_call_and_goes_on():
+    log = Log().append(counts(), a_command()).drain()
+    log.tasks.clear()  # w1 died while it observed
+    log.options["worker"] = "w2"
+    log.restart()
+    for _ in range(14):
+        log.tick()
+    assert not log.tasks
+    for _ in range(6):
+        log.tick()
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+    assert log.actuator.jobs["stf/a"].action.call.worker == "w2"
+
+
+def test_a_restarted_actuator_has_the_same_state_and_reads_no_record_twice():
+    log = Log().append(counts(), a_command()).drain().answer(found("u-a"))
+    before = (log.ledger, log.actuator.jobs)
+    log.restart()
+    assert (log.ledger, log.actuator.jobs) == before
+    for offset, (record, at) in enumerate(log.records):
+        effects = log.actuator.apply(record, offset, at)
+        assert effects.write is None
+    assert (log.ledger, log.actuator.jobs) == before
+
+
+def test_a_restarted_actuator_has_not_refilled_its_budget():
+    log = Log()
+    for name in ("a", "b", "c"):
+        log.heal(name, f"u-{name}", f"n-{name}")
+    log.restart()
+    evidence = Grounds(unhealthy_at=log.now)
+    log.append(counts(log.now), a_command("d", "u-d", expires_at=log.now + 60, evidence=evidence)).drain()
+    assert log.outcomes[-1].reason == "rate"
+
+
+def test_a_steps_log_made_anew_is_read_from_its_start():
+    log = Log().heal()
+    log.records.clear()
+    log.read = 0
+    log.restart(log_end=0)
+    assert log.heal("b", "u-b", "n-b").outcomes[-1].result is Result.RESTARTED
+
+
+def test_a_steps_log_that_went_on_is_not_taken_for_a_new_one():
+    log = Log().heal()
+    offset = log.ledger.offset
+    log.restart(log_end=len(log.records))
+    assert log.ledger.offset == offset
+
+
+def test_state_of_a_later_version_refuses_to_start():
+    with pytest.raises(UnknownSchema):
+        decode_ledger(msgspec.msgpack.encode([2, "whatever"]))
+    with pytest.raises(UnknownSchema):
+        decode_job_record(msgspec.msgpack.encode([2]))
+
+
+def test_a_pause_holds_its_scope_until_it_is_resumed():
+    for scope in ("*", "job:stf/a", "queue:q1", "target:loader-producer"):
+        log = Log().append(counts(), Pause(scope=scope, reason="maintenance"), a_command()).drain()
+        assert [outcome.reason for outcome in log.outcomes] == ["paused"]
+        log.append(Resume(scope=scope), a_command()).drain()
+        assert len(log.tasks) == 1
+
+
+def test_a_pause_ends_by_itself():
+    log = Log().append(counts(), Pause(scope="*", reason="x", until=START + 30.0), a_command()).drain()
+    log.now += 31.0
+    log.append(counts(log.now), a_command()).drain()
+    assert len(log.tasks) == 1
+
+
+def test_a_pause_stops_an_admitted_action_before_its_delete():
+    log = Log().append(counts(), a_command()).drain()
+    log.append(Pause(scope="*", reason="maintenance")).drain()
+    log.answer(found("u-a"))
+    assert log.outcomes[-1].reason == "paused"
+    assert log.ledger.slots == ()
+
+
+def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
+    log = Log(limits=Limits(backoff_seconds=0.0))
+    uid = "u-a"
+    for attempt in range(1, 4):
+        log.now += 60.0
+        command = a_command(uid=uid, id=f"c{attempt}", expires_at=log.now + 60, startup_seconds=30.0)
+        log.append(counts(log.now), command).drain()
+        new_uid = f"n{attempt}"
+        for result in (found(uid, attempt=attempt - 1), DONE, ABSENT, StepResult(What.DONE, uid=new_uid)):
+            log.answer(result)
+        while log.outcomes[-1:] == [] or log.outcomes[-1].command_id != f"c{attempt}":
+            log.answer(found(new_uid, pods=1))
+        uid = new_uid
+    assert [outcome.reason for outcome in log.outcomes] == ["no_sign_of_life"] * 3
+    assert [outcome.attempt for outcome in log.outcomes] == [1, 2, 3]
+    assert [outcome.quarantined for outcome in log.outcomes] == [False, False, True]
+    log.append(counts(log.now), a_command(uid=uid, id="c4", expires_at=log.now + 60)).drain()
+    assert log.outcomes[-1].reason == "quarantined"
+    log.append(
+        Resume(scope="job:stf/a", by="ada"), a_command(uid=uid, id="c5", expires_at=log.now + 60)
+    ).drain()
+    assert len(log.tasks) == 1
+
+
+def test_a_quarantine_lasts_as_long_as_the_job_is_found_sick_and_ends_after_a_healthy_hour():
+    log = Log().append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT, REFUSED, StepResult(What.DONE, uid="n1")):
+        log.answer(result)
+    assert log.outcomes[-1].quarantined
+    for _ in range(8):
+        log.now += 900.0
+        log.append(counts(log.now), a_command(uid="n1", expires_at=log.now + 60)).drain()
+        assert log.outcomes[-1].reason == "quarantined"
+        assert log.outcomes[-1].retry_after == 900.0
+    log.now += 3600.0
+    log.append(counts(log.now), a_command(uid="n1", expires_at=log.now + 60)).drain()
+    assert len(log.tasks) == 1
+
+
+def test_an_action_that_waits_for_a_person_gives_its_slot_back():
+    log = Log().append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT, REFUSED):
+        log.answer(result)
+    assert log.ledger.slots == ()
+    assert log.actuator.jobs["stf/a"].action.state is State.RESTORING
+
+
+def stranded():
+    log = Log(limits=Limits(create_deadline_seconds=5.0)).append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT, *[REFUSED] * 5):
+        log.answer(result)
+    assert log.actuator.jobs["stf/a"].action.state is State.STRANDED
+    return log
+
+
+def test_a_stranded_action_waits_for_a_person_who_has_it_created():
+    log = stranded()
+    log.append(Resolve(key="stf/a", action_id="c-a-u-a", decision=Decision.CREATE, by="ada")).drain()
+    assert [task.step for task in log.tasks] == [Step.CREATE]
+
+
+def test_a_stranded_action_makes_way_when_its_job_exists_again():
+    log = stranded()
+    log.now += 600.0
+    evidence = Grounds(unhealthy_at=log.now)
+    log.append(Resume(scope="job:stf/a"), counts(log.now))
+    log.append(a_command(uid="u9", expires_at=log.now + 60, evidence=evidence)).drain()
+    assert log.outcomes[-1].reason == "abandoned"
+    assert [task.action.id for task in log.tasks] == ["c-a-u9"]
+
+
+def test_a_slot_whose_action_is_not_there_is_given_back():
+    log = Log().append(counts(), a_command()).drain()
+    log.table.pop(b"stf/a")
+    log.restart()
+    assert log.ledger.slots
+    log.tick(61.0)
+    assert log.ledger.slots == ()
+
+
+def test_what_no_longer_matters_is_forgotten():
+    log = Log().heal()
+    log.tick(3500.0)
+    assert b"stf/a" in log.table
+    log.tick(200.0)
+    assert b"stf/a" not in log.table
+    assert not log.actuator.jobs
+
+
+def test_what_is_shown_of_a_job_hides_its_env():
+    log = Log().append(counts(), a_command()).drain()
+    secret = {"name": "PASSWORD", "value": "s3cret"}
+    manifest = {"spec": {"template": {"spec": {"containers": [{"name": "c", "env": [secret]}]}}}}
+    log.answer(msgspec.structs.replace(found("u-a"), manifest=manifest))
+    document = shown(log.actuator.jobs["stf/a"])
+    assert "s3cret" not in str(document)
+    assert document["action"]["state"] == "saved"
+    assert log.actuator.jobs["stf/a"].action.manifest == manifest
+
+
+# ---- crashes anywhere
+
+
+class ModelCluster:
+    """Jobs by name as the API server and the Job controller treat them; each has an owner and a life."""
+
+    def __init__(self, rng):
+        self.rng = rng
+        self.jobs = {}
+        self.pods = {}
+        self.uids = 0
+        self.created = {}  # action id: uids of the creates of ours that happened
+        self.deleted = []  # uid of every delete that happened
+
+    def put(self, name, spec, annotations=None):
+        self.uids += 1
+        uid = f"uid{self.uids}"
+        self.jobs[name] = {
+            "uid": uid,
+            "spec": copy.deepcopy(spec),
+            "annotations": dict(annotations or {}),
+            "leaving": False,
+            "version": 1,
+        }
+        return uid
+
+    def live(self):
+        """Let the controllers do a bit of their work."""
+        owned = {job["uid"] for job in self.jobs.values()}
+        for uid in [uid for uid in self.pods if uid not in owned]:
+            self.pods[uid] -= self.pods[uid] > 0 and self.rng.random() < 0.5
+        for name, job in list(self.jobs.items()):
+            if job["leaving"]:
+                if self.pods.get(job["uid"]):
+                    if self.rng.random() < 0.5:
+                        self.pods[job["uid"]] -= 1
+                elif self.rng.random() < 0.5:
+                    del self.jobs[name]
+            elif not self.pods.get(job["uid"]) and self.rng.random() < 0.3:
+                self.pods[job["uid"]] = 1
+
+    def perform(self, action, step):
+        name = action.command.name
+        job = self.jobs.get(name)
+        match step:
+            case Step.OBSERVE | Step.LOOK:
+                return self._look(action, job, step)
+            case Step.DELETE:
+                version = resource_version_to_delete(action)
+                if job is None:
+                    return StepResult(What.MISSING)
+                if job["uid"] != action.uid or (version is not None and version != str(job["version"])):
+                    return StepResult(What.CONFLICT)
+                if not job["leaving"]:
+                    self.deleted.append(job["uid"])
+                job["leaving"] = True
+                return StepResult(What.DONE)
+            case Step.CREATE | Step.RESTORE:
+                if job is not None:
+                    return StepResult(What.EXISTS)
+                manifest = manifest_to_create(action, step)
+                annotations = manifest["metadata"].get("annotations", {})
+                uid = self.put(name, manifest["spec"], annotations)
+                self.created.setdefault(annotations.get("sf-healer.io/action-id", ""), []).append(uid)
+                return StepResult(What.DONE, uid=uid)
+
+    def _look(self, action, job, step):
+        watched = action.new_uid or action.uid
+        if job is None:
+            return StepResult(What.ABSENT, pods=self.pods.get(watched, 0))
+        manifest = {
+            "metadata": {
+                "name": action.command.name,
+                "namespace": "stf",
+                "uid": job["uid"],
+                "annotations": job["annotations"],
+            },
+            "spec": job["spec"],
+            "status": {},
+        }
+        return StepResult(
+            What.FOUND,
+            uid=job["uid"],
+            resource_version=str(job["version"]),
+            condition=Condition.DELETING if job["leaving"] else Condition.ACTIVE,
+            pods=self.pods.get(job["uid"], 0),
+            attempt=int(job["annotations"].get("sf-healer.io/attempt", "0")),
+            action_id=job["annotations"].get("sf-healer.io/action-id", ""),
+            manifest=sanitize(manifest) if step is Step.OBSERVE else None,
+        )
+
+
+class Worker:
+    """One process: what it has in memory is lost with it."""
+
+    def __init__(self, name, table, log_end, position):
+        self.name = name
+        limits = Limits(in_flight=8, rate_burst=9, rate_per_minute=600.0)
+        self.actuator = Actuator(worker=name, limits=limits, observe_only=False)
+        self.actuator.restore(table.items(), log_end=log_end)
+        self.actuator.ledger = msgspec.structs.replace(self.actuator.ledger, window=8)
+        self.position = position
+        self.owner = True
+        self.alive = True
+
+
+class World:
+    """A log, a table, workers that die or stall between any two deeds, and calls that outlive them."""
+
+    JOBS = ("a", "b", "c")
+    FENCE_SECONDS = 5.0  # a worker takes no step announced longer ago
+    CALL_SECONDS = 10.0
+
+    def __init__(self, seed, *, faults=True, people=False):
+        self.rng = random.Random(seed)
+        self.faults = faults
+        self.people = people
+        self.now = START
+        self.cluster = ModelCluster(self.rng)
+        self.log = []
+        self.table = {}
+        self.committed = 0
+        self.workers = []
+        self.calls = []  # [task, begun at, worker, announced at]
+        self.late = []  # [when, action, step]: requests a server finishes after their client gave up
+        self.outcomes = {}
+        self.specs = {}
+        self.commands = {}
+        self.told = set()
+        self.made_by_people = set()
+        self.deleted_by_people = set()
+        for name in self.JOBS:
+            self.specs[name] = {"image": name, "n": self.rng.randrange(9)}
+            uid = self.cluster.put(name, self.specs[name])
+            self.cluster.pods[uid] = 1
+            self.commands[name] = a_command(name, uid)
+        self.start_worker()
+        self.append(counts(self.now))
+        for command in self.commands.values():
+            self.append(command)
+
+    @property
+    def actuator(self):
+        return self.workers[-1].actuator
+
+    def append(self, record):
+        decoded = steps.decode(steps.encode(record))
+        assert decoded == record
+        self.log.append((record, self.now))
+
+    def start_worker(self):
+        """Let another worker take over; the one before is dead, or will wake up and find out later."""
+        for worker in self.workers:
+            worker.owner = False
+            worker.alive = worker.alive and self.faults and self.rng.random() < 0.3
+        name = f"w{len(self.workers) + 1}"
+        self.workers.append(Worker(name, self.table, len(self.log), self.committed))
+
+    def interrupted(self, chance=0.02):
+        return self.faults and self.rng.random() < chance
+
+    def read_one(self, worker):
+        """Process one record as the agent does, and maybe die at any boundary within it."""
+        if worker.position >= len(self.log) or not worker.alive:
+            return
+        record, at = self.log[worker.position]
+        effects = worker.actuator.apply(record, worker.position, at)
+        for deed in (*effects.outcomes, *effects.sends, effects.write, None):
+            if self.interrupted():
+                self.start_worker()
+                if not worker.alive:
+                    return
+            if isinstance(deed, Outcome):
+                self.outcomes[deed.id] = deed
+            elif isinstance(deed, tuple):
+                self.store(*deed)
+            elif deed is not None:
+                self.append(deed)
+        worker.position += 1
+        if worker.owner and (self.rng.random() < 0.5 or not self.faults):
+            self.committed = worker.position
+        self.calls += [[task, self.now, worker, at] for task in effects.tasks]
+
+    def store(self, key, value):
+        """Write the changelog; the value with more of the log in it wins (tables/actions.py)."""
+        known = self.table.get(key)
+        if value is None:
+            self.table.pop(key, None)
+        elif known is None or msgspec.msgpack.decode(value)[1] >= msgspec.msgpack.decode(known)[1]:
+            self.table[key] = value
+
+    def finish_call(self):
+        if not self.calls:
+            return
+        task, begun, worker, announced_at = self.calls.pop(self.rng.randrange(len(self.calls)))
+        if not worker.alive and (self.now - begun > self.CALL_SECONDS or self.rng.random() < 0.5):
+            return  # it died before the request was sent
+        if self.now - announced_at > self.FENCE_SECONDS:
+            result = StepResult(What.LATER, message="too late")
+        else:
+            result = self.call(task)
+        self.tell_facts()
+        if worker.alive and not self.interrupted(0.05):
+            action = task.action
+            self.append(
+                Resulted(
+                    key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result
+                )
+            )
+
+    def call(self, task):
+        fault = self.rng.random() if self.faults else 1.0
+        if fault < 0.08:
+            return StepResult(What.LATER, retry_after_seconds=1.0)
+        if fault < 0.12:
+            return StepResult(What.UNKNOWN, message="timed out before it happened")
+        if fault < 0.18:
+            self.late.append((self.now + self.rng.random() * 20.0, task.action, task.step))
+            return StepResult(What.UNKNOWN, message="timed out and will happen")
+        result = self.cluster.perform(task.action, task.step)
+        return StepResult(What.UNKNOWN, message="timed out after it happened") if fault < 0.26 else result
+
+    def finish_late(self):
+        for call in [call for call in self.late if call[0] <= self.now]:
+            self.late.remove(call)
+            self.cluster.perform(call[1], call[2])
+        self.tell_facts()
+
+    def tell_facts(self):
+        """Do as the inventory does: it sees every Job of ours appear."""
+        for name, job in self.cluster.jobs.items():
+            action_id = job["annotations"].get("sf-healer.io/action-id", "")
+            if action_id and job["uid"] not in self.told:
+                self.told.add(job["uid"])
+                self.append(Seen(fact=a_fact(f"stf/{name}", job["uid"], action_id)))
+
+    def speak(self):
+        for name, job in self.cluster.jobs.items():
+            if job["annotations"].get("sf-healer.io/action-id") and self.cluster.pods.get(job["uid"]):
+                self.append(Alive(key=f"stf/{name}", uid=job["uid"], at=self.now))
+
+    def meddle(self):
+        """Do what people, the platform and controllers do to Jobs at the worst moment."""
+        name = self.rng.choice(self.JOBS)
+        job = self.cluster.jobs.get(name)
+        deed = self.rng.random()
+        if job is None:
+            if deed < 0.3:
+                self.made_by_people.add(self.cluster.put(name, {"image": "somebody else's"}))
+        elif deed < 0.4:
+            job["version"] += 1
+        elif deed < 0.6 and job["uid"] == self.commands[name].uid and not job["leaving"]:
+            job["version"] += 1
+            job["spec"]["n"] += 1
+            self.specs[name] = copy.deepcopy(job["spec"])
+        elif deed < 0.7:
+            self.append(Withdraw(id=self.commands[name].id, key=f"stf/{name}", reason="reports"))
+        elif deed < 0.8 and not job["leaving"]:
+            job["leaving"] = True
+            self.deleted_by_people.add(job["uid"])
+        elif deed < 0.9:
+            self.deleted_by_people.add(job["uid"])
+            self.made_by_people.add(self.cluster.put(name, {"image": "somebody else's"}))
+
+    def step(self):
+        self.now += 0.05
+        if self.people and self.faults and self.rng.random() < 0.02:
+            self.meddle()
+        choice = self.rng.random()
+        if choice < 0.5:
+            self.read_one(self.rng.choice([*self.workers[-3:], self.workers[-1]]))
+        elif choice < 0.75:
+            self.finish_call()
+        elif choice < 0.85:
+            self.cluster.live()
+            self.finish_late()
+        elif choice < 0.90:
+            self.append(Tick(worker=self.workers[-1].name))
+            self.now += 1.0
+        elif choice < 0.92:
+            self.speak()
+        elif choice < 0.93:
+            self.append(counts(self.now))
+        elif choice < 0.94 and self.faults:
+            self.append(self.commands[self.rng.choice(self.JOBS)])  # delivered again
+        for uids in self.cluster.created.values():
+            # A server may finish a create long after its client gave up; only who deleted the one can tell.
+            assert set(uids[:-1]) <= self.deleted_by_people, "one create happened twice"
+        deleted = self.cluster.deleted
+        assert len(deleted) == len(set(deleted)), "one Job was deleted twice"
+        assert not self.made_by_people & set(deleted), "somebody else's Job was deleted"
+
+    def settle(self):
+        """Faults stop; everything must come to its end."""
+        self.faults = False
+        for worker in self.workers[:-1]:
+            worker.alive = False
+        for _ in range(30_000):
+            self.step()
+            open_ = [a for a in self.actuator.open_actions().values() if a.state is not State.STRANDED]
+            idle = not open_ and not self.actuator.ledger.held and not self.actuator.ledger.slots
+            if idle and self.workers[-1].position >= len(self.log) and not self.late:
+                return
+        raise AssertionError({key: action.state for key, action in self.actuator.open_actions().items()})
+
+
+def a_fact(key, uid, action_id):
+    known = {"resource_version": 1, "target": "", "queue_id": "", "producer_id": "", "kafka_topic": ""}
+    known |= {"condition": Condition.ACTIVE, "pod": PodState.NONE, "created_at": START}
+    return JobFact(key=key, uid=uid, action_id=action_id, **known)
+
+
+def run(seed, *, people=False):
+    world = World(seed, people=people)
+    for _ in range(600):
+        world.step()
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_job_exists_once_with_its_spec_whatever_crashes(seed):
+    check_that_nothing_is_lost(run(seed))
+
+
+def check_that_nothing_is_lost(world):
+    for name in World.JOBS:
+        job, command = world.cluster.jobs[name], world.commands[name]
+        assert job["spec"] == world.specs[name]
+        assert not job["leaving"]
+        finals = [each for each in world.outcomes.values() if each.key == command.key and each.final]
+        touching = [each for each in finals if each.result is not Result.REFUSED]
+        touched = command.uid in world.cluster.deleted
+        assert finals, "a command without an outcome"
+        assert len(touching) == (1 if touched else 0)
+        if touched:
+            assert job["annotations"]["sf-healer.io/replaces-uid"] == command.uid
+            assert job["annotations"]["sf-healer.io/attempt"] == "1"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_people_do_meanwhile_their_jobs_are_left_alone_and_none_of_ours_is_lost(seed):
+    check_that_people_are_respected(run(seed, people=True))
+
+
+def check_that_people_are_respected(world):
+    for name in World.JOBS:
+        job, command = world.cluster.jobs.get(name), world.commands[name]
+        unsure = any(
+            isinstance(record, Resulted) and record.key == command.key and record.result.what is What.UNKNOWN
+            for record, _ in world.log
+        )
+        if job is None:
+            assert world.deleted_by_people or command.key in world.actuator.open_actions(), "a Job is lost"
+        elif job["uid"] not in world.made_by_people and not unsure:
+            assert job["spec"] == world.specs[name], "somebody's change is lost"
+        assert any(outcome.key == command.key for outcome in world.outcomes.values())
+
+
+def test_without_faults_every_job_is_restarted_once():
+    world = World(1, faults=False)
+    world.settle()
+    assert sorted(world.cluster.deleted) == sorted(command.uid for command in world.commands.values())
+    assert [outcome.result for outcome in world.outcomes.values()] == [Result.RESTARTED] * 3
+    assert len(world.cluster.created) == 3
+
+
+def test_a_leaked_settlement_of_an_unknown_action_changes_nothing():
+    log = Log().append(counts())
+    log.drain()
+    before = log.ledger
+    log.append(Settled(key="stf/x", action_id="x", repaired=False)).drain()
+    assert msgspec.structs.replace(log.ledger, offset=before.offset) == before
+
+
+# ---- the world above must find what it is there to find
+
+
+def caught():
+    for seed in range(400):
+        try:
+            check_that_nothing_is_lost(run(seed))
+            check_that_people_are_respected(run(seed, people=True))
+        except (AssertionError, KeyError):
+            return True
+    return False
+
+
+def test_a_refusal_after_an_uncertain_delete_would_be_caught(monkeypatch):
+    refuse = actions.MOVES[State.ADMITTED][actions.Sign.ABSENT]
+    monkeypatch.setitem(actions.MOVES[State.SAVED], actions.Sign.UNKNOWN, refuse)
+    assert caught()
+
+
+def test_calls_that_are_never_given_up_would_be_caught(monkeypatch):
+    monkeypatch.setattr(actuator, "is_lost", lambda *_: False)
+    assert caught()
+
+
+def test_a_delete_without_the_uid_precondition_would_be_caught(monkeypatch):
+    perform = ModelCluster.perform
+
+    def careless(self, action, step):
+        job = self.jobs.get(action.command.name)
+        if step is not Step.DELETE or job is None or job["leaving"]:
+            return perform(self, action, step)
+        job["leaving"] = True
+        self.deleted.append(job["uid"])
+        return StepResult(What.DONE)
+
+    monkeypatch.setattr(ModelCluster, "perform", careless)
+    assert caught()
+
+
+def test_a_step_taken_before_its_announcement_is_read_back_would_be_caught(monkeypatch):
+    append = World.append
+
+    def hasty(self, record):
+        if isinstance(record, Announced) and record.key in self.actuator.jobs:
+            self.cluster.perform(self.actuator.jobs[record.key].action, record.step)
+        append(self, record)
+
+    monkeypatch.setattr(World, "append", hasty)
+    assert caught()
+
+
+def test_a_state_stored_before_what_it_caused_is_sent_would_be_caught(monkeypatch):
+    apply = Actuator.apply
+
+    def hasty(self, record, offset, at):
+        effects = apply(self, record, offset, at)
+        if effects.write is not None:
+            effects.outcomes.insert(0, effects.write)
+            effects.write = None
+        return effects
+
+    monkeypatch.setattr(Actuator, "apply", hasty)
+    assert caught()
