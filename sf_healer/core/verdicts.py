@@ -24,7 +24,8 @@ from sf_healer.core.policy import Policy
 from sf_healer.core.state import NEVER, JobState
 from sf_healer.core.watermark import Gaps
 
-#: `finished` this soon after an `error`, in source time, belongs to it: recorded gaps are 3 to 43 ms.
+#: `finished` this close to an `error`, in source time, belongs to it: recorded gaps are 3 to 43 ms. Either may come
+#: first where a producer's clock stepped, or where source time is arrival time (a capture).
 RIGHT_AFTER_SECONDS = 2.0
 NO_LOOK = float("inf")
 
@@ -130,17 +131,16 @@ def _not_judged(state: JobState, policy: Policy) -> Judgement | None:
 def _ended(state: JobState) -> Judgement | None:
     """Judge what the Job said of its own end, and what Kubernetes says of it."""
     assert state.fact is not None
-    life = state.life_source
-    if state.interrupted_source != NEVER and state.interrupted_source >= life:
+    # A sign of life reopens an ended Job only if it is clearly newer: order between partitions means nothing.
+    ended_after = max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
+    if state.interrupted_source > ended_after:
         return Judgement(Verdict.STOPPED, Rule.INTERRUPTED)
-    error_is_last_word = has_open_error(state)
-    if state.finished_source != NEVER and state.finished_source >= life:
-        belongs_to_error = (
-            error_is_last_word and 0 <= state.finished_source - state.error_source <= RIGHT_AFTER_SECONDS
-        )
-        if belongs_to_error:
+    if state.finished_source > ended_after:
+        apart = abs(state.finished_source - state.error_source)
+        if state.error_source > ended_after and apart <= RIGHT_AFTER_SECONDS:
             return _failure(state, Rule.ERROR_THEN_FINISHED)
         return Judgement(Verdict.COMPLETED, Rule.FINISHED)
+    error_is_last_word = has_open_error(state)
     if state.fact.condition is Condition.COMPLETE:
         if error_is_last_word:
             return _failure(state, Rule.ERROR_AND_POD_ENDED)
