@@ -42,7 +42,9 @@ async def sweeper(stream: faust.Stream[Batch]) -> None:
         await _fold(partition, batch)
         changes = partition.take()
         await acknowledged(_outgoing(effect) for effect in changes.effects)
-        await store(batch.partition, changes)
+        if hot.get(batch.partition) is not partition:
+            continue  # revoked meanwhile: a write of ours would land on top of its new owner's
+        await store(batch.partition, changes, batch.last_offset)
         _report(partition, changes)
         event.ack()
 

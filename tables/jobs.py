@@ -44,7 +44,7 @@ policies = policy.parse(Path(settings.policy_file or SHIPPED_POLICY).read_text()
 hot: dict[int, Partition] = {}
 
 _encode = msgspec.msgpack.Encoder().encode
-_envelope = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
+_envelope = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
 _state = msgspec.msgpack.Decoder(JobState)
 _meta = msgspec.msgpack.Decoder(Meta)
 
@@ -53,14 +53,18 @@ class StateMismatch(Exception):
     """The stored state cannot be used by this worker as it is set; the message says what to do."""
 
 
-async def store(partition: int, changes: Changes) -> None:
-    """Write what an event changed; returns when the changelog has it. Call within the event."""
+async def store(partition: int, changes: Changes, offset: int) -> None:
+    """Write what an event changed; returns when the changelog has it. Call within the event.
+
+    `offset` is that of the newest evidence in it: it tells which of two records is older, should a worker that
+    was paused write late.
+    """
     writes: dict[bytes, bytes | None] = {
-        key.encode(): _encode((SCHEMA_VERSION, state)) for key, state in changes.jobs.items()
+        key.encode(): _encode((SCHEMA_VERSION, offset, state)) for key, state in changes.jobs.items()
     }
     writes.update({key.encode(): None for key in changes.forgotten})
     if changes.meta is not None:
-        writes[_META_KEY % partition] = _encode((SCHEMA_VERSION, changes.meta))
+        writes[_META_KEY % partition] = _encode((SCHEMA_VERSION, offset, changes.meta))
     if writes:
         await durable.write(jobs, writes)
 
@@ -112,7 +116,7 @@ def new_partition(number: int) -> Partition:
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:
-    version, body = _envelope.decode(value)
+    version, _, body = _envelope.decode(value)
     if version != SCHEMA_VERSION:
         raise StateMismatch(f"jobs table of schema version {version}; this worker knows {SCHEMA_VERSION}")
     return decoder.decode(body)

@@ -11,7 +11,9 @@ from sf_healer.settings import PREFIX, Role, load
 
 
 @click.command()
-@click.option("--role", type=click.Choice(Role, case_sensitive=False), help="Which apps; default: SF_HEALER_ROLE.")
+@click.option(
+    "--role", type=click.Choice(Role, case_sensitive=False), help="Which apps; default: SF_HEALER_ROLE."
+)
 def command(role: Role | None) -> ExitCode:
     """Run the healer: detector and actuator, or one of them.
 
