@@ -7,7 +7,7 @@ from statistics import median
 import click
 import msgspec
 
-from sf_healer.cli import ExitCode, say
+from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
 from sf_healer.replay import CaptureError, Decision, Replay, Score, read_capture, read_jobs, read_truth, score
 
@@ -74,10 +74,7 @@ def _print(run: Replay, output: str) -> list[Decision]:
         sys.stdout.flush()
         return decisions
     decisions.extend(run.decisions())
-    rows = [_row(decision) for decision in decisions]
-    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
-    for row in (_COLUMNS, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    emit(decisions, Output.TABLE, columns=_COLUMNS, rows=map(_row, decisions))
     return decisions
 
 
