@@ -1,8 +1,9 @@
-"""The cluster adapter against the real control plane, and against a server that gives broken answers."""
+"""The cluster adapter: the same against the local cluster and the real control plane, then broken answers."""
 
 import base64
 import datetime as dt
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from kubernetes.config import incluster_config
 from sf_healer.adapters import cluster as adapter
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Failure, Listing, LiveJob
 from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest
+from sf_healer.local.cluster import LocalCluster
 from sf_healer.settings import SettingsError
 
 WAIT_SECONDS = 30.0
@@ -130,7 +132,13 @@ class Place(NamedTuple):
     namespace: str
 
 
-@pytest.fixture(params=[pytest.param("control_plane", marks=pytest.mark.kube)])
+@pytest.fixture(scope="module")
+def local_cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(command=(sys.executable, "-c", "import signal; signal.pause()")) as started:
+        yield started
+
+
+@pytest.fixture(params=["local_cluster", pytest.param("control_plane", marks=pytest.mark.kube)])
 def place(request: pytest.FixtureRequest) -> Place:
     plane = request.getfixturevalue(request.param)
     return Place(plane.kubeconfig, plane.create_namespace())
@@ -276,7 +284,23 @@ def test_the_same_event_again_is_no_second_event(cluster):
     assert cluster.emit_event(job, reason="JobHealed", message="x" * 5000, type_="Normal") is None
 
 
-# ------------------------------------------------------------------ only the real control plane can
+# ------------------------------------------------------------------ only one of them can
+
+
+def test_a_watch_that_the_server_has_forgotten_ends_and_a_new_list_goes_on(local_cluster):
+    namespace = local_cluster.create_namespace()
+    cluster = Cluster.connect(namespace=namespace, kubeconfig=str(local_cluster.kubeconfig))
+    listing = must(cluster.list_jobs())
+    must(cluster.create_job(namespace, job_manifest("one")))
+    local_cluster.forget_history()
+    with Watching(cluster, listing) as watching:
+        watching.wait_for(lambda: watching.ended)
+        last = watching.seen[-1]
+        assert isinstance(last, ApiFailure)
+        assert (last.kind, last.status) == (Failure.GONE, 410)
+    with Watching(cluster) as watching:
+        must(cluster.create_job(namespace, job_manifest("two")))
+        watching.wait_for(lambda: watching.facts("two"))
 
 
 @pytest.mark.kube
