@@ -1,0 +1,89 @@
+"""What a worker has put on the evidence log, and what it may claim about it: the logic of telemetry and marks.
+
+The agent does the sending and the waiting; here is everything it decides. Per batch: `combine`, send the bundles,
+`acknowledged` for each. Per mark interval: send something where `stale` says so, `w`, read the ends, `note_ends`,
+then send what `claims` returns, and `claimed` when that is acknowledged. Monotonic clock readings are arguments.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from sf_healer.core.combine import Combined, Combiner, Names, SourceRecord
+from sf_healer.core.evidence import Mark
+from sf_healer.core.marks import SourceMarks
+
+_NEVER = float("-inf")
+
+
+class Forwarder:
+    """One worker's view of its source partitions and of the evidence partitions it writes to."""
+
+    def __init__(self, names: Names, *, partitions: int) -> None:
+        self.partitions = partitions
+        #: Kafka's id of the source topic; empty until it is known, and again when the topic was made anew.
+        self.topic_id = ""
+        self._combiner = Combiner(names, partitions)
+        self._marks: dict[int, SourceMarks] = defaultdict(SourceMarks)
+        self._resets: set[int] = set()
+        # Per evidence partition: the broker's time of our newest acknowledged record, and our monotonic clock when
+        # it was sent. Sent before it was appended, so adding what has passed since gives a time that is not too early.
+        self._newest: dict[int, tuple[float, float]] = {}
+
+    def combine(self, records: Iterable[SourceRecord], source_partition: int) -> Combined:
+        """Combine one batch of a source partition into bundles."""
+        return self._combiner.combine(
+            records,
+            topic_id=self.topic_id,
+            source_partition=source_partition,
+            marks=self._marks[source_partition],
+        )
+
+    def acknowledged(self, partition: int, *, appended_at: float, sent_at: float) -> None:
+        """Note that the broker appended a record of ours (epoch seconds) that was sent at `sent_at` (monotonic)."""
+        self._newest[partition] = max(self._newest.get(partition, (0.0, _NEVER)), (appended_at, sent_at))
+
+    def stale(self, *, now: float, interval: float) -> list[int]:
+        """Name the evidence partitions that have had nothing of ours for an interval: their W would be old."""
+        return [
+            partition
+            for partition in range(self.partitions)
+            if now - self._newest.get(partition, (0.0, _NEVER))[1] > interval
+        ]
+
+    def w(self) -> dict[int, float]:
+        """Return W: the broker's time of our newest acknowledged record in each evidence partition."""
+        return {partition: appended_at for partition, (appended_at, _) in self._newest.items()}
+
+    def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
+        """Take in the ends of source partitions, read after `w` was noted; `now` is the clock after the reading."""
+        not_after = max(appended_at + now - sent_at for appended_at, sent_at in self._newest.values())
+        for source_partition, end in ends.items():
+            self._marks[source_partition].note(end, w, not_before=min(w.values()), not_after=not_after)
+
+    def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
+        """Return the marks to send, by evidence partition.
+
+        `positions` tells up to where each source partition is forwarded and acknowledged, `source_partitions` how
+        many the topic has.
+        """
+        sources: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for source_partition, position in sorted(positions.items()):
+            w = self._marks[source_partition].claim(position)
+            for partition, at in (w or {}).items():
+                sources[partition].append((source_partition, at))
+        resets = tuple(sorted(self._resets))
+        return {
+            partition: Mark(self.topic_id, source_partitions, tuple(claims), resets)
+            for partition, claims in sorted(sources.items())
+        }
+
+    def claimed(self, marks: Iterable[Mark]) -> None:
+        """Note that these marks are acknowledged: their resets have been told."""
+        for mark in marks:
+            self._resets.difference_update(source for source, _ in mark.sources if source in mark.reset)
+
+    def reset(self, source_partition: int, *, from_position: int, to_position: int) -> None:
+        """Note that the source's offsets were out of range: what lies between is lost, or the topic is new."""
+        self._resets.add(source_partition)
+        if to_position < from_position:
+            self.topic_id = ""  # made anew: what was seen of its offsets counts no longer
