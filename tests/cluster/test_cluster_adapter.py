@@ -207,7 +207,7 @@ def test_a_watch_from_an_old_listing_misses_nothing(cluster):
         )
 
 
-def test_a_watch_joins_a_new_incarnation_with_its_own_pods_only(cluster):
+def test_a_watch_tells_the_end_of_the_old_incarnation_before_the_new_one(cluster):
     old = must(cluster.create_job(cluster.namespace, job_manifest("one")))
     running(cluster, "one")
     with Watching(cluster) as watching:
@@ -224,8 +224,7 @@ def test_a_watch_joins_a_new_incarnation_with_its_own_pods_only(cluster):
         facts = watching.facts("one")
     first_of_new = next(index for index, fact in enumerate(facts) if fact.uid == new.fact.uid)
     assert facts[first_of_new - 1].condition is Condition.GONE
-    assert facts[first_of_new].pod in {PodState.NONE, PodState.PENDING}
-    assert facts[-1].attempt == 1
+    assert {fact.attempt for fact in facts[first_of_new:]} == {1}
 
 
 def test_only_the_incarnation_meant_is_deleted(cluster):
@@ -732,6 +731,16 @@ def test_a_pod_that_outlives_its_job_brings_nothing_back():
     assert gone.condition is Condition.GONE
     assert inventory.apply(pod_event(12, "Running")) is None
     assert inventory.apply(pod_event(13, None)) is None
+
+
+def test_a_pod_of_the_old_incarnation_is_not_joined_with_the_new_one():
+    inventory = adapter._Inventory(empty_listing())
+    old = pod_event(10, "Running")
+    old.object["metadata"]["ownerReferences"][0]["uid"] = "uid-old"
+    assert inventory.apply(old) is None
+    fact = inventory.apply(job_event(11, failed=False))
+    assert fact is not None
+    assert fact.pod is PodState.NONE
 
 
 def test_a_job_that_is_deleted_without_having_been_seen_is_gone():
