@@ -1,21 +1,74 @@
-"""Table writes that are on the changelog before they count.
+"""Tables whose writes are on the changelog before they count, and are read back in the order of their log.
 
 Faust's `table[key] = value` puts the changelog record into a buffer and drops its future: a worker that dies
 before the buffer is flushed has lost the write although its event may be acknowledged (seen on
 faust-streaming 0.15.3: tables/table.py on_key_set, transport/producer.py flush_atmost). Here the record is
 sent first, awaited until the broker acknowledged it, and only then stored.
 
+A worker that was paused may wake up and write once more after another has taken its partition over. Its
+record is the last on the changelog and older than what the other wrote; so values carry the offset of the
+newest record of the log folded into them, and recovery keeps the highest.
+
 For tables with `key_type=bytes, value_type=bytes`, inside the event whose partition owns the keys.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from faust.types import RecordMetadata, StoreT, TableT
+import faust
+import msgspec
+from faust.types import EventT, RecordMetadata, StoreT, TableT
 
 # What a Faust table of ours is: bytes to bytes, the encoding is ours (the core's).
 BytesTable = TableT[bytes, bytes]
+
+
+class _Envelope(msgspec.Struct, array_like=True):
+    """How every value of an OrderedTable begins; what follows is the table's own."""
+
+    version: int
+    offset: int
+
+
+_envelopes = msgspec.msgpack.Decoder(_Envelope)
+
+
+class OrderedTable(faust.Table[bytes, bytes]):
+    """A table of msgpack arrays `[version, offset of the log, ...]`; recovery keeps the highest offset."""
+
+    def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
+        """Apply recovered records, without those that a late writer put on top of newer ones."""
+        super().apply_changelog_batch(self._in_order(batch))
+
+    def _in_order(self, batch: Iterable[EventT[Any]]) -> Iterator[EventT[Any]]:
+        newest: dict[bytes, int] = {}
+        store = cast("StoreT[bytes, bytes]", self.data)
+        for event in batch:
+            key, value = cast("bytes", event.message.key), event.message.value
+            if key not in newest:
+                newest[key] = _offset_of(store.get(key))
+            if value is None:
+                newest[key] = -1  # a tombstone has no offset; a key is dropped long after its last change
+            elif _offset_of(value) < newest[key]:
+                continue
+            else:
+                newest[key] = _offset_of(value)
+            yield event
+
+
+def ordered_table(app: faust.App, name: str, *, partitions: int, help: str) -> OrderedTable:  # noqa: A002  Faust's word
+    """Declare an OrderedTable of bytes on an app."""
+    table = OrderedTable(
+        app,
+        name=name,
+        partitions=partitions,
+        help=help,
+        key_type=bytes,
+        value_type=bytes,
+        beacon=app.tables.beacon,
+    )
+    return cast("OrderedTable", app.tables.add(table))
 
 
 async def put(table: BytesTable, key: bytes, value: bytes) -> None:
@@ -49,7 +102,18 @@ async def write(table: BytesTable, changes: Mapping[bytes, bytes | None]) -> Non
         elif key in store:
             del store[key]
         # After the value: a crash between the two must let recovery read the record again, not skip it.
-        store.set_persisted_offset(metadata.topic_partition, metadata.offset)
+        _note_persisted(store, metadata)
+
+
+def _note_persisted(store: "StoreT[bytes, bytes]", metadata: RecordMetadata) -> None:
+    """Move the offset from which recovery reads, only where our record is the very next one.
+
+    A hole means that another worker has written meanwhile: what it wrote is not in this store yet.
+    """
+    tp, offset = metadata.topic_partition, metadata.offset
+    known = store.persisted_offset(tp)
+    if offset == (-1 if known is None else known) + 1:
+        store.set_persisted_offset(tp, offset)
 
 
 async def _send(table: BytesTable, key: bytes, value: bytes | None) -> "asyncio.Future[RecordMetadata]":
@@ -62,3 +126,7 @@ async def _send(table: BytesTable, key: bytes, value: bytes | None) -> "asyncio.
         force=True,  # never attached to the event and sent at its commit
     )
     return cast("asyncio.Future[RecordMetadata]", acknowledgement)
+
+
+def _offset_of(value: bytes | None) -> int:
+    return -1 if value is None else _envelopes.decode(value).offset

@@ -1,0 +1,149 @@
+"""Commands in, restarts and refusals out: the Faust side of agents/journal.py.
+
+Three agents on one app, all of one-partition topics: two copy commands and pauses to the steps log, so that
+there is one order of everything; the third reads that log. A tick a second makes time a record too.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+import tables.actions
+from agents import topics
+from agents.journal import Journal, copy_of_command, copy_of_pause
+from agents.sending import Outgoing, acknowledged
+from sf_healer.adapters.cluster import Cluster
+from sf_healer.app import actuator as app
+from sf_healer.app import settings
+from sf_healer.core import commands, evidence, steps
+from sf_healer.core.actuator import Actuator
+from sf_healer.core.commands import Outcome
+from sf_healer.core.partitioning import partition_of
+from sf_healer.core.steps import StepsRecord, Tick
+from sf_healer.settings import Identity
+from tables.actions import WORKER, owns_log, store
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 1.0
+#: A log that is not being read gets no more ticks than this: they would only delay what comes after them.
+_TICKS_UNREAD = 3
+
+
+class _Faust:
+    """The journal's ports on this app's topics and table."""
+
+    async def append(self, records: Iterable[StepsRecord]) -> None:
+        await acknowledged(_step(steps.encode(record), steps.key_of(record)) for record in records)
+
+    async def publish(self, outcomes: Iterable[Outcome]) -> None:
+        await acknowledged(record for outcome in outcomes for record in _published(outcome))
+
+    async def store(self, key: bytes, value: bytes | None) -> None:
+        await store(key, value)
+
+    def owns_log(self) -> bool:
+        return owns_log()
+
+    def is_current(self, actuator: Actuator) -> bool:
+        return tables.actions.current is actuator
+
+    def crash(self, error: BaseException) -> None:
+        log.critical("call_crashed", error=repr(error))
+        asyncio.get_running_loop().create_task(app.crash(error))
+
+
+class _Reader:
+    """Which journal reads the log now, and how many of our ticks it has not read yet."""
+
+    def __init__(self) -> None:
+        self.cluster: Cluster | None = None
+        self.connected = asyncio.Event()
+        self.journal: Journal | None = None
+        self.unread_ticks = 0
+
+    def current(self) -> Journal | None:
+        """Give the journal of the present assignment."""
+        actuator = tables.actions.current
+        if actuator is None:
+            self.journal = None
+        elif self.journal is None or self.journal.actuator is not actuator:
+            self.journal = Journal(actuator, self.cluster, _Faust())
+            self.unread_ticks = 0
+        return self.journal
+
+
+_reader = _Reader()
+
+
+@app.task  # type: ignore[untyped-decorator]  # Faust's
+async def connect() -> None:
+    """Prepare the cluster's client; without a cluster (identity = convention) Jobs are only observed."""
+    if settings.identity is Identity.CLUSTER:
+        _reader.cluster = await asyncio.to_thread(
+            Cluster.connect, namespace=settings.namespace, kubeconfig=settings.kubeconfig
+        )
+    _reader.connected.set()
+
+
+@app.agent(topics.steps)
+async def actuator(stream: Any) -> None:
+    """Read the steps log, one record at a time."""
+    await _reader.connected.wait()
+    async for event in stream.noack().events():
+        journal = _reader.current()
+        message = event.message
+        if journal is None or not await journal.read(message.value, message.offset, message.timestamp):
+            continue  # revoked while it waited: the new owner reads it again, so it must not be acknowledged
+        if message.value == _TICK:
+            _reader.unread_ticks = max(0, _reader.unread_ticks - 1)
+        event.ack()
+
+
+@app.agent(topics.healer_actions)
+async def copy_commands(stream: Any) -> None:
+    """Copy what the sweeper and people ask for to the steps log."""
+    async for event in stream.noack().events():
+        copy = copy_of_command(event.message.value)
+        if copy is not None:
+            await acknowledged([_step(copy, (event.message.key or b"").decode(errors="replace"))])
+        event.ack()
+
+
+@app.agent(topics.pauses)
+async def copy_pauses(stream: Any) -> None:
+    """Copy pauses and their ends to the steps log."""
+    async for event in stream.noack().events():
+        copy = copy_of_pause(event.message.key, event.message.value)
+        if copy is not None:
+            await acknowledged([_step(copy, "")])
+        event.ack()
+
+
+@app.task  # type: ignore[untyped-decorator]  # Faust's
+async def tick_loop() -> None:
+    """Send a tick a second while the log is ours and being read."""
+    while not app.should_stop:
+        await app.sleep(TICK_SECONDS)
+        if app.rebalancing or app.in_recovery or _reader.current() is None:
+            continue
+        if _reader.unread_ticks < _TICKS_UNREAD:
+            _reader.unread_ticks += 1
+            await acknowledged([_step(_TICK, "")])
+
+
+_TICK = steps.encode(Tick(worker=WORKER))
+
+
+def _step(value: bytes, key: str) -> Outgoing:
+    return Outgoing(topics.steps, value, partition=0, key=key.encode() or None)
+
+
+def _published(outcome: Outcome) -> tuple[Outgoing, Outgoing]:
+    partition = partition_of(outcome.key, settings.partitions)
+    return (
+        Outgoing(topics.outcomes, commands.encode(outcome), partition=0, key=outcome.key.encode()),
+        Outgoing(topics.evidence, evidence.encode_outcome(outcome), partition=partition),
+    )

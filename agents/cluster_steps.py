@@ -1,0 +1,98 @@
+"""The steps of a restart as calls to Kubernetes: one step in, one result out. The only hands of the actuator.
+
+Blocking; agents/journal.py calls it in a thread. What a result leads to is not known here (core/actions.py).
+A write that gave no clear answer is UNKNOWN: a server may finish it after we gave up.
+"""
+
+from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, LiveJob
+from sf_healer.core.actions import Action, manifest_to_create, resource_version_to_delete
+from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.manifest import sanitize
+from sf_healer.core.steps import Step, StepResult, What
+
+_READS = {
+    Failure.INVALID: What.REFUSED,
+    Failure.FORBIDDEN: What.REFUSED,
+    Failure.THROTTLED: What.LATER,
+}
+_DELETES = _READS | {
+    Failure.NOT_FOUND: What.MISSING,
+    Failure.CONFLICT: What.CONFLICT,
+    Failure.ALREADY_EXISTS: What.CONFLICT,
+}
+_CREATES = _READS | {
+    Failure.ALREADY_EXISTS: What.EXISTS,
+    Failure.CONFLICT: What.LATER,  # a quota was being written by somebody else: nothing was created
+    Failure.NOT_FOUND: What.REFUSED,  # the namespace is gone
+}
+
+
+def take(cluster: Cluster | None, action: Action, step: Step) -> StepResult:
+    """Take one step of an action and say what came of it.
+
+    Without a cluster (identity = convention) a Job can only be observed, and is what the command says.
+    """
+    if cluster is None:
+        condition = Condition(action.command.evidence.condition)
+        return StepResult(What.FOUND, uid=action.uid, condition=condition)
+    match step:
+        case Step.OBSERVE | Step.LOOK:
+            return _look(cluster, action, step)
+        case Step.DELETE:
+            return _delete(cluster, action)
+        case Step.CREATE | Step.RESTORE:
+            return _create(cluster, action, step)
+
+
+def _look(cluster: Cluster, action: Action, step: Step) -> StepResult:
+    namespace, name = action.command.namespace, action.command.name
+    answer = cluster.read_job(namespace, name)
+    if isinstance(answer, LiveJob):
+        return _found(answer, step)
+    if answer.kind is not Failure.NOT_FOUND:
+        return _failed(answer, _READS)
+    # The Job is gone; its pods may not be, and two incarnations must not run side by side.
+    pods = cluster.pods_of(namespace, name, action.new_uid or action.uid)
+    if isinstance(pods, ApiFailure):
+        return _failed(pods, _READS)
+    return StepResult(What.ABSENT, pods=len(pods))
+
+
+def _found(job: LiveJob, step: Step) -> StepResult:
+    fact = job.fact
+    return StepResult(
+        What.FOUND,
+        uid=fact.uid,
+        resource_version=str(job.manifest["metadata"]["resourceVersion"]),
+        condition=fact.condition,
+        pod=fact.pod,
+        pods=0 if fact.pod is PodState.NONE else 1,
+        skip=fact.skip,
+        managed=fact.managed,
+        managed_by=fact.managed_by,
+        attempt=fact.attempt,
+        action_id=fact.action_id,
+        manifest=sanitize(job.manifest) if step is Step.OBSERVE else None,
+    )
+
+
+def _delete(cluster: Cluster, action: Action) -> StepResult:
+    command = action.command
+    failure = cluster.delete_job(command.namespace, command.name, action.uid, resource_version_to_delete(action))
+    return StepResult(What.DONE) if failure is None else _failed(failure, _DELETES)
+
+
+def _create(cluster: Cluster, action: Action, step: Step) -> StepResult:
+    answer = cluster.create_job(action.command.namespace, manifest_to_create(action, step))
+    if isinstance(answer, ApiFailure):
+        return _failed(answer, _CREATES)
+    return StepResult(What.DONE, uid=answer.fact.uid, action_id=answer.fact.action_id)
+
+
+def _failed(failure: ApiFailure, meanings: dict[Failure, What]) -> StepResult:
+    return StepResult(
+        meanings.get(failure.kind, What.UNKNOWN),
+        status=failure.status,
+        message=failure.message,
+        retry_after_seconds=failure.retry_after_seconds or 0.0,
+    )

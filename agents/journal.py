@@ -1,0 +1,250 @@
+"""One record of the steps log at a time: fold it, send what follows, store the state, take the steps.
+
+The order makes a crash harmless (core/actuator.py): outcomes and records are acknowledged first, then the
+table is written, then calls begin. Calls run in threads; what came of them goes back to the log, so nobody
+waits here. Knows nothing of Faust: agents/actuator.py lends it the log, the table and the topics.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Protocol, TypeVar
+
+import structlog
+
+from agents.cluster_steps import take
+from sf_healer.adapters import metrics
+from sf_healer.adapters.cluster import Cluster
+from sf_healer.core import commands, steps
+from sf_healer.core.actuator import Actuator, Task
+from sf_healer.core.commands import Outcome, Result, Resume, Unreadable
+from sf_healer.core.evidence import UnknownSchema
+from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.steps import Resulted, Step, StepResult, StepsRecord, What
+
+log = structlog.get_logger(__name__)
+
+#: No step begins later than this after its announcement was read: a worker that was paused must find out that
+#: another one took over. Shorter than `Pace.lost_call_seconds` by more than a call takes.
+FENCE_SECONDS = 4.0
+CALL_SECONDS = 10.0
+_WRITES = frozenset({Step.DELETE, Step.CREATE, Step.RESTORE})
+
+T = TypeVar("T")
+
+
+class Ports(Protocol):
+    """What the journal needs of the world; each returns when the broker has acknowledged."""
+
+    async def append(self, records: Iterable[StepsRecord]) -> None:
+        """Send records to the steps log, in this order."""
+
+    async def publish(self, outcomes: Iterable[Outcome]) -> None:
+        """Send outcomes to the audit and to the evidence of their Jobs."""
+
+    async def store(self, key: bytes, value: bytes | None) -> None:
+        """Write the actions table."""
+
+    def owns_log(self) -> bool:
+        """Say whether the steps log is assigned to this worker right now."""
+
+    def is_current(self, actuator: Actuator) -> bool:
+        """Say whether this state is still the one of the present assignment."""
+
+    def crash(self, error: BaseException) -> None:
+        """End the process on purpose, so that what was not done is read again."""
+
+
+class Journal:
+    """Reads the steps log for one assignment of it. A new assignment makes a new one."""
+
+    def __init__(
+        self,
+        actuator: Actuator,
+        cluster: Cluster | None,
+        ports: Ports,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.actuator = actuator
+        self._cluster = cluster
+        self._ports = ports
+        self._clock = clock  # goes on while the process is stopped
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def read(self, value: bytes | None, offset: int, at: float) -> bool:
+        """Fold one record appended at `at` (epoch seconds) and do what follows; False: the log was lost.
+
+        Then, and when it raises (what the ports raise, or UnknownSchema for a record of a later version), the
+        record must not be acknowledged.
+        """
+        record = steps.decode(value)
+        if isinstance(record, Unreadable):
+            if record.reason == "unknown_version":
+                raise UnknownSchema(f"steps log, offset {offset}: {record.detail}")
+            metrics.COMMANDS.labels(kind="unreadable").inc()
+            log.error("steps_record_unreadable", offset=offset, reason=record.reason, detail=record.detail)
+            return True
+        effects = self.actuator.apply(record, offset, at)
+        await asyncio.gather(self._ports.publish(effects.outcomes), self._ports.append(effects.sends))
+        if not self._ports.is_current(self.actuator):
+            return False  # a write of ours would land on top of the new owner's
+        if effects.write is not None:
+            await self._ports.store(*effects.write)
+        for outcome in effects.outcomes:
+            self._tell(outcome)
+        for task in effects.tasks:
+            self._begin(self._take(task, self._clock()))
+        return True
+
+    def _begin(self, work: "Coroutine[None, None, None]") -> None:
+        call = asyncio.create_task(work)
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+
+    def _ended(self, call: "asyncio.Task[None]") -> None:
+        self._calls.discard(call)
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self._ports.crash(error)
+
+    async def _take(self, task: Task, read_at: float) -> None:
+        """Take a step in a thread and put what came of it on the log."""
+        action, step = task.action, task.step
+
+        def guarded() -> StepResult:
+            late = self._clock() - read_at > FENCE_SECONDS
+            if step in _WRITES and (late or not self._ports.owns_log()):
+                return StepResult(What.LATER, message="this worker was late, or the log is another's now")
+            return take(self._cluster, action, step)
+
+        try:
+            result = await asyncio.wait_for(in_thread(guarded), CALL_SECONDS)
+        except TimeoutError:
+            result = StepResult(What.UNKNOWN, message=f"no answer within {CALL_SECONDS:g} s")
+        metrics.STEPS.labels(step=step, result=result.what).inc()
+        log.info(
+            "step_taken",
+            job=action.command.key,
+            action=action.id,
+            step=step,
+            result=result.what,
+            message=result.message,
+        )
+        resulted = Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=step, result=result)
+        await self._ports.append([resulted])
+
+    def _tell(self, outcome: Outcome) -> None:
+        metrics.OUTCOMES.labels(result=outcome.result).inc()
+        if outcome.result is Result.REFUSED:
+            metrics.REFUSALS.labels(reason=outcome.reason).inc()
+        say = log.warning if outcome.needs_person or outcome.result is Result.FAILED else log.info
+        say(
+            "outcome",
+            job=outcome.key,
+            result=outcome.result,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            uid=outcome.uid,
+            new_uid=outcome.new_uid,
+            attempt=outcome.attempt,
+            final=outcome.final,
+            needs_person=outcome.needs_person,
+            quarantined=outcome.quarantined,
+        )
+        if self._cluster is not None and outcome.result in {Result.RESTARTED, Result.FAILED}:
+            self._begin(self._emit_event(self._cluster, outcome))
+
+    async def _emit_event(self, cluster: Cluster, outcome: Outcome) -> None:
+        """Put an Event beside the Job, for `kubectl describe`; one that fails is only logged."""
+        restarted = outcome.result is Result.RESTARTED
+        failure = await in_thread(
+            lambda: cluster.emit_event(
+                _subject(outcome),
+                reason="Restarted" if restarted else "RestartFailed",
+                message=describe(outcome),
+                type_="Normal" if restarted else "Warning",
+            )
+        )
+        if failure is not None:
+            log.info("event_not_emitted", job=outcome.key, kind=failure.kind, error=failure.message)
+
+
+def describe(outcome: Outcome) -> str:
+    """Say in one line what became of a command, with the numbers it rested on."""
+    numbers = outcome.evidence
+    silence = (
+        f", silent for {numbers.silence_seconds:.0f} s of {numbers.threshold_seconds:.0f} s"
+        if numbers.silence_seconds is not None and numbers.threshold_seconds
+        else ""
+    )
+    because = f"{outcome.verdict}{silence}" + (f", {numbers.detail}" if numbers.detail else "")
+    detail = f": {outcome.detail}" if outcome.detail else ""
+    return (
+        f"sf-healer: {outcome.result} ({outcome.reason}{detail}); attempt {outcome.attempt}, "
+        f"replaces uid {outcome.uid}; judged {because}"
+    )
+
+
+def copy_of_command(value: bytes | None) -> bytes | None:
+    """Give what the steps log gets of a record of `healer-actions`; None for what cannot be read."""
+    return _checked(commands.decode_action(value), value)
+
+
+def copy_of_pause(key: bytes | None, value: bytes | None) -> bytes | None:
+    """Give what the steps log gets of a record of `sf-healer-control`; a tombstone ends its pause."""
+    if value is None and key:
+        return commands.encode(Resume(scope=key.decode(errors="replace"), reason="removed from the topic"))
+    return _checked(commands.decode_control(value), value)
+
+
+def _checked(record: object, value: bytes | None) -> bytes | None:
+    if isinstance(record, Unreadable):
+        if record.reason == "unknown_version":
+            raise UnknownSchema(record.detail)
+        metrics.COMMANDS.labels(kind="unreadable").inc()
+        log.error("command_unreadable", reason=record.reason, detail=record.detail)
+        return None
+    return value
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Run a blocking call in a thread of its own that does not hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  handed to the waiting side whole
+            loop.call_soon_threadsafe(_settle, future, None, error)
+        else:
+            loop.call_soon_threadsafe(_settle, future, result, None)
+
+    threading.Thread(target=run, name="cluster-call", daemon=True).start()
+    return await future
+
+
+def _settle(future: "asyncio.Future[T]", result: T | None, error: BaseException | None) -> None:
+    if future.done():
+        return  # nobody waits any more
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)  # type: ignore[arg-type]  # T may itself be None
+
+
+def _subject(outcome: Outcome) -> JobFact:
+    """Name the incarnation an Event is about: the new one where there is one."""
+    return JobFact(
+        key=outcome.key,
+        uid=outcome.new_uid or outcome.uid,
+        created_at=0.0,
+        resource_version=0,
+        target="",
+        queue_id="",
+        producer_id="",
+        kafka_topic="",
+        condition=Condition.ACTIVE,
+        pod=PodState.NONE,
+    )

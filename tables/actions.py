@@ -1,0 +1,78 @@
+"""The `actions` table: every restart under way and the ledger of admission, durable in its changelog.
+
+The table is what survives; `current` is what the agent works on: the core's Actuator for the one partition of
+the steps log, made anew whenever that partition is assigned and dropped when it is revoked.
+Manifests are in here, and they hold secrets: `shown` is the only way out.
+"""
+
+import os
+import socket
+import uuid
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from sf_healer import topics
+from sf_healer.app import actuator as app
+from sf_healer.app import settings
+from sf_healer.core.actuator import Actuator, shown
+from sf_healer.settings import Mode
+from tables import durable
+from tables.jobs import policies
+
+log = structlog.get_logger(__name__)
+
+STEPS_LOG = TP(topics.STEPS, 0)
+
+actions = durable.ordered_table(
+    app, "actions", partitions=1, help="Restarts under way and their past: namespace/name to its record."
+)
+
+#: Names this process on the log; another one after every start, for what an earlier one began is not ours.
+WORKER = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+current: Actuator | None = None
+
+
+async def store(key: bytes, value: bytes | None) -> None:
+    """Write one key; returns when the changelog has it. Call within an event of the steps log."""
+    await durable.write(actions, {key: value})
+
+
+def owns_log() -> bool:
+    """Say whether the steps log is assigned to this worker right now, as far as it knows."""
+    return not app.rebalancing and STEPS_LOG in app.assignor.assigned_actives()
+
+
+def shown_jobs() -> dict[str, dict[str, object]] | None:
+    """Give the record of every Job with a restart under way or lately, as it may be shown.
+
+    None where another worker owns the log.
+    """
+    return None if current is None else {key: shown(record) for key, record in current.jobs.items()}
+
+
+@app.on_partitions_revoked.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
+async def drop_revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
+    """Forget the hot state when the log is no longer ours."""
+    global current  # noqa: PLW0603  one log, one state
+    if STEPS_LOG in revoked and current is not None:
+        current = None
+        log.info("steps_log_dropped")
+
+
+@actions.on_recover
+async def rebuild() -> None:
+    """Rebuild the hot state when the log was assigned; the table is recovered when this is called."""
+    global current  # noqa: PLW0603  one log, one state
+    if STEPS_LOG not in app.assignor.assigned_actives():
+        current = None
+        return
+    if current is not None:
+        return
+    ends = await app.consumer.highwaters(STEPS_LOG)
+    restored = Actuator(worker=WORKER, limits=policies.limits, observe_only=settings.mode is Mode.OBSERVE)
+    restored.restore(list(actions.items()), log_end=ends.get(STEPS_LOG))
+    current = restored
+    log.info("steps_log_taken_over", worker=WORKER, open_actions=len(restored.open_actions()))

@@ -1,0 +1,313 @@
+"""How the actuator's agent carries out what the core says: in which order, and what a crash leaves behind."""
+
+import asyncio
+import itertools
+import threading
+import time
+
+import msgspec
+import pytest
+
+from agents import journal as journal_module
+from agents.journal import Journal, copy_of_command, copy_of_pause, describe, in_thread
+from sf_healer.core import commands, steps
+from sf_healer.core.actuator import Actuator
+from sf_healer.core.commands import Alive, Command, Grounds, Outcome, Pause, Result, Resume
+from sf_healer.core.evidence import UnknownSchema
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, StepResult, Tick, What
+
+START = 1_000_000.0
+COUNTS = FleetCounts(partition=0, partitions=1, at=START, base=9, unhealthy=1, sick=1)
+COMMAND = Command(
+    id="c1",
+    key="stf/a",
+    namespace="stf",
+    name="a",
+    uid="u1",
+    verdict="stuck",
+    evidence=Grounds(unhealthy_at=START, silence_seconds=301.4, threshold_seconds=300.0, detail="no report"),
+    decided_at=START,
+    expires_at=START + 60.0,
+)
+
+
+class Memory:
+    """The broker, the table and the process in memory; says in which order things happened."""
+
+    def __init__(self):
+        self.log = []
+        self.table = {}
+        self.outcomes = []
+        self.deeds = []
+        self.crashes = []
+        self.owner = True
+        self.now = START
+        self.current = None
+        self.appended = asyncio.Event()
+
+    async def append(self, records):
+        for record in records:
+            self.deeds.append(type(record).__name__)
+            self.log.append((steps.encode(record), self.now))
+        self.appended.set()
+
+    async def publish(self, outcomes):
+        for outcome in outcomes:
+            self.deeds.append("Outcome")
+            self.outcomes.append(outcome)
+
+    async def store(self, key, value):
+        self.deeds.append("store")
+        self.table.pop(key, None) if value is None else self.table.update({key: value})
+
+    def owns_log(self):
+        return self.owner
+
+    def is_current(self, actuator):
+        return self.current is None or self.current is actuator
+
+    def crash(self, error):
+        self.crashes.append(error)
+
+
+def a_journal(ports, *, observe_only=True, cluster=None, **options):
+    actuator = Actuator(worker="w1", limits=Limits(), observe_only=observe_only)
+    actuator.restore(ports.table.items())
+    return Journal(actuator, cluster, ports, **options)
+
+
+async def drain(journal, ports, *, start=0):
+    """Read the log to its end, waiting for the calls under way."""
+    position = start
+    while True:
+        while position < len(ports.log):
+            value, at = ports.log[position]
+            await journal.read(value, position, at)
+            position += 1
+        if not journal._calls:
+            return position
+        ports.appended.clear()
+        await asyncio.wait(journal._calls, timeout=5.0)
+
+
+async def test_a_command_is_followed_by_reading_back_what_was_sent():
+    ports = Memory()
+    await ports.append([COUNTS, COMMAND])
+    await drain(a_journal(ports), ports)
+    kinds = [type(steps.decode(value)).__name__ for value, _ in ports.log]
+    assert kinds == ["FleetCounts", "Command", "Admitted", "Announced", "Resulted", "Settled"]
+    assert [outcome.result for outcome in ports.outcomes] == [Result.WOULD_RESTART]
+
+
+async def test_what_a_record_caused_is_sent_before_the_table_is_written():
+    ports = Memory()
+    await ports.append([COUNTS, COMMAND])
+    ports.deeds.clear()
+    await drain(a_journal(ports), ports)
+    assert ports.deeds[:6] == ["store", "Admitted", "store", "Announced", "store", "store"]
+    assert ports.deeds[6:] == ["Resulted", "Outcome", "Settled", "store", "store"]
+
+
+async def test_a_record_whose_sends_fail_is_not_stored_and_not_acknowledged():
+    ports = Memory()
+    journal = a_journal(ports)
+    await ports.append([COUNTS, COMMAND])
+    await journal.read(*numbered(ports, 0))
+
+    async def refuse(_records):
+        raise ConnectionError("not acknowledged")
+
+    ports.append = refuse
+    before = dict(ports.table)
+    with pytest.raises(ConnectionError):
+        await journal.read(*numbered(ports, 1))
+    assert ports.table == before
+
+
+def numbered(ports, offset):
+    value, at = ports.log[offset]
+    return value, offset, at
+
+
+async def test_a_record_read_after_the_log_was_lost_is_not_stored_and_not_acknowledged():
+    ports = Memory()
+    journal = a_journal(ports)
+    await ports.append([COUNTS])
+    ports.current = object()
+    assert await journal.read(*numbered(ports, 0)) is False
+    assert not ports.table
+
+
+async def test_a_result_that_cannot_be_sent_ends_the_process():
+    ports = Memory()
+    journal = a_journal(ports)
+    await ports.append([COUNTS, COMMAND])
+    for offset in range(3):
+        await journal.read(*numbered(ports, offset))
+    append = ports.append
+
+    async def refuse(records):
+        records = list(records)
+        if any(isinstance(record, Resulted) for record in records):
+            raise ConnectionError("not acknowledged")
+        await append(records)
+
+    ports.append = refuse
+    await journal.read(*numbered(ports, 3))
+    await asyncio.wait(journal._calls, timeout=5.0)
+    await asyncio.sleep(0)
+    assert [type(error) for error in ports.crashes] == [ConnectionError]
+
+
+async def test_a_crash_after_any_record_leaves_what_the_next_worker_needs():
+    for crash_at in range(6):
+        ports = Memory()
+        await ports.append([COUNTS, COMMAND])
+        first = a_journal(ports)
+        for offset in range(min(crash_at, len(ports.log))):
+            await first.read(*numbered(ports, offset))
+        for call in first._calls:
+            call.cancel()
+        second = a_journal(ports)
+        second.actuator.worker = "w2"
+        position = await drain(second, ports)
+        while not ports.outcomes:
+            ports.now += 1.0
+            await ports.append([Tick(worker="w2")])
+            position = await drain(second, ports, start=position)
+        assert [outcome.result for outcome in ports.outcomes] == [Result.WOULD_RESTART], crash_at
+
+
+async def test_a_record_that_cannot_be_read_is_passed_over():
+    ports = Memory()
+    assert await a_journal(ports).read(b"{'not': json}", 0, START)
+    assert await a_journal(ports).read(None, 1, START)
+
+
+async def test_a_record_of_a_later_version_is_not_passed_over():
+    later = msgspec.json.encode({"schema_version": 2, "kind": "tick"})
+    with pytest.raises(UnknownSchema):
+        await a_journal(Memory()).read(later, 0, START)
+    with pytest.raises(UnknownSchema):
+        copy_of_command(later)
+    with pytest.raises(UnknownSchema):
+        copy_of_pause(b"*", later)
+
+
+def test_commands_and_pauses_are_copied_as_they_are():
+    for record in (COMMAND, Alive(key="stf/a", uid="u2", at=1.0)):
+        value = commands.encode(record)
+        assert copy_of_command(value) == value
+        assert steps.decode(value) == record
+    value = commands.encode(Pause(scope="*", reason="maintenance"))
+    assert copy_of_pause(b"*", value) == value
+    assert steps.decode(value) == Pause(scope="*", reason="maintenance")
+
+
+def test_what_is_no_command_is_not_copied():
+    assert copy_of_command(b"garbage") is None
+    assert copy_of_command(commands.encode(Pause(scope="*", reason="x"))) is None
+    assert copy_of_pause(b"*", b"garbage") is None
+    assert copy_of_pause(None, None) is None
+
+
+def test_a_pause_removed_from_its_topic_is_resumed():
+    assert steps.decode(copy_of_pause(b"queue:q1", None)) == Resume(scope="queue:q1", reason="removed from the topic")
+
+
+def test_an_outcome_is_described_with_its_numbers():
+    outcome = Outcome(
+        id="o",
+        command_id="c1",
+        key="stf/a",
+        uid="u1",
+        result=Result.FAILED,
+        reason="no_pods",
+        at=START,
+        attempt=2,
+        verdict="stuck",
+        detail="for 60 s",
+        evidence=COMMAND.evidence,
+    )
+    assert describe(outcome) == (
+        "sf-healer: failed (no_pods: for 60 s); attempt 2, replaces uid u1; "
+        "judged stuck, silent for 301 s of 300 s, no report"
+    )
+
+
+# ---- the fence
+
+
+class Touchy:
+    """A cluster that must not be called."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was called")
+
+
+async def announce(journal, ports, step):
+    """Put an action at the point where `step` is announced, and read the announcement."""
+    await ports.append([COUNTS, COMMAND])
+    for offset in range(3):
+        await journal.read(*numbered(ports, offset))
+    key, record = "stf/a", journal.actuator.jobs["stf/a"]
+    state = {Step.DELETE: "saved", Step.CREATE: "gone"}[step]
+    action = msgspec.structs.replace(record.action, state=type(record.action.state)(state), manifest={"metadata": {}})
+    journal.actuator.jobs[key] = msgspec.structs.replace(record, action=action)
+    await ports.append([Announced(key=key, action_id="c1", seq=1, step=step, worker="w1")])
+    await journal.read(*numbered(ports, len(ports.log) - 1))
+    await asyncio.wait(journal._calls, timeout=5.0)
+    return [record for value, _ in ports.log if isinstance(record := steps.decode(value), Resulted)]
+
+
+@pytest.mark.parametrize("step", [Step.DELETE, Step.CREATE])
+async def test_a_worker_that_no_longer_owns_the_log_touches_nothing(step):
+    ports = Memory()
+    journal = a_journal(ports, observe_only=False, cluster=Touchy())
+    ports.owner = False
+    [resulted] = await announce(journal, ports, step)
+    assert resulted.result.what is What.LATER
+    assert not ports.crashes
+
+
+@pytest.mark.parametrize("step", [Step.DELETE, Step.CREATE])
+async def test_a_worker_that_was_paused_after_it_read_the_announcement_touches_nothing(step):
+    ports = Memory()
+    times = itertools.chain([0.0, 0.0], itertools.repeat(journal_module.FENCE_SECONDS + 0.1))
+    journal = a_journal(ports, observe_only=False, cluster=Touchy(), clock=lambda: next(times))
+    next(times)
+    [resulted] = await announce(journal, ports, step)
+    assert resulted.result.what is What.LATER
+
+
+async def test_a_call_that_gives_no_answer_in_time_has_an_unknown_result(monkeypatch):
+    monkeypatch.setattr(journal_module, "CALL_SECONDS", 0.05)
+    never = threading.Event()
+
+    class Silent:
+        def delete_job(self, *_):
+            never.wait(5.0)
+
+    ports = Memory()
+    [resulted] = await announce(a_journal(ports, observe_only=False, cluster=Silent()), ports, Step.DELETE)
+    never.set()
+    assert resulted.result == StepResult(What.UNKNOWN, message="no answer within 0.05 s")
+
+
+async def test_a_programming_error_in_a_call_ends_the_process():
+    class Broken:
+        def delete_job(self, *_):
+            raise KeyError("metadata")
+
+    ports = Memory()
+    assert not await announce(a_journal(ports, observe_only=False, cluster=Broken()), ports, Step.DELETE)
+    await asyncio.sleep(0)
+    assert [type(error) for error in ports.crashes] == [KeyError]
+
+
+async def test_calls_do_not_wait_for_each_other():
+    barrier = threading.Barrier(40, timeout=5.0)
+    began = time.monotonic()
+    await asyncio.gather(*(in_thread(barrier.wait) for _ in range(40)))
+    assert time.monotonic() - began < 5.0
