@@ -246,9 +246,7 @@ def manifest_to_create(action: Action, step: Step) -> Manifest:
         attempt=action.attempt,
         replaces_uid=command.uid,
         action_id=action.create_id,
-        reason=f"{command.verdict}: {command.evidence.detail}"
-        if command.evidence.detail
-        else command.verdict,
+        reason=f"{command.verdict}: {command.evidence.detail}" if command.evidence.detail else command.verdict,
     )
     return stamp(action.manifest, mark)
 
@@ -514,12 +512,8 @@ def _overdue(action: Action, moment: _Moment) -> Move:
     if action.overdue or moment.now - action.deleting_since <= moment.limits.delete_deadline_seconds:
         return Move(action)
     action = msgspec.structs.replace(action, overdue=True)
-    detail = (
-        moment.result.message or f"the Job is {moment.result.condition}, {moment.result.pods} pods are left"
-    )
-    return Move(
-        action, outcome=_outcome(action, Result.FAILED, Cause.DELETE_OVERDUE, moment.now, detail, open_=True)
-    )
+    detail = moment.result.message or f"the Job is {moment.result.condition}, {moment.result.pods} pods are left"
+    return Move(action, outcome=_outcome(action, Result.FAILED, Cause.DELETE_OVERDUE, moment.now, detail, open_=True))
 
 
 def _created(action: Action, moment: _Moment) -> Move:
@@ -663,9 +657,7 @@ def _refuse(action: Action, reason: Reason, now: float, detail: str) -> Move:
     return _conclude(action, Result.REFUSED, reason, now, detail=detail)
 
 
-def _conclude(
-    action: Action, result: Result, reason: Cause | Reason, now: float, *, detail: str = ""
-) -> Move:
+def _conclude(action: Action, result: Result, reason: Cause | Reason, now: float, *, detail: str = "") -> Move:
     action = msgspec.structs.replace(_enter(action, State.DONE, now), call=None)
     return Move(action, outcome=_outcome(action, result, reason, now, detail))
 

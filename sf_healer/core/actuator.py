@@ -233,9 +233,7 @@ class Actuator:
             effects.outcomes.append(self._refusal(command, answer))
             if answer.reason is Reason.QUARANTINED:
                 history = admission.quarantine(record.history, self.now)
-                self._write_job(
-                    command.key, msgspec.structs.replace(record, history=history), offset, effects
-                )
+                self._write_job(command.key, msgspec.structs.replace(record, history=history), offset, effects)
 
     def _is_under_way(self, command: Command, record: JobRecord) -> bool:
         """Say whether this very command is being followed or held: then its outcome is still to come."""
@@ -298,9 +296,7 @@ class Actuator:
             else:
                 effects.outcomes.append(self._refusal(command, answer))
 
-    def _fold_ledger(
-        self, record: FleetCounts | Pause | Resume | Settled, offset: int, effects: Effects
-    ) -> None:
+    def _fold_ledger(self, record: FleetCounts | Pause | Resume | Settled, offset: int, effects: Effects) -> None:
         match record:
             case FleetCounts():
                 self.ledger = admission.count(self.ledger, record, self.limits, self.now)
@@ -316,9 +312,7 @@ class Actuator:
                 if record.scope not in self.ledger.pauses:
                     self._end_quarantine(record, offset, effects)
                     return
-                pauses = {
-                    scope: pause for scope, pause in self.ledger.pauses.items() if scope != record.scope
-                }
+                pauses = {scope: pause for scope, pause in self.ledger.pauses.items() if scope != record.scope}
                 self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
                 effects.sends.append(record)  # once more: then it finds no pause, and ends the quarantine
         self._write_ledger(offset, effects)
@@ -430,9 +424,7 @@ class Actuator:
         step = None if action is None else next_step(action, self.now)
         if action is None or step is None or not self._say(key, action.id, action.seq + 1):
             return
-        effects.sends.append(
-            Announced(key=key, action_id=action.id, seq=action.seq + 1, step=step, worker=self.worker)
-        )
+        effects.sends.append(Announced(key=key, action_id=action.id, seq=action.seq + 1, step=step, worker=self.worker))
 
     def _tell_lost(self, key: str, action: Action, effects: Effects) -> None:
         assert action.call is not None

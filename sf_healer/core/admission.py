@@ -171,9 +171,7 @@ def settle(ledger: Ledger, action_id: str, limits: Limits, now: float, *, repair
 
 def count(ledger: Ledger, counts: FleetCounts, limits: Limits, now: float) -> Ledger:
     """Take in what one evidence partition counts, and see whether there is a storm."""
-    known = {
-        number: known for number, known in ledger.counts.items() if known.partitions == counts.partitions
-    }
+    known = {number: known for number, known in ledger.counts.items() if known.partitions == counts.partitions}
     older = known.get(counts.partition)
     if older is None or counts.at >= older.at:
         known[counts.partition] = counts
@@ -188,9 +186,7 @@ def watch_fleet(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Led
     seen_without_break = now - ledger.counted_at <= limits.counts_stale_after_seconds
     ledger = msgspec.structs.replace(ledger, counted_at=now)
     stormy = _is_stormy(fleet, limits)
-    calm = not stormy and (
-        fleet.sick <= limits.storm_jobs or fleet.sick <= limits.storm_share / 2 * fleet.base
-    )
+    calm = not stormy and (fleet.sick <= limits.storm_jobs or fleet.sick <= limits.storm_share / 2 * fleet.base)
     match ledger.phase:
         case Phase.CALM:
             return _moved(ledger, Phase.STORM, now, window=1) if stormy else ledger
@@ -260,9 +256,7 @@ def scopes_of(command: Command) -> Iterable[str]:
     return ALL_JOBS, f"target:{command.target}", f"queue:{command.queue_id}", f"job:{command.key}"
 
 
-def _unfit(
-    ledger: Ledger, command: Command, now: float, history: History, job: JobFact | None
-) -> Refused | None:
+def _unfit(ledger: Ledger, command: Command, now: float, history: History, job: JobFact | None) -> Refused | None:
     """Refuse a command that is not, or no longer, about a Job that may be touched."""
     if now >= command.expires_at:
         return Refused(Reason.EXPIRED, 0.0, f"it was good until {command.expires_at:.0f}")
@@ -316,9 +310,7 @@ def _tried_too_often(history: History, limits: Limits, now: float) -> Refused | 
     return None
 
 
-def _fleet_brakes(
-    ledger: Ledger, command: Command, fleet: Fleet, limits: Limits, now: float
-) -> Refused | None:
+def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
     """Refuse on account of what happens to all Jobs together."""
     # A count older than the verdict does not know whether this Job is alone: a burst would slip through.
     if not _is_fresh(fleet, limits, now) or fleet.as_of < (command.evidence.unhealthy_at or 0.0):
@@ -327,9 +319,7 @@ def _fleet_brakes(
     ledger = watch_fleet(ledger, fleet, limits, now)
     if ledger.phase is Phase.STORM:
         wait = ledger.phase_since + limits.storm_canary_after_seconds - now
-        return Refused(
-            Reason.STORM, max(wait, 0.0), f"{fleet.unhealthy} of {fleet.base} turned unhealthy together"
-        )
+        return Refused(Reason.STORM, max(wait, 0.0), f"{fleet.unhealthy} of {fleet.base} turned unhealthy together")
     tokens = _tokens(ledger, limits, now)
     if tokens < 1.0:
         wait = (1.0 - tokens) * 60.0 / limits.rate_per_minute

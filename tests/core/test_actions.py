@@ -1,6 +1,5 @@
 """The restart protocol, its table row by row (test_actuator.py: as a whole, with crashes anywhere)."""
 
-
 import msgspec
 import pytest
 
@@ -81,9 +80,7 @@ class Walk:
         step = next_step(self.action, self.now)
         assert step is not None, f"{self.action.state} has nothing to do at {self.now}"
         seq = self.action.seq + 1
-        return self.event(
-            Announced(key="stf/a", action_id=self.action.id, seq=seq, step=step, worker=worker), **more
-        )
+        return self.event(Announced(key="stf/a", action_id=self.action.id, seq=seq, step=step, worker=worker), **more)
 
     def answer(self, result):
         if self.action.call is None:

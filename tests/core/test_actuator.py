@@ -59,9 +59,7 @@ def a_command(name="a", uid="u-a", **changes):
 
 
 def counts(at=START, *, base=100, unhealthy=1, sick=1, partition=0, partitions=1):
-    return FleetCounts(
-        partition=partition, partitions=partitions, at=at, base=base, unhealthy=unhealthy, sick=sick
-    )
+    return FleetCounts(partition=partition, partitions=partitions, at=at, base=base, unhealthy=unhealthy, sick=sick)
 
 
 class Log:
@@ -105,9 +103,7 @@ class Log:
         task = self.tasks.pop(0)
         action = task.action
         return self.append(
-            Resulted(
-                key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result
-            )
+            Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result)
         ).drain()
 
     def restart(self, *, log_end=None):
@@ -241,12 +237,7 @@ def test_another_command_for_a_job_with_an_open_action_is_a_duplicate():
 
 
 def test_a_command_that_was_followed_is_not_followed_again():
-    log = (
-        Log()
-        .heal()
-        .append(counts(), a_command(uid="u-a", decided_at=START + 9, expires_at=START + 99))
-        .drain()
-    )
+    log = Log().heal().append(counts(), a_command(uid="u-a", decided_at=START + 9, expires_at=START + 99)).drain()
     assert log.outcomes[-1].reason == "duplicate"
 
 
@@ -260,9 +251,7 @@ def test_observe_mode_needs_one_look_and_reports_the_same_job_with_growing_pause
     log = Log(observe_only=True)
     reasons = []
     for _ in range(6):
-        log.append(
-            counts(log.now, unhealthy=0), a_command(decided_at=log.now, expires_at=log.now + 60)
-        ).drain()
+        log.append(counts(log.now, unhealthy=0), a_command(decided_at=log.now, expires_at=log.now + 60)).drain()
         if log.tasks:
             log.answer(found("u-a"))
         reasons.append(log.outcomes[-1].reason)
@@ -384,9 +373,7 @@ def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
     assert [outcome.quarantined for outcome in log.outcomes] == [False, False, True]
     log.append(counts(log.now), a_command(uid=uid, id="c4", expires_at=log.now + 60)).drain()
     assert log.outcomes[-1].reason == "quarantined"
-    log.append(
-        Resume(scope="job:stf/a", by="ada"), a_command(uid=uid, id="c5", expires_at=log.now + 60)
-    ).drain()
+    log.append(Resume(scope="job:stf/a", by="ada"), a_command(uid=uid, id="c5", expires_at=log.now + 60)).drain()
     assert len(log.tasks) == 1
 
 
@@ -671,9 +658,7 @@ class World:
         if worker.alive and not self.interrupted(0.05):
             action = task.action
             self.append(
-                Resulted(
-                    key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result
-                )
+                Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result)
             )
 
     def call(self, task):

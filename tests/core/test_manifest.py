@@ -131,9 +131,7 @@ def test_marks_of_an_earlier_restart_are_replaced():
 
 def test_no_value_of_env_is_shown():
     written = as_written()
-    written["metadata"]["annotations"] = {
-        "kubectl.kubernetes.io/last-applied-configuration": json.dumps(as_written())
-    }
+    written["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(as_written())}
     written["spec"]["template"]["spec"]["initContainers"] = [
         {"name": "i", "env": [{"name": "PASSWORD", "value": "s3cret"}]}
     ]
