@@ -29,7 +29,8 @@ def positions(app: AppT) -> dict[TP, int]:
 async def end_offsets(app: AppT, tps: Iterable[TP], *, timeout_seconds: float = 10.0) -> dict[TP, int]:
     """Ask the brokers for the log ends of partitions of topics this app subscribes to.
 
-    Open transactions are included. Raises aiokafka's KafkaError; KafkaTimeoutError carries the last one.
+    Open transactions are included. Raises aiokafka's KafkaError: what stood in the way for `timeout_seconds`, or else
+    KafkaTimeoutError.
     """
     return await _consumer(app).end_offsets(tps, timeout_seconds=timeout_seconds)
 
@@ -41,9 +42,7 @@ async def topic_identity(
 
     Raises aiokafka's KafkaError; UnknownTopicOrPartitionError where there is no such topic.
     """
-    return await _consumer(app).topic_identity(
-        topic, max_age_seconds=max_age_seconds, timeout_seconds=timeout_seconds
-    )
+    return await _consumer(app).topic_identity(topic, max_age_seconds=max_age_seconds, timeout_seconds=timeout_seconds)
 
 
 def on_reset(app: AppT, callback: Callable[[OffsetReset], None]) -> None:

@@ -107,9 +107,7 @@ class Consumer(driver.Consumer):
         """Return the log ends of partitions as their leaders give them now. Raises KafkaError."""
         return await self._thread.end_offsets(tps, timeout_seconds=timeout_seconds)
 
-    async def topic_identity(
-        self, topic: str, *, max_age_seconds: float, timeout_seconds: float
-    ) -> TopicIdentity:
+    async def topic_identity(self, topic: str, *, max_age_seconds: float, timeout_seconds: float) -> TopicIdentity:
         """Return which topic the name means, asked at most `max_age_seconds` ago. Raises KafkaError."""
         now = monotonic()
         asked_at, identity = self._identities.get(topic, (-math.inf, None))
@@ -320,7 +318,9 @@ class Consumer(driver.Consumer):
     # --- committing
 
     def _filter_tps_with_pending_acks(self, topics: TPorTopicSet | None = None) -> Iterator[TP]:
-        return (tp for tp in list(self._ledgers) if topics is None or tp in topics or tp.topic in topics)
+        for tp in list(self._ledgers):
+            if topics is None or tp in topics or tp.topic in topics:
+                yield self._new_topicpartition(*tp)  # aiokafka's own type: its transactions take no other
 
     def _new_offset(self, tp: TP) -> int | None:
         # Faust's streams keep filling these; nothing reads them any more.

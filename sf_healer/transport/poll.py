@@ -94,9 +94,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
     def _assignment(self) -> Any:
         return self._ensure_consumer()._subscription.subscription.assignment
 
-    async def poll(
-        self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float
-    ) -> dict[TP, Span]:
+    async def poll(self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float) -> dict[TP, Span]:
         """Return what is there, or wait for it up to `timeout_seconds`; empty after a wake-up or rebalance.
 
         Call it on the app's loop, one poll at a time. Raises what the fetch raised: no right to the topic, an
@@ -117,9 +115,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _poll(
-        self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float
-    ) -> dict[TP, Span]:
+    async def _poll(self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float) -> dict[TP, Span]:
         consumer = self._ensure_consumer()
         if consumer._closed or consumer._fetcher._closed:
             raise ConsumerStoppedError

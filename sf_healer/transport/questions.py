@@ -154,9 +154,7 @@ class TopicMetadataRequest(Request[MetadataRequest_v4 | MetadataRequest_v10]):  
         return MetadataRequest_v4([self._topic], False)  # noqa: FBT003
 
 
-async def ask_end_offsets(
-    client: AIOKafkaClient, tps: Iterable[TP], *, timeout_seconds: float
-) -> dict[TP, int]:
+async def ask_end_offsets(client: AIOKafkaClient, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
     """Return the end of each partition's log: one past the last record that a consumer may read.
 
     Open transactions count, whatever the consumer's isolation. Raises KafkaError.
@@ -187,7 +185,9 @@ async def _until_answered(
                         client.force_metadata_update()
                     await asyncio.sleep(RETRY_SECONDS)
     except TimeoutError:
-        raise KafkaTimeoutError(f"no answer within {timeout_seconds} s, last: {last!r}") from last
+        if last is not None:
+            raise last from None
+        raise KafkaTimeoutError(f"no answer within {timeout_seconds} s") from None
 
 
 async def _end_offsets(client: AIOKafkaClient, tps: list[TP]) -> dict[TP, int]:
@@ -199,9 +199,7 @@ async def _end_offsets(client: AIOKafkaClient, tps: list[TP]) -> dict[TP, int]:
         by_leader[leader][topic].append((partition, LATEST))
     answers = await asyncio.gather(
         *(
-            client.send(
-                leader, OffsetRequest(ANY_CONSUMER, READ_UNCOMMITTED, list(topics.items())), group=CONNECTION
-            )
+            client.send(leader, OffsetRequest(ANY_CONSUMER, READ_UNCOMMITTED, list(topics.items())), group=CONNECTION)
             for leader, topics in by_leader.items()
         )
     )

@@ -57,9 +57,7 @@ class RecordReader:
         taken: list[Record] = list(islice(self._unread, most))
         is_read = len(taken) < most
         if taken:
-            if (
-                taken[0].offset < self.next_fetch_offset
-            ):  # a fetch from its middle brings the whole record batch
+            if taken[0].offset < self.next_fetch_offset:  # a fetch from its middle brings the whole record batch
                 taken = [record for record in taken if record.offset >= self.next_fetch_offset]
             if taken:
                 self.next_fetch_offset = taken[-1].offset + 1
