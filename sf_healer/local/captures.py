@@ -89,12 +89,8 @@ SCENES = (
     Scene("stuck", Story.OPENING_ONLY, (*_ALL_CONSUMERS, *_WS), "the first loading, then silent"),
     Scene("stuck", Story.MISFED, ("arango-candles",), "an error a record: stuck or failed?", firm=False),
     Scene("never_started", Story.MUTE, (*_LOADERS, *_WS), "as shipped it never says a word"),
-    Scene(
-        "failed", Story.FATAL, ("loader-api-candles", "loader-api-trades", *_WS), "a bare error, then silent"
-    ),
-    Scene(
-        "failed", Story.FATAL, (*_ALL_CONSUMERS, "loader-producer"), "an error and finished right after it"
-    ),
+    Scene("failed", Story.FATAL, ("loader-api-candles", "loader-api-trades", *_WS), "a bare error, then silent"),
+    Scene("failed", Story.FATAL, (*_ALL_CONSUMERS, "loader-producer"), "an error and finished right after it"),
     Scene("failed", Story.FATAL, ("dummy-service",), "an error with finished=true"),
     Scene("failed", Story.FATAL, _DOCS, "docs dialect: error, then silent"),
     Scene("interrupted", Story.STOP, _ALL_CONSUMERS, "interrupted, interrupted, finished"),
@@ -212,9 +208,7 @@ class _Cast:
         day = f"2025-{self._random.randint(1, 8):02}-{self._random.randint(1, 28):02}"
         while True:
             short = launcher.short_id(self._random)
-            queue = launcher.Queue.launch(
-                self._random.choice(_SYMBOLS), type_, day, short, until="2025-09-01"
-            )
+            queue = launcher.Queue.launch(self._random.choice(_SYMBOLS), type_, day, short, until="2025-09-01")
             names = [launcher.job_name(queue.id, target) for target in targets]
             if max(map(len, names)) <= launcher.LONGEST_JOB_NAME and self._truth.keys().isdisjoint(names):
                 return queue

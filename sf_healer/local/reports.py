@@ -231,9 +231,7 @@ def ending(service: Service, story: Story) -> tuple[Line, ...]:
     }.get(story, ())
 
 
-def last_words(
-    process: Process, story: Story, random_source: random.Random, course: Course
-) -> Iterator[Timed]:
+def last_words(process: Process, story: Story, random_source: random.Random, course: Course) -> Iterator[Timed]:
     """Say the lines of an ending one right after the other, the first at the turn."""
     at = course.turn_seconds
     for line in ending(process.service, story):
@@ -259,9 +257,7 @@ def _words(process: Process, story: Story, random_source: random.Random, course:
     yield from last_words(process, story, random_source, course)
 
 
-def _work(
-    process: Process, story: Story, random_source: random.Random, course: Course, at: float
-) -> Iterator[Timed]:
+def _work(process: Process, story: Story, random_source: random.Random, course: Course, at: float) -> Iterator[Timed]:
     service = process.service
     gap = service.gap_seconds if course.gap_seconds is None else course.gap_seconds
     until = course.until_seconds if story in _GO_ON else course.turn_seconds

@@ -50,13 +50,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     fatal: tuple[Line, ...] = ()
     finish: tuple[Line, ...] = ()  # empty: it never ends by itself
     stop: tuple[Line, ...] = ()  # on a stop command
-    terminate: tuple[Line, ...] = ()  # on SIGTERM while data flows; empty: it ignores SIGTERM
+    terminate: tuple[Line, ...] = ()  # on SIGTERM while data flows; empty: it ignores SIGTERM, being process 1
+    terminates_idle: bool = False  # it does so without data too; others then hang until SIGKILL
     answers_ping: bool = False
     stays_up: bool = False  # the process lives on after its last word, so the Job stays active
     exit_code_after_fatal: int = 0
-    speaks_as_shipped: bool = (
-        True  # else only once missing names are supplied: as shipped it never says a word
-    )
+    speaks_as_shipped: bool = True  # else only once missing names are supplied: as shipped it never says a word
 
 
 _BROKEN_JSON = 'Failed to decode JSON: b\'{"symbol": "BTCUSDT", "price": 673\''
@@ -310,6 +309,7 @@ _DUMMY = Service(
     finish=(_DUMMY_END,),
     stop=(Line("interrupted", "Получена команда остановки", finished=True), _DUMMY_END),
     terminate=(_DUMMY_END,),
+    terminates_idle=True,
     answers_ping=True,
     exit_code_after_fatal=1,
     speaks_as_shipped=False,
@@ -338,6 +338,7 @@ _VISUALIZER = Service(
     dialect=Dialect.TELEMETRY_ID,
     started=Line("started", "Visualizer application started"),
     terminate=(Line("finished", "Visualizer application shut down", finished=True),),
+    terminates_idle=True,
     finish=(Line("finished", "Visualizer application shut down", finished=True),),
     stays_up=True,
     speaks_as_shipped=False,  # its image starts no server; run under uvicorn it says these two words
