@@ -6,6 +6,7 @@ the same command ids.
 """
 
 import asyncio
+import time
 
 import faust
 import msgspec
@@ -27,6 +28,8 @@ from tables.jobs import hot, store
 log = structlog.get_logger(__name__)
 
 COUNTS_EVERY_SECONDS = 5.0
+#: A command waits at admission until every partition has counted after its Job turned sick.
+COUNTS_EVERY_SECONDS_WHILE_SICK = 1.0
 #: Let the loop breathe while a long batch is folded: health checks and heartbeats share it.
 YIELD_EVERY_RECORDS = 100
 
@@ -70,11 +73,14 @@ def _outgoing(effect: Effect) -> Outgoing:
 @app.task
 async def count_loop() -> None:
     """Tell admission, every few seconds, how many Jobs of each partition are well and how many turned sick."""
+    counted_at = 0.0
     while not app.should_stop:
-        await app.sleep(COUNTS_EVERY_SECONDS)
-        if app.rebalancing or app.in_recovery:
-            continue
-        await acknowledged(_counts_of(partition) for partition in list(hot.values()))
+        await app.sleep(COUNTS_EVERY_SECONDS_WHILE_SICK)
+        sick = any(partition.counts().sick for partition in hot.values())
+        due = sick or time.monotonic() - counted_at >= COUNTS_EVERY_SECONDS
+        if due and not (app.rebalancing or app.in_recovery):
+            counted_at = time.monotonic()
+            await acknowledged(_counts_of(partition) for partition in list(hot.values()))
 
 
 def _counts_of(partition: Partition) -> Outgoing:

@@ -25,6 +25,7 @@ from sf_healer.settings import LogLevel, Settings, SettingsError, load
 
 # name -> what `sf-healer --help` says of it; the code is sf_healer/commands/NAME.py
 COMMANDS: Mapping[str, str] = {
+    "demo": "Show it: five Jobs on this machine, two of them sick.",
     "worker": "Run the healer.",
     "replay": "Run a capture through the decisions, without Kafka.",
     "topics": "Show or create the topics sf-healer needs.",

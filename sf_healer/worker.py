@@ -31,6 +31,13 @@ log = structlog.get_logger(__name__)
 CRASHED = 1
 
 
+class _Worker(Worker):
+    """Faust's worker without its own logging: adapters/logs.py has set it up, for our logs and Faust's alike."""
+
+    def _setup_logging(self) -> None:
+        pass
+
+
 def apps_for(role: Role) -> tuple[faust.App, ...]:
     """Return the apps that a role runs; the first is the one Faust takes for the worker's own."""
     return {Role.ALL: (detector, actuator), Role.DETECTOR: (detector,), Role.ACTUATOR: (actuator,)}[role]
@@ -48,7 +55,7 @@ def run(settings: Settings) -> int:
         app.in_worker = True
     log.info("worker_starts", role=settings.role, mode=settings.mode, apps=[app.conf.id for app in apps])
     # The first app reports readiness, the others are services beside it, in one process and one event loop.
-    worker = Worker(apps[0], *apps[1:], quiet=True, redirect_stdouts=False)
+    worker = _Worker(apps[0], *apps[1:], quiet=True, redirect_stdouts=False)
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:

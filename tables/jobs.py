@@ -49,7 +49,7 @@ _state = msgspec.msgpack.Decoder(JobState)
 _meta = msgspec.msgpack.Decoder(Meta)
 
 
-class StateMismatch(Exception):
+class StateMismatchError(Exception):
     """The stored state cannot be used by this worker as it is set; the message says what to do."""
 
 
@@ -118,13 +118,13 @@ def new_partition(number: int) -> Partition:
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:
     version, _, body = _envelope.decode(value)
     if version != SCHEMA_VERSION:
-        raise StateMismatch(f"jobs table of schema version {version}; this worker knows {SCHEMA_VERSION}")
+        raise StateMismatchError(f"jobs table of schema version {version}; this worker knows {SCHEMA_VERSION}")
     return decoder.decode(body)
 
 
 def _check_partitions(number: int, meta: Meta | None) -> None:
     if meta is not None and meta.partitions != settings.partitions:
-        raise StateMismatch(
+        raise StateMismatchError(
             f"partition {number} was written with SF_HEALER_PARTITIONS={meta.partitions}, now it is "
             f"{settings.partitions}: Jobs would move and look silent. Set it back, or stop every worker, delete "
             f"{topics.EVIDENCE} and {topics.JOBS_CHANGELOG} and create them anew with `sf-healer topics --create`"

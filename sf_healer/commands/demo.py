@@ -1,0 +1,21 @@
+"""`sf-healer demo`: the main job shown on this machine."""
+
+import click
+
+from sf_healer.cli import ExitCode
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Stay up afterwards, to look around; Ctrl-C ends it.")
+def command(*, keep: bool) -> ExitCode:
+    """Start a small broker and cluster, five Jobs and the worker, and watch two sick Jobs healed.
+
+    Exit status 0 if exactly those two were restarted and are well again, 3 if not.
+    """
+    from sf_healer import demo  # noqa: PLC0415  only where the embedded broker is installed
+    from sf_healer.local.broker import BrokerFailed, BrokerNotInstalled  # noqa: PLC0415
+
+    try:
+        return ExitCode.OK if demo.run(keep=keep) else ExitCode.NO
+    except (demo.DemoFailed, BrokerFailed, BrokerNotInstalled) as failed:
+        raise click.ClickException(str(failed)) from None
