@@ -4,10 +4,11 @@
 admission's business (agents/actuator.py).
 """
 
-import faust
 import msgspec
+from faust.types import StreamT
 
 from agents import inventory, topics
+from agents.batches import unacknowledged
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
@@ -30,10 +31,10 @@ _decode = msgspec.json.Decoder(_StopCommand).decode
 
 
 @app.agent(topics.stop_commands)
-async def control(stream: faust.Stream[Batch]) -> None:
+async def control(stream: StreamT[Batch]) -> None:
     """Hold the Jobs of every queue that is told to stop."""
     await inventory.first_list.wait()
-    async for event in stream.noack().events():
+    async for event in unacknowledged(stream):
         for record in event.value.records:
             await acknowledged(_holds(record.value))
         event.ack()

@@ -116,15 +116,13 @@ class _Inventory:
         facts = [fact for fact in self.index.facts() if partition_of(fact.key, settings.partitions) == partition]
         present = tuple((fact.key, fact.uid) for fact in facts if not self.index.is_gone(fact.key))
         yield from (fact_record(fact) for fact in facts)
-        yield Outgoing(
-            topics.evidence_log, evidence.encode(evidence.Snapshot(self.version, present)), partition
-        )
+        yield Outgoing(topics.evidence_log, evidence.encode(evidence.Snapshot(self.version, present)), partition)
 
 
 _inventory = _Inventory(names) if isinstance(names, JobIndex) else None
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]  # Faust's
 async def follow_cluster() -> None:
     """Keep the index and the facts on the log as the cluster is."""
     if _inventory is None:
@@ -182,9 +180,7 @@ def _read(
     loop.call_soon_threadsafe(changes.put_nowait, None)
 
 
-async def _next(
-    changes: "asyncio.Queue[Change | ApiFailure | None]", seconds: float
-) -> Change | ApiFailure | None:
+async def _next(changes: "asyncio.Queue[Change | ApiFailure | None]", seconds: float) -> Change | ApiFailure | None:
     try:
         return await asyncio.wait_for(changes.get(), seconds)
     except TimeoutError:

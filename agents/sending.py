@@ -15,7 +15,7 @@ from faust.types import RecordMetadata, TopicT
 class Outgoing(NamedTuple):
     """One record to send; without a partition the key decides, as in Kafka's default partitioner."""
 
-    topic: TopicT[bytes]
+    topic: TopicT
     value: bytes | None
     partition: int | None = None
     key: bytes | None = None

@@ -8,11 +8,12 @@ the same command ids.
 import asyncio
 import time
 
-import faust
 import msgspec
 import structlog
+from faust.types import StreamT
 
 from agents import topics
+from agents.batches import unacknowledged
 from agents.sending import Outgoing, acknowledged
 from agents.telemetry import dead_letter
 from sf_healer.adapters import metrics
@@ -35,9 +36,9 @@ YIELD_EVERY_RECORDS = 100
 
 
 @app.agent(topics.evidence_log)
-async def sweeper(stream: faust.Stream[Batch]) -> None:
+async def sweeper(stream: StreamT[Batch]) -> None:
     """Fold every batch of evidence of the partitions this worker owns."""
-    async for event in stream.noack().events():
+    async for event in unacknowledged(stream):
         batch: Batch = event.value
         partition = hot.get(batch.partition)
         if partition is None:
@@ -70,7 +71,7 @@ def _outgoing(effect: Effect) -> Outgoing:
     return Outgoing(topics.commands, commands.encode(effect), partition=0, key=effect.key.encode())
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]  # Faust's
 async def count_loop() -> None:
     """Tell admission, every few seconds, how many Jobs of each partition are well and how many turned sick."""
     counted_at = 0.0

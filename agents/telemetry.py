@@ -7,11 +7,12 @@ source partition nothing overtakes. The marks loop claims W for everything below
 import hashlib
 import time
 
-import faust
 import structlog
 from aiokafka.errors import KafkaError
+from faust.types import StreamT
 
 from agents import inventory, topics
+from agents.batches import unacknowledged
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
@@ -65,9 +66,7 @@ async def mark() -> None:
     forwarder.note_ends({tp.partition: ends[tp] for tp in tps}, w, now=time.monotonic())
     reached = {tp.partition: at for tp, at in positions(app).items() if tp in tps}
     marks = forwarder.claims(reached, identity.partitions)
-    await _send(
-        [Outgoing(topics.evidence_log, evidence.encode(mark), partition) for partition, mark in marks.items()]
-    )
+    await _send([Outgoing(topics.evidence_log, evidence.encode(mark), partition) for partition, mark in marks.items()])
     forwarder.claimed(marks.values())
     metrics.MARKS.inc(len(marks))
 
@@ -81,15 +80,15 @@ async def _send(records: list[Outgoing]) -> None:
 
 
 @app.agent(topics.reports)
-async def telemetry(stream: faust.Stream[Batch]) -> None:
+async def telemetry(stream: StreamT[Batch]) -> None:
     """Forward every batch of reports."""
     await inventory.first_list.wait()
-    async for event in stream.noack().events():
+    async for event in unacknowledged(stream):
         await forward(event.value)
         event.ack()
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]  # Faust's
 async def mark_loop() -> None:
     """Mark once each interval. A broker that does not answer delays marks, and with them every verdict."""
     on_reset(app, _note_reset)
@@ -107,15 +106,12 @@ async def mark_loop() -> None:
 def _note_reset(reset: OffsetReset) -> None:
     """Remember that the source's retention overtook us: what lies between is a feed gap."""
     if reset.tp.topic == settings.source_topic:
-        forwarder.reset(
-            reset.tp.partition, from_position=reset.from_position, to_position=reset.to_position
-        )
-        log.warning(
-            "offset_reset", partition=reset.tp.partition, lost=reset.to_position - reset.from_position
-        )
+        forwarder.reset(reset.tp.partition, from_position=reset.from_position, to_position=reset.to_position)
+        log.warning("offset_reset", partition=reset.tp.partition, lost=reset.to_position - reset.from_position)
 
 
 def dead_letter(batch: Batch, reject: Rejected) -> Outgoing:
+    """Address a message that is evidence of nothing to the dead letters: its bytes, and why and whence."""
     value = reject.record.value
     headers = {
         "sf-healer-reason": reject.reason.encode(),
@@ -136,4 +132,3 @@ def _count(combined: Combined) -> None:
     for reject in combined.rejected:
         metrics.DEAD_LETTERS.labels(reason=reject.reason).inc()
     metrics.EVIDENCE_RECORDS.inc(len(combined.bundles))
-

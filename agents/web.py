@@ -16,6 +16,7 @@ from faust.web.views import View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
+import tables.actions
 from agents import watchdog
 from sf_healer.app import actuator, detector
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
@@ -50,7 +51,7 @@ class Jobs(View):
 class Job(View):
     """Everything known of one Job."""
 
-    async def get(self, request: Request, namespace: str, name: str) -> Response:
+    async def get(self, request: Request, namespace: str, name: str) -> Response:  # noqa: ARG002  Faust's
         """Show a Job."""
         key = f"{namespace}/{name}"
         try:
@@ -94,12 +95,31 @@ class Fleet(View):
         )
 
 
+def _actions_page(app: faust.App) -> None:
+    @app.page("/actions/", name=f"actions-{app.conf.id}")
+    class Actions(View):
+        """Every restart under way and lately, by Job, each with its steps; manifests are never shown."""
+
+        async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
+            """List actions."""
+            shown = tables.actions.shown_jobs()
+            if shown is not None:
+                return answer(self, {"actions": shown})
+            try:
+                owner = URL(actuator.router.key_store(tables.actions.actions.name, b""))
+            except KeyError:
+                return answer(self, {"error": "no worker owns the steps log right now"}, status=503)
+            if _is_me(owner, actuator):
+                return answer(self, {"error": "this worker owns the steps log and is still recovering"}, status=503)
+            return await _forward(self, owner, "/actions/")
+
+
 def _health_pages(app: faust.App) -> None:
     @app.page("/livez", name=f"livez-{app.conf.id}")
     class Livez(View):
         """Whether this process should be restarted."""
 
-        async def get(self, request: Request) -> Response:
+        async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
             """Answer a liveness probe."""
             problems = watchdog.not_alive()
             return answer(self, {"alive": not problems, "problems": problems}, status=503 if problems else 200)
@@ -108,7 +128,7 @@ def _health_pages(app: faust.App) -> None:
     class Readyz(View):
         """Whether this worker does its part."""
 
-        async def get(self, request: Request) -> Response:
+        async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
             """Answer a readiness probe."""
             problems = watchdog.not_ready()
             return answer(self, {"ready": not problems, "problems": problems}, status=503 if problems else 200)
@@ -117,13 +137,14 @@ def _health_pages(app: faust.App) -> None:
     class Metrics(View):
         """Prometheus metrics of the process."""
 
-        async def get(self, request: Request) -> Response:
+        async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
             """Answer a scrape."""
             return self.bytes(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 for _app in (detector, actuator):
     _health_pages(_app)
+    _actions_page(_app)
 
 
 async def gather_peers(path: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -149,14 +170,11 @@ async def _ask(peer: URL, path: str) -> dict[str, Any] | None:
 async def _forward(view: View, owner: URL, path: str) -> Response:
     try:
         async with detector.http_client.get(owner.with_path(path), timeout=PEER_TIMEOUT) as response:
-            return view.bytes(
-                await response.read(), content_type="application/json", status=response.status
-            )
+            return view.bytes(await response.read(), content_type="application/json", status=response.status)
     except (ClientError, TimeoutError) as error:
         return answer(view, {"error": f"its owner {owner} does not answer: {error}"}, status=503)
 
 
-def _is_me(url: URL) -> bool:
-    mine = URL(str(detector.conf.canonical_url))
+def _is_me(url: URL, app: faust.App = detector) -> bool:
+    mine = URL(str(app.conf.canonical_url))
     return (url.host, url.port) == (mine.host, mine.port)
-

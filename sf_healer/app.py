@@ -104,6 +104,4 @@ def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:
 
 detector = _app("sf-healer-detector", partitions=settings.partitions, port_offset=0)
 #: With `role = actuator` there is no detector beside it, and it takes the web port itself.
-actuator = _app(
-    "sf-healer-actuator", partitions=1, port_offset=0 if settings.role is Role.ACTUATOR else 1
-)
+actuator = _app("sf-healer-actuator", partitions=1, port_offset=0 if settings.role is Role.ACTUATOR else 1)

@@ -191,9 +191,7 @@ class Demo:
             script = {BEHAVIOUR: role.behaviour.value, CADENCE: "1", TURN: "5"}
             bootstrap = ",".join(settings.bootstrap_servers)
             env = launcher.environment(queue, role.target, bootstrap=bootstrap, extra=script)
-            created = cluster.create_job(
-                NAMESPACE, launcher.job_manifest(queue, role.target, env, namespace=NAMESPACE)
-            )
+            created = cluster.create_job(NAMESPACE, launcher.job_manifest(queue, role.target, env, namespace=NAMESPACE))
             if isinstance(created, ApiFailure):
                 raise DemoFailed(f"the local cluster refused a Job: {created.message}")
             name = created.fact.key.rpartition("/")[2]
@@ -237,7 +235,8 @@ class Demo:
             seen.row, seen.outcome = row, row.get("last_outcome") or seen.outcome
 
     def _table(self) -> Table:
-        table = Table(title=f"{time.monotonic() - self._ready_at:4.0f} s since the worker is ready", title_justify="left")
+        age = time.monotonic() - self._ready_at
+        table = Table(title=f"{age:4.0f} s since the worker is ready", title_justify="left")
         for column in ("this Job", "verdict", "rule", "silent for", "restarts", "last outcome"):
             table.add_column(column, no_wrap=True)
         for seen in self.seen:

@@ -68,10 +68,11 @@ async def _kafka_problems(settings: Settings) -> list[str]:
 async def _clock_problems(admin: kafka.Admin) -> list[str]:
     if await admin.honours_log_append_time(topics.EVIDENCE, evidence.EMPTY):
         return []
-    return [
+    problem = (
         f"the broker ignores message.timestamp.type=LogAppendTime of {topics.EVIDENCE}: verdicts would hang on "
         "the clocks of producers (SF_HEALER_DEMO_ACCEPT_CREATE_TIME=true accepts that, for a demo)"
-    ]
+    )
+    return [problem]
 
 
 def _platform_topics(settings: Settings) -> tuple[str, ...]:

@@ -206,7 +206,10 @@ class Replay:
         reports = ((line.at, 1, number, line) for number, line in enumerate(self._lines))
         created = ((fact.created_at, 0, number, fact) for number, fact in enumerate(self._created))
         second: float | None = None
-        for at, _, _, happening in heapq.merge(reports, created, key=lambda item: item[:3]):
+        merged: Iterator[tuple[float, int, int, Line | JobFact]] = heapq.merge(
+            reports, created, key=lambda item: item[:3]
+        )
+        for at, _, _, happening in merged:
             if at > self._until:
                 break
             second = math.ceil(at) if second is None else second
@@ -234,9 +237,7 @@ class Replay:
 
     def _let_run(self, bundle: evidence.Bundle, at: float) -> None:
         """Let a restarted Job that speaks after all have a running pod, so that it is judged from now on."""
-        keys = {beat.key for beat in bundle.beats} | {
-            word.key for word in bundle.words if word.kind is Kind.STARTED
-        }
+        keys = {beat.key for beat in bundle.beats} | {word.key for word in bundle.words if word.kind is Kind.STARTED}
         for key in keys:
             state = self._partition.jobs.get(key)
             if state is not None and state.fact is not None and state.fact.pod is PodState.PENDING:
@@ -404,4 +405,3 @@ def _compare(row: TruthRow, found: Decision | None, restart: Decision | None) ->
     if found.verdict != row.verdict:
         return f"found as {found.verdict}, truth says {row.verdict}"
     return None
-

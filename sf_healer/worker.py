@@ -10,13 +10,6 @@ import faust
 import structlog
 from faust.worker import Worker
 
-import agents.actuator
-import agents.control
-import agents.inventory
-import agents.sweeper
-import agents.telemetry
-import agents.watchdog
-import agents.web
 import tables.actions
 import tables.jobs  # noqa: F401  each import registers
 from sf_healer import preflight
@@ -57,10 +50,9 @@ def run(settings: Settings) -> int:
     # The first app reports readiness, the others are services beside it, in one process and one event loop.
     worker = _Worker(apps[0], *apps[1:], quiet=True, redirect_stdouts=False)
     try:
-        worker.execute_from_commandline()
+        worker.execute_from_commandline()  # ends by raising, always
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     except Exception:
         log.exception("worker_crashed")
         return CRASHED
-    return 0

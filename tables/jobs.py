@@ -7,9 +7,8 @@ revoked ones with frozen times, and a sweep over those would call healthy Jobs s
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import faust
 import msgspec
 import structlog
 from faust.types import TP
@@ -30,10 +29,9 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 _META_KEY = b"\x00partition/%d"  # no Job's key begins with a NUL
 
-jobs: faust.Table[bytes, bytes] = app.Table(
+jobs = durable.ordered_table(
+    app,
     "jobs",
-    key_type=bytes,
-    value_type=bytes,
     partitions=settings.partitions,
     help="Last-seen loading of every Job: namespace/name to its state.",
 )
@@ -69,8 +67,8 @@ async def store(partition: int, changes: Changes, offset: int) -> None:
         await durable.write(jobs, writes)
 
 
-@app.on_partitions_revoked.connect
-async def drop_revoked(_app: faust.App, revoked: set[TP], **_: object) -> None:
+@app.on_partitions_revoked.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
+async def drop_revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
     """Forget the hot state of partitions that are no longer ours."""
     for tp in revoked:
         if tp.topic == topics.EVIDENCE and hot.pop(tp.partition, None) is not None:

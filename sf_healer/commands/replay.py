@@ -17,20 +17,13 @@ _COLUMNS = ("AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", 
 
 @click.command()
 @click.argument("file", type=_FILE)
-@click.option(
-    "--jobs", "jobs_file", type=_FILE, help="The Jobs there were; without it reports name their own."
-)
-@click.option(
-    "--policy", "policy_file", type=_FILE, help="Policies to decide by, instead of the shipped ones."
-)
-@click.option(
-    "--truth", "truth_file", type=_FILE, help="Score against this; exit status 3 if it does not hold."
-)
-@click.option(
-    "--until", type=float, help="Last moment for a verdict, epoch seconds; default: the truth's end."
-)
+@click.option("--jobs", "jobs_file", type=_FILE, help="The Jobs there were; without it reports name their own.")
+@click.option("--policy", "policy_file", type=_FILE, help="Policies to decide by, instead of the shipped ones.")
+@click.option("--truth", "truth_file", type=_FILE, help="Score against this; exit status 3 if it does not hold.")
+@click.option("--until", type=float, help="Last moment for a verdict, epoch seconds; default: the truth's end.")
 @click.option("-o", "--output", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 def command(
+    *,
     file: Path,
     jobs_file: Path | None,
     policy_file: Path | None,
@@ -103,9 +96,5 @@ def _say_score(result: Score) -> None:
     for verdict, delays in sorted(result.delays.items()):
         delays.sort()
         p99 = delays[min(len(delays) - 1, int(len(delays) * 0.99))]
-        say(
-            f"delay  {verdict}: min {delays[0]:.1f}s  median {median(delays):.1f}s  p99 {p99:.1f}s  n={len(delays)}"
-        )
-    say(
-        f"{result.right} of {result.jobs} firm Jobs as the truth says: {'holds' if result.holds else 'DOES NOT HOLD'}"
-    )
+        say(f"delay  {verdict}: min {delays[0]:.1f}s  median {median(delays):.1f}s  p99 {p99:.1f}s  n={len(delays)}")
+    say(f"{result.right} of {result.jobs} firm Jobs as the truth says: {'holds' if result.holds else 'DOES NOT HOLD'}")

@@ -11,9 +11,7 @@ from sf_healer.settings import PREFIX, Role, load
 
 
 @click.command()
-@click.option(
-    "--role", type=click.Choice(Role, case_sensitive=False), help="Which apps; default: SF_HEALER_ROLE."
-)
+@click.option("--role", type=click.Choice(Role, case_sensitive=False), help="Which apps; default: SF_HEALER_ROLE.")
 def command(role: Role | None) -> ExitCode:
     """Run the healer: detector and actuator, or one of them.
 
@@ -23,9 +21,7 @@ def command(role: Role | None) -> ExitCode:
     if role is not None:
         os.environ[f"{PREFIX}ROLE"] = role.value
     settings = load(os.environ)
-    read_policies(
-        Path(settings.policy_file) if settings.policy_file else None, setting=f"{PREFIX}POLICY_FILE"
-    )
+    read_policies(Path(settings.policy_file) if settings.policy_file else None, setting=f"{PREFIX}POLICY_FILE")
     from sf_healer import worker  # noqa: PLC0415  registers the agents, so only with settings that hold
 
     return ExitCode(worker.run(settings))

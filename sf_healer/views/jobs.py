@@ -107,6 +107,4 @@ def _time(at: float) -> float | None:
 
 def _by_name(value: msgspec.Struct) -> dict[str, Any]:
     """Turn an array-like struct into a dict for people; msgspec itself would give an array."""
-    return {
-        field: msgspec.to_builtins(getattr(value, field)) for field in value.__struct_fields__
-    }
+    return {field: msgspec.to_builtins(getattr(value, field)) for field in value.__struct_fields__}
