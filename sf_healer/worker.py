@@ -10,14 +10,32 @@ import faust
 import structlog
 from faust.worker import Worker
 
+import agents.actuator
+import agents.control
+import agents.inventory
+import agents.sweeper
+import agents.telemetry
+import agents.web
 import tables.actions
-import tables.jobs  # noqa: F401  each import registers
+import tables.jobs
 from sf_healer import preflight
 from sf_healer.adapters import logs
 from sf_healer.app import actuator, detector
 from sf_healer.settings import Role, Settings
 
-__all__ = ["actuator", "detector", "run"]
+__all__ = ["REGISTERED", "actuator", "detector", "run"]
+
+#: Each of these registers itself when it is imported. Named here, so that no tool takes an import for unused.
+REGISTERED = (
+    agents.actuator,
+    agents.control,
+    agents.inventory,
+    agents.sweeper,
+    agents.telemetry,
+    agents.web,
+    tables.actions,
+    tables.jobs,
+)
 
 log = structlog.get_logger(__name__)
 
