@@ -71,9 +71,7 @@ async def feed(settings: Settings, lines: Iterable[Line], *, topic: str, speed: 
     is no such topic and for a record that the broker refused.
     """
     partitions = await _partition_count(settings, topic)
-    async with kafka.producer(
-        settings, linger_ms=_LINGER_MS, max_request_size=_LARGEST_RECORD_BYTES
-    ) as producer:
+    async with kafka.producer(settings, linger_ms=_LINGER_MS, max_request_size=_LARGEST_RECORD_BYTES) as producer:
         sending = _Sending(producer, topic)
         async for line in _paced(lines, speed):
             await sending.send(line.value(), line.partition % partitions)

@@ -26,9 +26,7 @@ _LEAST_FEED_GAP_SECONDS = 10.0
 _MARKS_IN_A_FEED_GAP = 3  # design: watermarks this many marks apart are a gap
 _HEARTBEATS_IN_A_SESSION = 3  # Kafka's own advice for heartbeat.interval.ms
 # kubelet adds these for every Service of the namespace, and a Service called sf-healer* shares our prefix.
-_SERVICE_LINK = re.compile(
-    r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
-)
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 
@@ -105,9 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker_url: Annotated[
         str, Meta(description="Kafka brokers, `kafka://host:port`; several after each other with `,`.")
     ] = "kafka://127.0.0.1:9092"
-    namespace: Annotated[str, Meta(pattern=_DNS_LABEL, description="Namespace whose Jobs are watched.")] = (
-        "stf"
-    )
+    namespace: Annotated[str, Meta(pattern=_DNS_LABEL, description="Namespace whose Jobs are watched.")] = "stf"
     mode: Annotated[
         Mode, Meta(description="`observe` decides and reports everything and touches nothing; `heal` acts.")
     ] = Mode.OBSERVE
@@ -116,16 +112,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Which apps this worker runs; `all` is both, each with its own consumer group."),
     ] = Role.ALL
     policy_file: (
-        Annotated[
-            str, Meta(description="TOML file of policies; without it the shipped one, for StreamForge.")
-        ]
-        | None
+        Annotated[str, Meta(description="TOML file of policies; without it the shipped one, for StreamForge.")] | None
     ) = None
     identity: Annotated[
         Identity,
-        Meta(
-            description="`cluster` names Jobs by the live Jobs' env; `convention` by the naming rule alone."
-        ),
+        Meta(description="`cluster` names Jobs by the live Jobs' env; `convention` by the naming rule alone."),
     ] = Identity.CLUSTER
     partitions: Annotated[
         int,
@@ -145,9 +136,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"default": "3 x MARK_INTERVAL_SECONDS, at least 10"},
         ),
     ] = 0.0
-    source_topic: Annotated[
-        str, Meta(pattern=_TOPIC, description="The platform's topic of reports; read only.")
-    ] = "queue-events"
+    source_topic: Annotated[str, Meta(pattern=_TOPIC, description="The platform's topic of reports; read only.")] = (
+        "queue-events"
+    )
     control_topic: Annotated[
         str, Meta(pattern=_TOPIC, description="The platform's topic of stop commands; read only.")
     ] = "queue-control"
@@ -200,17 +191,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    sasl_password: (
-        Annotated[str, Meta(description="Password of SASL_USERNAME.", extra={"secret": True})] | None
-    ) = None
-    sasl_mechanism: Annotated[
-        SaslMechanism, Meta(description="SASL mechanism; read only with SASL_USERNAME.")
-    ] = SaslMechanism.SCRAM_SHA_512
+    sasl_password: Annotated[str, Meta(description="Password of SASL_USERNAME.", extra={"secret": True})] | None = None
+    sasl_mechanism: Annotated[SaslMechanism, Meta(description="SASL mechanism; read only with SASL_USERNAME.")] = (
+        SaslMechanism.SCRAM_SHA_512
+    )
     ca_file: (
-        Annotated[
-            str, Meta(description="PEM file of the CA that signed the brokers' certificates; means TLS.")
-        ]
-        | None
+        Annotated[str, Meta(description="PEM file of the CA that signed the brokers' certificates; means TLS.")] | None
     ) = None
     broker_session_timeout_seconds: Annotated[
         float,
@@ -223,9 +209,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3.0
     demo_accept_create_time: Annotated[
         bool,
-        Meta(
-            description="Act in heal mode on a broker that ignores LogAppendTime; for the demo's broker only."
-        ),
+        Meta(description="Act in heal mode on a broker that ignores LogAppendTime; for the demo's broker only."),
     ] = False
     log_level: Annotated[LogLevel, Meta(description="How much the logs say.")] = LogLevel.INFO
 
@@ -275,11 +259,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         if name not in known and not _is_service_link(name, value):
             raise SettingsError(name, _unknown(name, known))
     settings = Settings(
-        **{
-            field.attribute: _converted(field, given[field.name])
-            for field in FIELDS
-            if given.get(field.name, "") != ""
-        }
+        **{field.attribute: _converted(field, given[field.name]) for field in FIELDS if given.get(field.name, "") != ""}
     )
     for attribute, problem in _contradictions(settings):
         raise SettingsError(_env_name(attribute), problem)
@@ -288,9 +268,7 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 def markdown() -> str:
     """Write the table of settings that docs/settings.md holds."""
-    rows = "".join(
-        f"| `{field.name}` | {field.wanted} | {field.default} | {field.description} |\n" for field in FIELDS
-    )
+    rows = "".join(f"| `{field.name}` | {field.wanted} | {field.default} | {field.description} |\n" for field in FIELDS)
     return (
         "# Settings\n\n"
         "Read once from the environment when a process starts; an empty variable counts as not set.\n"
@@ -379,9 +357,7 @@ def _file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=1, cutoff=0.6)
-    return (
-        f"unknown setting; did you mean {close[0]}?" if close else "unknown setting; see sf-healer settings"
-    )
+    return f"unknown setting; did you mean {close[0]}?" if close else "unknown setting; see sf-healer settings"
 
 
 def _is_service_link(name: str, value: str) -> bool:
@@ -424,13 +400,7 @@ def _wanted(attribute: str, kind: type, meta: Meta) -> str:
 
 
 def _plain(default: object) -> str:
-    return (
-        f"{default:g}"
-        if isinstance(default, float)
-        else str(default).lower()
-        if default is False
-        else str(default)
-    )
+    return f"{default:g}" if isinstance(default, float) else str(default).lower() if default is False else str(default)
 
 
 _HINTS = typing.get_type_hints(Settings, include_extras=True)

@@ -104,9 +104,7 @@ def platform_specs(settings: Settings, brokers: int) -> tuple[Spec, ...]:
     )
 
 
-def compare(
-    wanted: tuple[Spec, ...], found: Mapping[str, Found], brokers: str = "BROKER"
-) -> tuple[Status, ...]:
+def compare(wanted: tuple[Spec, ...], found: Mapping[str, Found], brokers: str = "BROKER") -> tuple[Status, ...]:
     """Set what is there beside what should be; `brokers` is the address that the fixing commands name."""
     return tuple(_status(spec, found.get(spec.name), brokers) for spec in wanted)
 

@@ -120,9 +120,7 @@ class Cluster:
     def __init__(self, configuration: client.Configuration, *, namespace: str) -> None:
         self.namespace = namespace
         self._client = client.ApiClient(configuration)
-        self._client.user_agent = (
-            f"{_US}/{__version__}"  # its first part becomes the field manager of what we create
-        )
+        self._client.user_agent = f"{_US}/{__version__}"  # its first part becomes the field manager of what we create
         self._batch = client.BatchV1Api(self._client)
         self._core = client.CoreV1Api(self._client)
 
@@ -139,11 +137,7 @@ class Cluster:
         configuration.retries = False  # else urllib3 repeats calls and sleeps through Retry-After on its own
         configuration.keep_alive = True
         try:
-            if (
-                kubeconfig is None
-                and "KUBERNETES_SERVICE_HOST" in os.environ
-                and _SERVICE_ACCOUNT_TOKEN.exists()
-            ):
+            if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and _SERVICE_ACCOUNT_TOKEN.exists():
                 config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # theirs
             else:
                 config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
@@ -238,9 +232,7 @@ class Cluster:
             if belongs_to(pod, uid)
         )
 
-    def delete_job(
-        self, namespace: str, name: str, uid: str, resource_version: str | None = None
-    ) -> ApiFailure | None:
+    def delete_job(self, namespace: str, name: str, uid: str, resource_version: str | None = None) -> ApiFailure | None:
         """Delete exactly this incarnation, its pods first; CONFLICT when another one has the name.
 
         Foreground: in the background the Job is gone at once while its pod still runs and meets the next one.
@@ -264,9 +256,7 @@ class Cluster:
         answer = _ask(self._batch.create_namespaced_job, namespace, body=manifest)
         return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
 
-    def emit_event(
-        self, job: JobFact, *, reason: str, message: str, type_: str = "Normal"
-    ) -> ApiFailure | None:
+    def emit_event(self, job: JobFact, *, reason: str, message: str, type_: str = "Normal") -> ApiFailure | None:
         """Put an Event beside a Job for `kubectl describe`; the same one again is no second Event."""
         namespace, name = job.key.split("/", 1)
         digest = hashlib.sha256(repr((job.uid, type_, reason, message)).encode()).hexdigest()[:16]
@@ -301,9 +291,7 @@ class Cluster:
         return None
 
     def _pods(self, namespace: str, job_name: str) -> list[Manifest] | ApiFailure:
-        answer = _ask(
-            self._core.list_namespaced_pod, namespace, label_selector=f"{JOB_NAME_LABELS[0]}={job_name}"
-        )
+        answer = _ask(self._core.list_namespaced_pod, namespace, label_selector=f"{JOB_NAME_LABELS[0]}={job_name}")
         return answer if isinstance(answer, ApiFailure) else answer["items"]
 
     def _list(self, call: Callable[..., Any], **selectors: str) -> "_Collection | ApiFailure":

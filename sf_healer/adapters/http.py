@@ -26,17 +26,13 @@ def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     no JSON.
     """
     try:
-        answer = httpx.get(
-            url, timeout=timeout_seconds, follow_redirects=True, headers={"Accept": "application/json"}
-        )
+        answer = httpx.get(url, timeout=timeout_seconds, follow_redirects=True, headers={"Accept": "application/json"})
     except httpx.TimeoutException as problem:
         raise WorkerUnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
     except httpx.TransportError as problem:
         raise WorkerUnreachableError(f"{url}: {problem}") from problem
     if not answer.is_success:
-        raise WorkerRefusedError(
-            f"{url} answered {answer.status_code}: {_reason(answer)}", answer.status_code
-        )
+        raise WorkerRefusedError(f"{url} answered {answer.status_code}: {_reason(answer)}", answer.status_code)
     try:
         return answer.json()
     except ValueError as problem:

@@ -91,9 +91,7 @@ def client_security(settings: Settings) -> dict[str, Any]:
     return security
 
 
-async def wait_for_broker(
-    settings: Settings, *, patience_seconds: float | None = COMMAND_PATIENCE_SECONDS
-) -> None:
+async def wait_for_broker(settings: Settings, *, patience_seconds: float | None = COMMAND_PATIENCE_SECONDS) -> None:
     """Return once a broker lets us in; with no limit of patience, keep trying with a backoff for ever.
 
     Raises BrokerUnreachableError when patience ends, or at once when trying again will not help.
@@ -188,9 +186,7 @@ class Admin:
         """
         dated = time.time() - _PROBE_AGE_SECONDS
         async with producer(self._settings) as sender:
-            sent = await sender.send_and_wait(
-                topic, value, partition=partition, timestamp_ms=int(dated * _MS)
-            )
+            sent = await sender.send_and_wait(topic, value, partition=partition, timestamp_ms=int(dated * _MS))
         async with consumer(self._settings) as reader:
             place = TopicPartition(topic, partition)
             reader.assign([place])
@@ -290,9 +286,7 @@ def _told(problem: Exception) -> str:
     if isinstance(problem, TimeoutError):
         return f"no answer in {REQUEST_TIMEOUT_SECONDS:g} s"
     if isinstance(problem, KafkaConnectionError | ConnectionResetError):
-        return (
-            f"it closed the connection; does its listener want TLS or SASL ({PREFIX}CA_FILE, {PREFIX}SASL_*)?"
-        )
+        return f"it closed the connection; does its listener want TLS or SASL ({PREFIX}CA_FILE, {PREFIX}SASL_*)?"
     return told or type(problem).__name__
 
 

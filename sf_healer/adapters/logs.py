@@ -71,9 +71,7 @@ def dict_config(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None
 def _renderers(*, for_eyes: bool) -> list[structlog.typing.Processor]:
     if for_eyes:
         return [
-            structlog.dev.ConsoleRenderer(
-                colors=not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb")
-            )
+            structlog.dev.ConsoleRenderer(colors=not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"))
         ]
     return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
 

@@ -19,9 +19,7 @@ BUILD.info({"version": __version__, "python": platform.python_version()})
 # --- reports in
 
 REPORTS = Counter("sf_healer_reports", "Reports read, by kind.", ["kind"])
-DEAD_LETTERS = Counter(
-    "sf_healer_dead_letters", "Messages that could not be decoded or named, by reason.", ["reason"]
-)
+DEAD_LETTERS = Counter("sf_healer_dead_letters", "Messages that could not be decoded or named, by reason.", ["reason"])
 CONTROL_COMMANDS = Counter(
     "sf_healer_control_commands", "Records read from the platform's control topic, by kind.", ["kind"]
 )
@@ -40,12 +38,8 @@ FEED_GAPS = Counter(
 
 # --- Jobs, sweeps, verdicts
 
-JOBS = Gauge(
-    "sf_healer_jobs", "Jobs of the partitions this worker owns, by verdict.", ["partition", "verdict"]
-)
-VERDICTS = Counter(
-    "sf_healer_verdicts", "Judgements that changed a Job's verdict, by the new one.", ["verdict"]
-)
+JOBS = Gauge("sf_healer_jobs", "Jobs of the partitions this worker owns, by verdict.", ["partition", "verdict"])
+VERDICTS = Counter("sf_healer_verdicts", "Judgements that changed a Job's verdict, by the new one.", ["verdict"])
 SWEPT_JOBS = Counter("sf_healer_swept_jobs", "Jobs looked at by sweeps.")
 SWEEP_SECONDS = Histogram("sf_healer_sweep_seconds", "Time one sweep took.", buckets=_SWEEP_BUCKETS)
 LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last sweep ended, epoch seconds.")
@@ -54,9 +48,7 @@ LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last swee
 
 COMMANDS = Counter("sf_healer_commands", "Records sent to the actuator, by kind.", ["kind"])
 REFUSALS = Counter("sf_healer_refusals", "Commands not followed, by reason.", ["reason"])
-STEPS = Counter(
-    "sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"]
-)
+STEPS = Counter("sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"])
 OUTCOMES = Counter("sf_healer_outcomes", "What became of commands, by result.", ["result"])
 
 # --- the cluster

@@ -18,9 +18,7 @@ from sf_healer.feed import CaptureError, capture, written
 @click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL.")
 @click.option("--topic", help="Topic to record; else SF_HEALER_SOURCE_TOPIC.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N records.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after S seconds."
-)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after S seconds.")
 @click.option(
     "--since-seconds",
     type=click.FloatRange(min=0),

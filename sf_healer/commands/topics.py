@@ -13,9 +13,7 @@ from sf_healer.topics import Owner, State, Status, compare, platform_specs, pres
 
 @click.command()
 @click.option("--create", is_flag=True, help="Create those of ours that are missing.")
-@click.option(
-    "--create-platform", is_flag=True, help="Create the platform's topics too; for a broker of your own."
-)
+@click.option("--create-platform", is_flag=True, help="Create the platform's topics too; for a broker of your own.")
 @click.option(
     "--wait-seconds",
     type=click.FloatRange(min=0),
@@ -47,9 +45,7 @@ def command(*, create: bool, create_platform: bool, wait_seconds: float, output:
     return ExitCode.OK if all(status.state is State.OK for status in statuses) else ExitCode.NO
 
 
-async def _look(
-    settings: Settings, *, create: bool, create_platform: bool, wait_seconds: float
-) -> tuple[Status, ...]:
+async def _look(settings: Settings, *, create: bool, create_platform: bool, wait_seconds: float) -> tuple[Status, ...]:
     async with kafka.admin(settings, patience_seconds=wait_seconds) as admin:
         brokers = await admin.broker_count()
         ours, platform = specs(settings, brokers), platform_specs(settings, brokers)

@@ -95,9 +95,7 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
         skip=annotations.get(SKIP_ANNOTATION, "").lower() == "true",
         managed_by=_text(spec.get("managedBy")),
         labels={
-            name: value
-            for name, value in _strings(metadata.get("labels")).items()
-            if name not in _CONTROLLERS_OWN
+            name: value for name, value in _strings(metadata.get("labels")).items() if name not in _CONTROLLERS_OWN
         },
         attempt=_count(annotations.get(ATTEMPT_ANNOTATION, "")),
         action_id=annotations.get(ACTION_ID_ANNOTATION, ""),
@@ -156,9 +154,7 @@ def epoch_seconds(timestamp: object) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _condition(
-    metadata: Mapping[str, object], spec: Mapping[str, object], status: Mapping[str, object]
-) -> Condition:
+def _condition(metadata: Mapping[str, object], spec: Mapping[str, object], status: Mapping[str, object]) -> Condition:
     # Deletion comes first: whatever else such a Job is, nobody may touch it any more.
     if metadata.get("deletionTimestamp"):
         return Condition.DELETING

@@ -28,9 +28,7 @@ WAIT_SECONDS = 30.0
 
 
 def line(at: float, partition: int, value: bytes | None) -> Line:
-    return Line(
-        at=at, partition=partition, value_b64=None if value is None else base64.b64encode(value).decode()
-    )
+    return Line(at=at, partition=partition, value_b64=None if value is None else base64.b64encode(value).decode())
 
 
 LINES = [
@@ -238,9 +236,7 @@ async def test_what_is_fed_while_recording_is_recorded(settings, topic):
 
 async def test_a_recording_ends_at_its_limit(settings, topic):
     lines: list[Line] = []
-    recording = asyncio.create_task(
-        capture(settings, lines.append, topic=topic, stop=asyncio.Event(), limit=2)
-    )
+    recording = asyncio.create_task(capture(settings, lines.append, topic=topic, stop=asyncio.Event(), limit=2))
     async with asyncio.timeout(WAIT_SECONDS):
         while not recording.done():
             await feed(settings, LINES, topic=topic)
@@ -318,9 +314,7 @@ async def test_the_past_of_a_topic_is_recorded_in_the_order_of_its_timestamps(ka
     await feed(settings, paced, topic=name, speed=1.0)
     lines: list[Line] = []
     async with asyncio.timeout(WAIT_SECONDS):
-        await capture(
-            settings, lines.append, topic=name, stop=asyncio.Event(), since_seconds=60.0, limit=len(paced)
-        )
+        await capture(settings, lines.append, topic=name, stop=asyncio.Event(), since_seconds=60.0, limit=len(paced))
     assert [found.at for found in lines] == sorted(found.at for found in lines)
     assert {found.value() for found in lines} == {sent.value() for sent in paced}
 

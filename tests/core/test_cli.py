@@ -96,8 +96,7 @@ def test_a_wrong_setting_is_one_clear_line_and_exit_code_2_before_anything_conne
         done = healer(*arguments, SF_HEALER_MARK_INTERVAL_SECONDS="5s")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == (
-            "Error: SF_HEALER_MARK_INTERVAL_SECONDS: '5s' is not a number of seconds,"
-            " at least 0.05 and at most 60\n"
+            "Error: SF_HEALER_MARK_INTERVAL_SECONDS: '5s' is not a number of seconds, at least 0.05 and at most 60\n"
         )
 
 

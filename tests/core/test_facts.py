@@ -144,9 +144,7 @@ def test_an_indexed_job_runs_while_any_of_its_pods_runs():
         pod("Running", name="i-1", ip="10.0.0.1"),
         pod("Pending", name="i-2"),
     ]
-    fact = fact_from_manifest(
-        job(spec={"completionMode": "Indexed", "completions": 3, "parallelism": 3}), pods
-    )
+    fact = fact_from_manifest(job(spec={"completionMode": "Indexed", "completions": 3, "parallelism": 3}), pods)
     assert (fact.pod, fact.pod_ip) == (PodState.RUNNING, "10.0.0.1")
 
 
@@ -161,16 +159,12 @@ def test_the_address_is_that_of_the_youngest_running_pod():
 
 @pytest.mark.parametrize("owner", [True, False])
 def test_a_pod_of_another_incarnation_is_not_counted(owner):
-    fact = fact_from_manifest(
-        job(), [pod("Running", uid=OTHER_UID, ip="10.0.0.9", version="99", owner=owner)]
-    )
+    fact = fact_from_manifest(job(), [pod("Running", uid=OTHER_UID, ip="10.0.0.9", version="99", owner=owner)])
     assert (fact.pod, fact.pod_ip, fact.resource_version) == (PodState.NONE, "", 40)
 
 
 def test_the_newest_version_of_job_and_pods_orders_the_fact():
-    assert (
-        fact_from_manifest(job(resourceVersion="50"), [pod("Running", version="41")]).resource_version == 50
-    )
+    assert fact_from_manifest(job(resourceVersion="50"), [pod("Running", version="41")]).resource_version == 50
     assert fact_from_manifest(job(), [pod("Running", version="77")]).resource_version == 77
 
 
@@ -238,9 +232,7 @@ def test_a_job_of_nothing_but_a_name_is_a_foreign_active_job():
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
-    ),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
     max_leaves=12,
 )
 metadata_like = st.fixed_dictionaries(
@@ -261,9 +253,7 @@ metadata_like = st.fixed_dictionaries(
 status_like = st.fixed_dictionaries(
     {}, optional={"conditions": json_values, "phase": json_values, "podIP": json_values}
 )
-pod_like = st.fixed_dictionaries(
-    {}, optional={"metadata": metadata_like | json_values, "status": status_like}
-)
+pod_like = st.fixed_dictionaries({}, optional={"metadata": metadata_like | json_values, "status": status_like})
 
 
 @given(
@@ -273,11 +263,7 @@ pod_like = st.fixed_dictionaries(
     | st.fixed_dictionaries(
         {
             "template": st.fixed_dictionaries(
-                {
-                    "spec": st.fixed_dictionaries(
-                        {"containers": st.lists(json_values, max_size=2) | json_values}
-                    )
-                }
+                {"spec": st.fixed_dictionaries({"containers": st.lists(json_values, max_size=2) | json_values})}
             )
         }
     ),

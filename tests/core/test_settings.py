@@ -225,8 +225,7 @@ def test_every_setting_is_documented_and_names_its_unit():
 
 @given(
     st.dictionaries(
-        st.sampled_from([field.name for field in FIELDS])
-        | st.from_regex(r"SF_HEALER_[A-Z_]{1,12}", fullmatch=True),
+        st.sampled_from([field.name for field in FIELDS]) | st.from_regex(r"SF_HEALER_[A-Z_]{1,12}", fullmatch=True),
         st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=12),
         max_size=3,
     )

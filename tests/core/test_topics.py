@@ -43,9 +43,7 @@ def test_each_topic_is_what_the_design_says(name, partitions, cleanup, retention
     spec = by_name()[name]
     assert spec.partitions == partitions
     assert spec.configs["cleanup.policy"] == cleanup
-    assert spec.configs.get("retention.ms") == (
-        None if retention_days is None else str(retention_days * DAY_MS)
-    )
+    assert spec.configs.get("retention.ms") == (None if retention_days is None else str(retention_days * DAY_MS))
     assert spec.configs.get("message.timestamp.type") == ("LogAppendTime" if append_time else None)
     assert spec.owner is Owner.US
 
@@ -73,9 +71,7 @@ def test_only_what_follows_the_evidence_has_its_partitions():
         (3, 2, 2, "1"),
     ],
 )
-def test_three_replicas_of_which_two_in_sync_where_there_are_three_brokers(
-    brokers, set_factor, replicas, in_sync
-):
+def test_three_replicas_of_which_two_in_sync_where_there_are_three_brokers(brokers, set_factor, replicas, in_sync):
     for spec in specs(Settings(replication_factor=set_factor), brokers):
         assert (spec.replication_factor, spec.configs["min.insync.replicas"]) == (replicas, in_sync)
 
