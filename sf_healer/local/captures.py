@@ -281,7 +281,8 @@ def _stuck(scene: Scene, arrivals: Sequence[_Arrival], created: float) -> tuple[
     signs = [at for at, value in arrivals if b'"loading"' in value or b'"started"' in value]
     due = signs[-1] + THRESHOLD_SECONDS
     latest = due if scene.story is Story.SILENCE else max(due, created + STARTUP_SECONDS)
-    if scene.story is Story.MISFED:
-        due = next(at for at, value in arrivals if b'"error"' in value)
-        latest = max(latest, due + THRESHOLD_SECONDS)
+    if scene.story is Story.MISFED:  # stuck since its only `loading`, or failed with its first error
+        first_error = next(at for at, value in arrivals if b'"error"' in value)
+        latest = max(latest, first_error + THRESHOLD_SECONDS)
+        due = min(due, first_error)
     return due, latest + SLACK_SECONDS
