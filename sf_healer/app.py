@@ -5,15 +5,15 @@ agents, tables and pages register themselves when sf_healer/worker.py imports th
 """
 
 import os
-import ssl
 import sys
 from pathlib import Path
 
 import faust
-from faust.auth import SASLCredentials
+from faust.auth import SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 from yarl import URL
 
+from sf_healer.adapters.kafka import client_security
 from sf_healer.settings import Role, Settings, SettingsError, Stores, load
 
 #: acks=all is awaited this long; then the process ends on purpose, and the record is read again.
@@ -36,13 +36,17 @@ settings = _settings()
 
 
 def _credentials() -> CredentialsT | None:
-    if settings.sasl_username is None:
+    """Give Faust the same way in that every other client of ours has: SASL never goes without TLS."""
+    security = client_security(settings)
+    if security["security_protocol"] == "PLAINTEXT":
         return None
+    if security["security_protocol"] == "SSL":
+        return SSLCredentials(context=security["ssl_context"])
     return SASLCredentials(
         username=settings.sasl_username,
         password=settings.sasl_password,
         mechanism=settings.sasl_mechanism.value,
-        ssl_context=ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None,
+        ssl_context=security["ssl_context"],
     )
 
 

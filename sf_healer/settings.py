@@ -20,6 +20,10 @@ from msgspec import Meta
 PREFIX = "SF_HEALER_"
 MASK = "********"
 
+#: Variables of our prefix that are no settings: the tests' captures and the lab's cache. A worker started from a
+#: shell that has them must not take them for a mistake.
+READ_ELSEWHERE = frozenset({"SF_HEALER_CAPTURES", "SF_HEALER_LAB_CACHE"})
+
 _KAFKA_SCHEME = "kafka://"
 _DEFAULT_KAFKA_PORT = 9092
 _LEAST_FEED_GAP_SECONDS = 10.0
@@ -256,7 +260,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     given = {name: value for name, value in sorted(environ.items()) if name.startswith(PREFIX)}
     known = {field.name: field for field in FIELDS}
     for name, value in given.items():
-        if name not in known and not _is_service_link(name, value):
+        if name not in known and name not in READ_ELSEWHERE and not _is_service_link(name, value):
             raise SettingsError(name, _unknown(name, known))
     settings = Settings(
         **{field.attribute: _converted(field, given[field.name]) for field in FIELDS if given.get(field.name, "") != ""}

@@ -5,6 +5,7 @@ heal nothing. `faust -A sf_healer.worker:detector worker` works, and so does `:a
 """
 
 import asyncio
+from types import ModuleType
 
 import faust
 import structlog
@@ -27,7 +28,7 @@ from sf_healer.settings import Role, Settings
 __all__ = ["REGISTERED", "actuator", "detector", "run"]
 
 #: Each of these registers itself when it is imported. Named here, so that no tool takes an import for unused.
-REGISTERED = (
+REGISTERED: tuple[ModuleType, ...] = (
     agents.actuator,
     agents.control,
     agents.inventory,
@@ -43,7 +44,7 @@ log = structlog.get_logger(__name__)
 CRASHED = 1
 
 #: Importing a module registers what it decorates; named here so that none is dropped as an unused import.
-REGISTERED = (
+REGISTERED: tuple[ModuleType, ...] = (
     agents.actuator,
     agents.control,
     agents.inventory,

@@ -239,3 +239,7 @@ def test_whatever_is_set_loads_or_is_refused_by_name(environ):
         return
     assert told.name.startswith("SF_HEALER_")
     assert told.message
+
+
+def test_variables_of_our_prefix_that_are_read_elsewhere_are_no_settings():
+    assert load({"SF_HEALER_CAPTURES": "/captures", "SF_HEALER_LAB_CACHE": "/cache"}) == load({})
