@@ -1,7 +1,7 @@
 """Names, ids and Job manifests as queue-manager's job launcher makes them. Pure.
 
-Source: the platform's code, run and written down (docs/streamforge.md, names and Jobs). What the launched
-services then report lives in reports.py; nothing here talks to a cluster.
+Source: the launcher's own code (StreamForge at 01075c8, 2025-09-01), run. What the launched services then report
+is in services.py and reports.py; nothing here talks to a cluster.
 """
 
 import random

@@ -1,7 +1,7 @@
 """What each StreamForge service says and when: its dialect, vocabulary, cadence and endings, as a table.
 
-Source: every service's own code, run with recorders in the place of its clients (docs/streamforge.md).
-Only facts live here; reports.py turns them into messages.
+Source: every service's own code (StreamForge at 01075c8, 2025-09-01), run with recorders in the place of its
+clients. Only facts live here; reports.py turns them into messages.
 """
 
 from enum import StrEnum
