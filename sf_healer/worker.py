@@ -16,7 +16,6 @@ import agents.control
 import agents.inventory
 import agents.sweeper
 import agents.telemetry
-import agents.watchdog
 import agents.web
 import tables.actions
 import tables.jobs
@@ -42,19 +41,6 @@ REGISTERED: tuple[ModuleType, ...] = (
 log = structlog.get_logger(__name__)
 
 CRASHED = 1
-
-#: Importing a module registers what it decorates; named here so that none is dropped as an unused import.
-REGISTERED: tuple[ModuleType, ...] = (
-    agents.actuator,
-    agents.control,
-    agents.inventory,
-    agents.sweeper,
-    agents.telemetry,
-    agents.watchdog,
-    agents.web,
-    tables.actions,
-    tables.jobs,
-)
 
 
 class _Worker(Worker):
