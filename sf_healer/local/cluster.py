@@ -64,7 +64,7 @@ class LocalCluster:
         self._bookmark_seconds = bookmark_seconds
         self._history = history
         self._most_processes = most_processes
-        self._directory = Path(tempfile.mkdtemp(prefix="sf-healer-cluster-"))
+        self._directory: Path | None = None
         self._running: _Running | None = None
 
     @property
@@ -75,12 +75,14 @@ class LocalCluster:
     @property
     def kubeconfig(self) -> Path:
         """A file that points clients at this cluster; gone when it stops."""
+        assert self._directory is not None, "the cluster was never started"
         return self._directory / "kubeconfig"
 
     def start(self) -> Self:
         """Start serving; raises what went wrong."""
         assert self._running is None, "the cluster is running already"
-        running = _Running(self._assemble)
+        directory = self._directory = Path(tempfile.mkdtemp(prefix="sf-healer-cluster-"))
+        running = _Running(lambda: self._assemble(directory))
         running.start()
         self._running = running
         # JSON is YAML too
@@ -93,7 +95,7 @@ class LocalCluster:
         running, self._running = self._running, None
         if running is not None:
             running.stop()
-        shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.rmtree(self.kubeconfig.parent, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -128,12 +130,12 @@ class LocalCluster:
         assert self._running is not None, "the cluster is not running"
         return self._running
 
-    def _assemble(self) -> "_Parts":
+    def _assemble(self, directory: Path) -> "_Parts":
         store = Store(history=self._history)
         kubelet = Kubelet(
             store,
             self._command,
-            self._directory,
+            directory,
             grace_limit_seconds=self._grace_limit_seconds,
             most_processes=self._most_processes,
         )

@@ -391,7 +391,7 @@ def test_it_listens_on_loopback_only_and_ends_with_its_context():
 
 
 @pytest.mark.embedded
-def test_it_dies_with_a_starter_that_is_killed():
+def test_it_dies_with_a_starter_that_is_killed(tmp_path: Path):
     code = (
         "import threading\n"
         "from sf_healer.local.broker import EmbeddedBroker\n"
@@ -401,7 +401,8 @@ def test_it_dies_with_a_starter_that_is_killed():
         "print(brokers[0].pid, flush=True)\n"
         "threading.Event().wait()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
+    env = os.environ | {"TMPDIR": str(tmp_path)}  # it does not get to tidy up
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
         assert Path(f"/proc/{pid}").exists(), "the end of the thread that started it is not its end"

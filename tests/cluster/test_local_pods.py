@@ -218,7 +218,7 @@ def test_stopping_leaves_no_process_and_ends_watches_at_once():
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_its_pods_end_with_the_process_that_runs_it(how: signal.Signals):
+def test_its_pods_end_with_the_process_that_runs_it(how: signal.Signals, tmp_path: Path):
     code = f"""
         import sys, threading
         from kubernetes import client, config
@@ -236,6 +236,7 @@ def test_its_pods_end_with_the_process_that_runs_it(how: signal.Signals):
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # it may not get to tidy up
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -138,9 +138,7 @@ def test_every_message_has_the_fields_of_a_recorded_one_in_their_order(name: str
         key = (name, fields.get("status") or fields["event"], fields.get("finished"))
         if key not in shapes and name == "gnn-trainer":
             continue  # its end was read in its code, never recorded
-        shape = tuple(
-            typed.replace("k8s_namespace:str", "k8s_namespace:NoneType") for typed in _typed(fields)
-        )
+        shape = tuple(typed.replace("k8s_namespace:str", "k8s_namespace:NoneType") for typed in _typed(fields))
         if shape in shapes[key]:
             met.add(key)
         else:
@@ -151,9 +149,7 @@ def test_every_message_has_the_fields_of_a_recorded_one_in_their_order(name: str
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"docs-1", "docs-2", "streamforge-utils"}))
 def test_every_text_that_was_recorded_is_said(name: str, captures_dir: Path):
     said = {
-        re.sub(r"[\d.]+", "0", fields["message"])
-        for fields in made_messages(SERVICES[name])
-        if "message" in fields
+        re.sub(r"[\d.]+", "0", fields["message"]) for fields in made_messages(SERVICES[name]) if "message" in fields
     }
     for line in (captures_dir / "dialects.jsonl").read_text().splitlines():
         sample = json.loads(line)

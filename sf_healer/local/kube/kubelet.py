@@ -34,7 +34,7 @@ from sf_healer.local.kube.store import Change, Store
 NODE = "local"
 POD_IP = "127.0.0.1"
 PENDING = "SF_LOCAL_PENDING_SECONDS"  # in a container's env: how long its pod stays Pending; "inf": for ever
-INCARNATION = "SF_LOCAL_INCARNATION"  # given to the process: how many Jobs of this name there have been
+INCARNATION = "SF_LOCAL_INCARNATION"  # given to the process: how many Jobs of this name have run so far
 
 _KEPT_ENV = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _SIGNALLED = 128  # an exit code as shells and container runtimes tell the end by a signal
@@ -136,6 +136,7 @@ class Kubelet:
         # else it stays Pending until another pod's end makes room
 
     def _start(self, pod: Object) -> None:
+        self._pending_since.pop(uid_of(pod), None)
         log = self.log_of(pod)
         job = pod["metadata"].get("labels", {}).get(JOB_NAME_LABELS[0], "")
         process = children.start(self._command, env=self._environment(pod, job), log=log)
