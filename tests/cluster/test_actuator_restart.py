@@ -1,0 +1,625 @@
+"""Restarts on a cluster, through the journal that the agent uses; only the steps log is in memory.
+
+The same against the local cluster and the real control plane.
+"""
+
+import asyncio
+import copy
+import random
+import sys
+import time
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+
+from agents.journal import Journal
+from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure
+from sf_healer.core import steps
+from sf_healer.core.actions import Pace, State
+from sf_healer.core.actuator import Actuator
+from sf_healer.core.commands import Alive, Command, Decision, Grounds, ProofOfLife, Resolve, Result, Withdraw
+from sf_healer.core.facts import PodState
+from sf_healer.core.manifest import sanitize
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, Tick
+from sf_healer.local.cluster import LocalCluster
+from sf_healer.local.kube.api import Fault
+from tests.lab.waiting import NotInTime, until
+
+SECONDS = 40.0
+PACE = Pace(
+    look_seconds=0.1,
+    slow_look_seconds=0.3,
+    retry_seconds=0.1,
+    retry_limit_seconds=1.0,
+    lost_call_seconds=1.5,
+)
+LIMITS = Limits(in_flight=64, rate_burst=64, rate_per_minute=6000.0, backoff_seconds=0.0)
+
+
+@pytest.fixture(scope="module")
+def local_cluster():
+    with LocalCluster(command=(sys.executable, "-c", "import signal; signal.pause()")) as started:
+        yield started
+
+
+@contextmanager
+def connected(plane):
+    """A client in a namespace of its own; its Jobs are deleted at the end, for pods are processes."""
+    cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
+    yield cluster
+    for fact in must(cluster.list_jobs()).facts:
+        cluster.delete_job(cluster.namespace, fact.key.split("/")[1], fact.uid)
+
+
+@pytest.fixture(params=["local_cluster", pytest.param("control_plane", marks=pytest.mark.kube)])
+def cluster(request):
+    with connected(request.getfixturevalue(request.param)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def local(local_cluster):
+    with connected(local_cluster) as cluster:
+        local_cluster._alive.call(lambda parts: parts.api.faults.clear())
+        yield cluster
+        local_cluster._alive.call(lambda parts: parts.api.faults.clear())
+
+
+@pytest.fixture
+def real(control_plane):
+    with connected(control_plane) as cluster:
+        yield cluster
+
+
+def a_job(name="loader-a", annotations=None, **spec):
+    env = {"QUEUE_ID": "loader-a-P4nTkv", "TELEMETRY_PRODUCER_ID": "loader-ws__P4nTkv", "PASSWORD": "hunter2"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "annotations": annotations or {}},
+        "spec": {
+            "backoffLimit": 4,
+            "ttlSecondsAfterFinished": 3600,
+            "template": {
+                "spec": {
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [
+                        {
+                            "name": "loader",
+                            "image": "registry.example/loader:1",
+                            "env": [{"name": key, "value": value} for key, value in env.items()],
+                        }
+                    ],
+                }
+            },
+            **spec,
+        },
+    }
+
+
+def must(answer):
+    assert not isinstance(answer, ApiFailure), answer
+    return answer
+
+
+def create(cluster, manifest=None):
+    live = must(cluster.create_job(cluster.namespace, manifest or a_job()))
+    name = live.manifest["metadata"]["name"]
+    if not live.manifest["spec"].get("suspend"):
+        until(lambda: read(cluster, name).fact.pod is PodState.RUNNING, f"a pod of {name}", seconds=SECONDS)
+    return read(cluster, name)
+
+
+def read(cluster, name="loader-a"):
+    return must(cluster.read_job(cluster.namespace, name))
+
+
+def exists(cluster, name="loader-a"):
+    answer = cluster.read_job(cluster.namespace, name)
+    if isinstance(answer, ApiFailure):
+        assert answer.kind is Failure.NOT_FOUND, answer
+        return False
+    return True
+
+
+def a_command(live, **changes):
+    namespace, name = live.fact.key.split("/")
+    now = time.time()
+    known = {
+        "id": f"c-{name}-{live.fact.uid}",
+        "key": live.fact.key,
+        "namespace": namespace,
+        "name": name,
+        "uid": live.fact.uid,
+        "verdict": "stuck",
+        "evidence": Grounds(condition=live.fact.condition.value),
+        "decided_at": now,
+        "expires_at": now + 60.0,
+        "proof_of_life": ProofOfLife.POD,
+    }
+    return Command(**{**known, **changes})
+
+
+class Desk:
+    """A steps log and a table in memory, and one journal after the other that works on them."""
+
+    def __init__(self, cluster, *, limits=LIMITS, pace=PACE, observe_only=False):
+        self.cluster = cluster
+        self.options = {"limits": limits, "pace": pace, "observe_only": observe_only}
+        self.log = []
+        self.table = {}
+        self.outcomes = []
+        self.crashes = []
+        self.position = 0
+        self.journal = None
+        self.workers = 0
+        self.killed_at = None
+
+    async def append(self, records):
+        self.log += [(steps.encode(record), time.time()) for record in records]
+
+    async def publish(self, outcomes):
+        self.outcomes += outcomes
+
+    async def store(self, key, value):
+        self.table.pop(key, None) if value is None else self.table.update({key: value})
+
+    def owns_log(self):
+        return True
+
+    def is_current(self, actuator):
+        return self.journal is not None and self.journal.actuator is actuator
+
+    def crash(self, error):
+        self.crashes.append(error)
+
+    def start(self):
+        """Let a new process take the log over."""
+        self.workers += 1
+        actuator = Actuator(worker=f"w{self.workers}", **self.options)
+        actuator.restore(self.table.items())
+        actuator.ledger = type(actuator.ledger)(*_with_window(actuator.ledger, 64))
+        self.journal = Journal(actuator, self.cluster, self)
+
+    def kill(self):
+        """Kill the process: what it was doing is lost, calls that are with the API server go on there."""
+        for call in self.journal._calls:
+            call.cancel()
+        self.journal = None
+        self.start()
+
+    async def work(self):
+        while True:
+            while self.position < len(self.log):
+                value, at = self.log[self.position]
+                await self.journal.read(value, self.position, at)
+                self.position += 1
+                if self.killed_at == self.position:
+                    self.kill()
+            assert not self.crashes, self.crashes
+            await asyncio.sleep(0.01)
+
+    async def tick(self):
+        while True:
+            await self.append([Tick(worker="w")])
+            await asyncio.sleep(0.1)
+
+    async def ask(self, *commands):
+        now = time.time()
+        counts = FleetCounts(partition=0, partitions=1, at=now, base=1000, unhealthy=0, sick=0)
+        await self.append([counts, *commands])
+
+    async def until(self, condition, what):
+        deadline = time.monotonic() + SECONDS
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise NotInTime(f"{what}; log: {self.story()}")
+            await asyncio.sleep(0.02)
+        return found
+
+    async def outcome(self, command=None):
+        def ended():
+            return [each for each in self.outcomes if each.final and (command is None or each.command_id == command.id)]
+
+        return (await self.until(ended, "an outcome"))[-1]
+
+    def records(self, kind):
+        return [record for value, _ in self.log if isinstance(record := steps.decode(value), kind)]
+
+    def story(self):
+        return [(each.step.value, each.result.what.value, each.result.message) for each in self.records(Resulted)]
+
+    def steps_taken(self):
+        return [each.step for each in self.records(Resulted) if each.step is not Step.LOOK]
+
+    def state(self, key=None):
+        actions = self.journal.actuator.open_actions()
+        return next((action.state for k, action in actions.items() if key in {None, k}), None)
+
+
+def _with_window(ledger, window):
+    fields = {field: getattr(ledger, field) for field in ledger.__struct_fields__}
+    return ({**fields, "window": window}).values()
+
+
+@asynccontextmanager
+async def working(cluster, **options):
+    desk = Desk(cluster, **options)
+    desk.start()
+    tasks = [asyncio.create_task(desk.work()), asyncio.create_task(desk.tick())]
+    try:
+        yield desk
+        for task in tasks:
+            assert not task.done() or task.exception() is None, task.exception()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def without_marks(manifest):
+    """What must be the same in two incarnations."""
+    kept = sanitize(copy.deepcopy(manifest))
+    annotations = kept["metadata"].get("annotations", {})
+    kept["metadata"]["annotations"] = {k: v for k, v in annotations.items() if not k.startswith("sf-healer.io/")}
+    return kept
+
+
+# ---- it works
+
+
+async def test_a_stuck_job_is_deleted_and_created_again_under_its_name(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    new = read(cluster)
+    assert outcome.result is Result.RESTARTED
+    assert (outcome.uid, outcome.new_uid, outcome.attempt) == (old.fact.uid, new.fact.uid, 1)
+    assert new.fact.uid != old.fact.uid
+    assert without_marks(new.manifest) == without_marks(old.manifest)
+    assert new.manifest["metadata"]["annotations"] == {
+        "sf-healer.io/attempt": "1",
+        "sf-healer.io/replaces-uid": old.fact.uid,
+        "sf-healer.io/action-id": outcome.command_id,
+        "sf-healer.io/reason": "stuck",
+    }
+    assert must(cluster.pods_of(cluster.namespace, "loader-a", old.fact.uid)) == ()
+    assert desk.steps_taken() == [Step.OBSERVE, Step.DELETE, Step.CREATE]
+
+
+async def test_a_second_restart_counts_on(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster) as desk:
+        for attempt in (1, 2):
+            command = a_command(old)
+            await desk.ask(command)
+            outcome = await desk.outcome(command)
+            assert (outcome.result, outcome.attempt) == (Result.RESTARTED, attempt)
+            old = read(cluster)
+    assert old.fact.attempt == 2
+
+
+FULL = {
+    "suspend": False,
+    "completionMode": "Indexed",
+    "completions": 2,
+    "parallelism": 2,
+    "backoffLimitPerIndex": 1,
+    "maxFailedIndexes": 1,
+    "activeDeadlineSeconds": 86400,
+    "podReplacementPolicy": "Failed",
+    "podFailurePolicy": {
+        "rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}},
+        ]
+    },
+}
+
+
+async def test_nothing_of_an_elaborate_job_is_lost(cluster):
+    manifest = a_job(**FULL)
+    manifest["metadata"] |= {"labels": {"app": "streamforge"}, "annotations": {"note": "kept", "empty": ""}}
+    template = manifest["spec"]["template"]
+    template["metadata"] = {"labels": {"queue": "q1"}, "annotations": {"prometheus.io/scrape": "true"}}
+    template["spec"] |= {
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+    }
+    template["spec"]["containers"][0] |= {
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "command": ["python", "-m", "app"],
+    }
+    old = await asyncio.to_thread(create, cluster, manifest)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).result is Result.RESTARTED
+    assert without_marks(read(cluster).manifest) == without_marks(old.manifest)
+    assert old.manifest["spec"]["podFailurePolicy"] == FULL["podFailurePolicy"]
+
+
+async def test_a_manual_selector_stays(cluster):
+    labels = {"mine": "loader-a"}
+    manifest = a_job(manualSelector=True, selector={"matchLabels": labels})
+    manifest["spec"]["template"]["metadata"] = {"labels": {**labels, "batch.kubernetes.io/job-name": "loader-a"}}
+    old = await asyncio.to_thread(create, cluster, manifest)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).result is Result.RESTARTED
+    assert without_marks(read(cluster).manifest) == without_marks(old.manifest)
+
+
+async def test_telemetry_of_the_new_incarnation_is_what_proves_a_target_that_reports(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old, proof_of_life=ProofOfLife.TELEMETRY))
+        await desk.until(lambda: desk.state() is State.VERIFYING, "the new Job")
+        new = read(cluster)
+        await desk.append([Alive(key=old.fact.key, uid=new.fact.uid, at=time.time())])
+        assert (await desk.outcome()).reason == "verified"
+
+
+async def test_people_find_an_event_beside_the_new_job(control_plane, real):
+    cluster = real
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        await desk.outcome()
+
+        def event():
+            items = control_plane.call("GET", f"/api/v1/namespaces/{cluster.namespace}/events").body["items"]
+            return [each for each in items if each["reason"] == "Restarted"]
+
+        [event] = await desk.until(event, "the Event")
+    assert event["involvedObject"]["uid"] == read(cluster).fact.uid
+    assert old.fact.uid in event["message"]
+
+
+# ---- what must not be touched
+
+
+async def test_observe_mode_touches_nothing(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster, observe_only=True) as desk:
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).result is Result.WOULD_RESTART
+    assert read(cluster).manifest == old.manifest
+    assert {each.step for each in desk.records(Announced)} == {Step.OBSERVE}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (a_job(annotations={"sf-healer.io/skip": "true"}), "exempt"),
+        (a_job(managedBy="example.com/controller"), "exempt"),
+        (a_job(suspend=True), "exempt"),
+    ],
+    ids=["skip", "managedBy", "suspended"],
+)
+async def test_an_exempt_job_is_not_touched(cluster, manifest, reason):
+    old = must(await asyncio.to_thread(cluster.create_job, cluster.namespace, manifest))
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old, evidence=Grounds(condition="active")))
+        assert ((outcome := await desk.outcome()).result, outcome.reason) == (Result.REFUSED, reason)
+    assert read(cluster).fact.uid == old.fact.uid
+
+
+async def test_another_incarnation_than_the_one_judged_is_not_touched(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old, uid="00000000-dead-beef-0000-000000000000"))
+        assert (await desk.outcome()).reason == "superseded"
+    assert read(cluster).manifest["metadata"]["uid"] == old.fact.uid
+
+
+async def test_a_job_that_is_gone_is_not_brought_back(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    assert cluster.delete_job(cluster.namespace, "loader-a", old.fact.uid) is None
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).reason == "superseded"
+        await desk.until(lambda: not exists(cluster), "the end of the Job")
+
+
+async def test_a_job_withdrawn_before_its_delete_is_not_touched(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    command = a_command(old)
+    async with working(cluster) as desk:
+        await desk.ask(command, Withdraw(id=command.id, key=command.key, reason="reports"))
+        assert (await desk.outcome()).reason == "superseded"
+    assert read(cluster).fact.uid == old.fact.uid
+
+
+async def test_a_job_that_somebody_made_in_between_is_left_alone(cluster):
+    """The platform may create its Job while ours is between delete and create."""
+    old = await asyncio.to_thread(create, cluster)
+    theirs = a_job(annotations={"whose": "theirs"})
+    make = Cluster.create_job
+
+    class Overtaken(Cluster):
+        def create_job(self, namespace, manifest):
+            must(make(self, namespace, theirs))
+            return make(self, namespace, manifest)
+
+    cluster.__class__ = Overtaken
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert (outcome.result, outcome.reason, outcome.needs_person) == (Result.FAILED, "namesake", True)
+    assert read(cluster).manifest["metadata"]["annotations"] == {"whose": "theirs"}
+
+
+# ---- kill -9 between any two records
+
+
+async def test_a_worker_killed_after_any_record_is_continued_by_the_next(local):
+    """One Job for each boundary; the calls that were under way are lost with the worker."""
+    for boundary in range(1, 99):
+        name = f"loader-{boundary}"
+        old = await asyncio.to_thread(create, local, a_job(name))
+        async with working(local) as desk:
+            desk.killed_at = boundary
+            await desk.ask(a_command(old))
+            outcome = await desk.outcome()
+            assert outcome.result is Result.RESTARTED, (boundary, desk.story())
+        new = read(local, name)
+        assert new.fact.attempt == 1
+        assert without_marks(new.manifest) == without_marks(old.manifest)
+        if desk.workers == 1:
+            break  # it was over before that
+    assert boundary > 12
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_many_jobs_survive_a_worker_killed_at_random_moments(cluster, seed):
+    rng = random.Random(seed)
+    olds = [await asyncio.to_thread(create, cluster, a_job(f"loader-{number}")) for number in range(12)]
+    pace = Pace(look_seconds=0.2, slow_look_seconds=0.5, retry_seconds=0.1, lost_call_seconds=1.5)
+    async with working(cluster, pace=pace) as desk:
+        await desk.ask(*(a_command(old) for old in olds))
+        for _ in range(10):
+            await asyncio.sleep(rng.random() * 0.4)
+            desk.kill()
+        for old in olds:
+            assert (await desk.outcome(a_command(old))).result is Result.RESTARTED
+    live = {fact.key: fact for fact in must(cluster.list_jobs()).facts}
+    assert len(live) == len(olds)
+    for old in olds:
+        new = read(cluster, old.fact.key.split("/")[1])
+        assert new.manifest["metadata"]["annotations"]["sf-healer.io/replaces-uid"] == old.fact.uid
+        assert (new.fact.attempt, without_marks(new.manifest)) == (1, without_marks(old.manifest))
+
+
+# ---- the API misbehaves
+
+
+HANG_UP = 0  # the request is carried out and the answer never comes
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=503, method="GET", times=2),
+        Fault(status=429, method="GET", retry_after_seconds=1),
+        Fault(status=429, method="DELETE", retry_after_seconds=1),
+        Fault(status=500, method="DELETE"),
+        Fault(status=HANG_UP, method="DELETE"),
+        Fault(status=409, method="DELETE"),
+        Fault(status=429, method="POST", path="/jobs", retry_after_seconds=1),
+        Fault(status=500, method="POST", path="/jobs", times=2),
+        Fault(status=HANG_UP, method="POST", path="/jobs"),
+        Fault(status=409, method="POST", path="/jobs"),
+    ],
+    ids=lambda fault: f"{fault.method}-{fault.status or 'hang-up'}",
+)
+async def test_a_fault_of_the_api_is_outlived(local, local_cluster, fault):
+    old = await asyncio.to_thread(create, local)
+    async with working(local) as desk:
+        local_cluster.answer_next(fault)
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert outcome.result is Result.RESTARTED, desk.story()
+    new = read(local)
+    assert new.fact.uid == outcome.new_uid
+    assert without_marks(new.manifest) == without_marks(old.manifest)
+
+
+@pytest.mark.parametrize("status", [403, 422])
+async def test_a_refused_create_puts_back_what_was_there(local, local_cluster, status):
+    old = await asyncio.to_thread(create, local)
+    local_cluster.answer_next(Fault(status=status, method="POST", path="/jobs", times=3))
+    async with working(local) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert (outcome.result, outcome.reason, outcome.quarantined) == (Result.FAILED, "refused_by_api", True)
+    assert [each.final for each in desk.outcomes] == [False, True]
+    new = read(local)
+    assert new.fact.action_id == ""
+    assert sanitize(new.manifest) == sanitize(old.manifest)
+
+
+async def test_a_refused_delete_leaves_the_job_as_it_is(local, local_cluster):
+    old = await asyncio.to_thread(create, local)
+    local_cluster.answer_next(Fault(status=403, method="DELETE"))
+    async with working(local) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert (outcome.result, outcome.reason, outcome.attempt) == (Result.FAILED, "forbidden", 0)
+    assert read(local).manifest == old.manifest
+
+
+async def test_a_create_refused_for_too_long_waits_for_a_person_with_its_manifest(local, local_cluster):
+    old = await asyncio.to_thread(create, local)
+    local_cluster.answer_next(Fault(status=422, method="POST", path="/jobs", times=1000))
+    limits = Limits(create_deadline_seconds=1.0, rate_per_minute=6000.0)
+    async with working(local, limits=limits) as desk:
+        command = a_command(old)
+        await desk.ask(command)
+        await desk.until(lambda: desk.state() is State.STRANDED, "the action to be stranded")
+        assert desk.outcomes[-1].needs_person
+        assert not exists(local)
+        await asyncio.to_thread(_clear_faults, local_cluster)
+        await desk.append([Resolve(key=command.key, action_id=command.id, decision=Decision.CREATE, by="ada")])
+        assert (await desk.outcome()).result is Result.RESTARTED
+    assert without_marks(read(local).manifest) == without_marks(old.manifest)
+
+
+def _clear_faults(local_cluster):
+    local_cluster._alive.call(lambda parts: parts.api.faults.clear())
+
+
+async def test_a_job_recreated_without_pods_is_recreated_once_more(local, local_cluster):
+    """kubernetes #142142: the Job controller may overlook a Job that takes the place of another."""
+    old = await asyncio.to_thread(create, local)
+    local_cluster.withhold_pods(local.namespace, "loader-a")
+    limits = Limits(pod_deadline_seconds=1.0, rate_per_minute=6000.0)
+    async with working(local, limits=limits) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert outcome.result is Result.RESTARTED, desk.story()
+    assert desk.steps_taken().count(Step.CREATE) == 2
+    new = read(local)
+    assert new.fact.action_id == f"{outcome.command_id}-1"
+    assert (new.fact.uid, new.fact.attempt) == (outcome.new_uid, 1)
+    assert without_marks(new.manifest) == without_marks(old.manifest)
+
+
+# ---- deletes that take their time, on the real control plane
+
+
+async def test_a_finalizer_that_stays_asks_for_a_person_and_the_job_comes_back_when_it_is_cleared(control_plane, real):
+    cluster = real
+    manifest = a_job()
+    manifest["metadata"]["finalizers"] = ["example.com/mine"]
+    old = await asyncio.to_thread(create, cluster, manifest)
+    limits = Limits(delete_deadline_seconds=1.0, rate_per_minute=6000.0)
+    async with working(cluster, limits=limits) as desk:
+        await desk.ask(a_command(old))
+        await desk.until(lambda: desk.outcomes, "the overdue delete")
+        assert (desk.outcomes[0].reason, desk.outcomes[0].final) == ("delete_overdue", False)
+        assert desk.outcomes[0].needs_person
+        await asyncio.to_thread(
+            control_plane.kubectl,
+            *("-n", cluster.namespace, "patch", "job", "loader-a", "--type=merge"),
+            *("-p", '{"metadata":{"finalizers":null}}'),
+        )
+        outcome = await desk.outcome()
+    assert outcome.result is Result.RESTARTED
+    assert without_marks(read(cluster).manifest) == without_marks(old.manifest)
+
+
+async def test_the_new_pod_never_runs_beside_the_old_one(real):
+    cluster = real
+    manifest = a_job()
+    manifest["spec"]["template"]["metadata"] = {"annotations": {"kubelab.io/stop-delay": "2s"}}
+    old = await asyncio.to_thread(create, cluster, manifest)
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        await desk.until(lambda: desk.state() is State.DELETING, "the delete")
+        await desk.until(lambda: not exists(cluster) or read(cluster).fact.uid != old.fact.uid, "the end of it")
+        assert must(cluster.pods_of(cluster.namespace, "loader-a", old.fact.uid)) == ()
+        assert (await desk.outcome()).result is Result.RESTARTED
