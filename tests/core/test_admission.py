@@ -1,0 +1,430 @@
+"""The safety valve: every reason to refuse, their order, and how the ledger learns."""
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core import admission
+from sf_healer.core.admission import (
+    Allowed,
+    Fleet,
+    History,
+    Idle,
+    Ledger,
+    Phase,
+    Reason,
+    Refused,
+    Slot,
+    admit,
+    count,
+    fleet_of,
+    quarantine,
+    quarantine_ends_at,
+    reserve,
+    settle,
+    watch_fleet,
+)
+from sf_healer.core.commands import REQUESTED_VERDICT, Command, Grounds, Pause
+from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import FleetCounts
+
+NOW = 1_000_000.0
+LIMITS = Limits()
+WELL = Fleet(base=100, unhealthy=1, sick=1, as_of=NOW)
+
+
+def a_command(**changes):
+    known = {
+        "id": "c1",
+        "key": "stf/a",
+        "namespace": "stf",
+        "name": "a",
+        "uid": "u1",
+        "verdict": "stuck",
+        "evidence": Grounds(unhealthy_at=NOW - 5.0),
+        "decided_at": NOW - 1.0,
+        "expires_at": NOW + 59.0,
+        "target": "loader-producer",
+        "queue_id": "q1",
+    }
+    return Command(**{**known, **changes})
+
+
+def a_fact(**changes):
+    known = {"uid": "u1", "resource_version": 1, "target": "", "queue_id": "", "producer_id": "", "kafka_topic": ""}
+    known |= {"created_at": 0.0, "condition": Condition.ACTIVE, "pod": PodState.RUNNING, "managed": True}
+    return JobFact(key="stf/a", **known | changes)
+
+
+def ask(ledger=None, command=None, fleet=WELL, now=NOW, **more):
+    return admit(ledger or Ledger(), command or a_command(), fleet, LIMITS, now, **more)
+
+
+def counts(at=NOW, *, partition=0, partitions=1, base=100, unhealthy=0, sick=0):
+    return FleetCounts(partition=partition, partitions=partitions, at=at, base=base, unhealthy=unhealthy, sick=sick)
+
+
+def test_a_command_with_nothing_against_it_is_allowed():
+    assert ask() == Allowed()
+
+
+PAUSED = Ledger(pauses={"*": Pause(scope="*", reason="maintenance")})
+BUSY = Ledger(slots=(Slot("stf/b", "c0", NOW),))
+EMPTY_BUCKET = Ledger(tokens=0.0, tokens_at=NOW)
+STORM = Ledger(phase=Phase.STORM, phase_since=NOW - 60.0, counted_at=NOW)
+THREE = History(attempts=(NOW - 900.0, NOW - 600.0, NOW - 300.0), ended_at=NOW - 200.0)
+ONE = History(attempts=(NOW - 5.0,), ended_at=NOW - 4.0)
+
+EVERY_REASON = {
+    Reason.EXPIRED: {"now": NOW + 59.0},
+    Reason.PAUSED: {"ledger": PAUSED},
+    Reason.DUPLICATE: {"history": History(acted=("c1",))},
+    Reason.EXEMPT: {"job": a_fact(skip=True)},
+    Reason.SUPERSEDED: {"job": a_fact(uid="u2")},
+    Reason.IDLE: {"idle": Idle.IDLE},
+    Reason.QUARANTINED: {"history": THREE},
+    Reason.BACKOFF: {"history": ONE},
+    Reason.COUNTS: {"fleet": msgspec.structs.replace(WELL, missing=1, as_of=0.0)},
+    Reason.STORM: {"ledger": STORM},
+    Reason.RATE: {"ledger": EMPTY_BUCKET},
+    Reason.IN_FLIGHT: {"ledger": BUSY},
+}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_refuses_and_says_so(reason):
+    answer = ask(**EVERY_REASON[reason])
+    assert isinstance(answer, Refused)
+    assert answer.reason is reason
+    assert answer.detail
+    assert answer.retry_after >= 0.0
+
+
+def test_the_reasons_are_checked_in_the_order_of_the_design():
+    """Take away the first obstacle again and again: the next reason is the next of the enum."""
+    ledger = Ledger(
+        pauses=PAUSED.pauses,
+        tokens=0.0,
+        tokens_at=NOW,
+        slots=(Slot("stf/b", "c0", NOW),),
+        phase=Phase.STORM,
+        phase_since=NOW,
+        counted_at=NOW,
+    )
+    history = msgspec.structs.replace(THREE, acted=("c1",), replaced=("u1",))
+    arguments = {
+        "ledger": ledger,
+        "command": a_command(expires_at=NOW),
+        "fleet": msgspec.structs.replace(WELL, as_of=NOW - 31.0),
+        "history": history,
+        "job": a_fact(skip=True),
+        "idle": Idle.IDLE,
+    }
+    remedies = {
+        Reason.EXPIRED: lambda a: a | {"command": a_command()},
+        Reason.PAUSED: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], pauses={})},
+        Reason.DUPLICATE: lambda a: a | {"history": msgspec.structs.replace(a["history"], acted=())},
+        Reason.EXEMPT: lambda a: a | {"job": a_fact()},
+        Reason.SUPERSEDED: lambda a: a | {"history": msgspec.structs.replace(a["history"], replaced=())},
+        Reason.IDLE: lambda a: a | {"idle": Idle.BUSY},
+        Reason.QUARANTINED: lambda a: a | {"history": ONE},
+        Reason.BACKOFF: lambda a: a | {"history": History()},
+        Reason.COUNTS: lambda a: a | {"fleet": WELL},
+        Reason.STORM: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], phase=Phase.CALM)},
+        Reason.RATE: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], tokens=1.0)},
+        Reason.IN_FLIGHT: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], slots=())},
+    }
+    met = []
+    while isinstance(answer := ask(**arguments), Refused):
+        met.append(answer.reason)
+        arguments = remedies[answer.reason](arguments)
+    assert met == list(Reason)
+
+
+# ---- one Job
+
+
+@pytest.mark.parametrize("scope", ["*", "job:stf/a", "queue:q1", "target:loader-producer"])
+def test_a_pause_holds_the_jobs_of_its_scope(scope):
+    ledger = Ledger(pauses={scope: Pause(scope=scope, reason="maintenance", until=NOW + 30.0)})
+    answer = ask(ledger)
+    assert (answer.reason, answer.retry_after) == (Reason.PAUSED, 30.0)
+    assert answer.detail == f"{scope}: maintenance"
+    assert ask(ledger, now=NOW + 30.0, fleet=msgspec.structs.replace(WELL, as_of=NOW + 30.0)) == Allowed()
+
+
+@pytest.mark.parametrize("scope", ["job:stf/b", "queue:q2", "target:loader-ws", "stf/a"])
+def test_a_pause_of_others_holds_nobody_else(scope):
+    assert ask(Ledger(pauses={scope: Pause(scope=scope, reason="x")})) == Allowed()
+
+
+def test_an_open_action_of_the_same_job_is_a_duplicate():
+    assert ask(Ledger(slots=(Slot("stf/a", "c0", NOW),), window=8)).reason is Reason.DUPLICATE
+
+
+@pytest.mark.parametrize(
+    "job", [a_fact(skip=True), a_fact(managed_by="kueue"), a_fact(managed=False)], ids=["skip", "managedBy", "foreign"]
+)
+def test_an_exempt_job_is_refused(job):
+    assert ask(job=job).reason is Reason.EXEMPT
+
+
+def test_a_job_that_is_gone_or_replaced_is_superseded():
+    assert ask(job=a_fact(condition=Condition.GONE)).reason is Reason.SUPERSEDED
+    assert ask(job=a_fact(uid="u2")).reason is Reason.SUPERSEDED
+    assert ask(history=History(replaced=("u1",))).reason is Reason.SUPERSEDED
+
+
+def test_a_withdrawn_command_is_superseded_until_the_judgement_is_made_again():
+    history = History(withdrawn=(("c1", NOW - 0.5),))
+    assert ask(history=history).reason is Reason.SUPERSEDED
+    assert ask(command=a_command(decided_at=NOW - 0.1), history=history) == Allowed()
+
+
+def test_whether_an_unknown_consumer_group_may_be_restarted_is_for_the_policy_to_say():
+    assert ask(idle=Idle.UNKNOWN).reason is Reason.IDLE
+    acts = Limits(idle_unknown_acts=True)
+    assert admit(Ledger(), a_command(), WELL, acts, NOW, idle=Idle.UNKNOWN) == Allowed()
+    assert ask(idle=Idle.BUSY) == Allowed()
+
+
+def test_backoff_doubles_from_ten_seconds_to_six_minutes():
+    limits = Limits(attempts=99, attempts_window_seconds=1e9)
+    waits = []
+    for tries in range(1, 9):
+        history = History(attempts=tuple(NOW - 1 - n for n in range(tries)), ended_at=NOW)
+        waits.append(admit(Ledger(), a_command(), WELL, limits, NOW, history=history).retry_after)
+    assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 360.0, 360.0]
+
+
+def test_attempts_older_than_an_hour_no_longer_count():
+    old = History(attempts=(NOW - 3601.0, NOW - 3700.0, NOW - 3800.0), ended_at=NOW - 3601.0)
+    assert ask(history=old) == Allowed()
+
+
+def test_a_quarantine_ends_an_hour_after_the_job_was_last_seen_sick():
+    history = quarantine(THREE, NOW)
+    assert quarantine_ends_at(history, LIMITS, NOW) == NOW + 3600.0
+    later = quarantine(history, NOW + 3000.0)
+    assert later.quarantined_at == NOW
+    assert quarantine_ends_at(later, LIMITS, NOW + 3600.0) == NOW + 6600.0
+    assert quarantine_ends_at(later, LIMITS, NOW + 6600.0) == 0.0
+
+
+def test_a_person_passes_the_brakes_of_the_job_but_not_those_of_the_fleet():
+    person = a_command(verdict=REQUESTED_VERDICT, requested_by="ada")
+    assert ask(command=person, history=THREE) == Allowed()
+    assert ask(command=person, history=ONE) == Allowed()
+    for reason in (Reason.PAUSED, Reason.STORM, Reason.RATE, Reason.IN_FLIGHT, Reason.COUNTS):
+        assert ask(**EVERY_REASON[reason] | {"command": person}).reason is reason
+
+
+# ---- the fleet
+
+
+def test_counts_hold_until_every_partition_has_counted_since_the_job_turned_unhealthy():
+    ledger = Ledger()
+    for partition in range(3):
+        assert ask(ledger, fleet=fleet_of(ledger)).reason is Reason.COUNTS
+        ledger = count(ledger, counts(NOW, partition=partition, partitions=3), LIMITS, NOW)
+    assert ask(ledger, fleet=fleet_of(ledger)) == Allowed()
+    late = a_command(evidence=Grounds(unhealthy_at=NOW + 0.1))
+    assert ask(ledger, late, fleet=fleet_of(ledger)).reason is Reason.COUNTS
+
+
+def test_counts_that_stopped_coming_hold():
+    ledger = count(Ledger(), counts(), LIMITS, NOW)
+    command = a_command(expires_at=NOW + 999)
+    assert ask(ledger, command, fleet=fleet_of(ledger), now=NOW + 30.0) == Allowed()
+    assert ask(ledger, command, fleet=fleet_of(ledger), now=NOW + 30.1).reason is Reason.COUNTS
+
+
+def test_counts_are_added_up_over_partitions_and_an_older_one_is_no_news():
+    ledger = Ledger()
+    for partition, at in ((0, NOW), (1, NOW - 2.0), (0, NOW - 5.0)):
+        one = counts(at, partition=partition, partitions=2, base=10, unhealthy=3, sick=2)
+        ledger = count(ledger, one, LIMITS, NOW)
+    assert fleet_of(ledger) == Fleet(base=20, unhealthy=6, sick=4, as_of=NOW - 2.0)
+
+
+def test_counts_of_another_number_of_partitions_replace_those_before():
+    ledger = count(Ledger(), counts(partition=5, partitions=6), LIMITS, NOW)
+    ledger = count(ledger, counts(NOW + 1, partition=0, partitions=1), LIMITS, NOW + 1)
+    assert set(ledger.counts) == {0}
+    assert fleet_of(ledger).missing == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "unhealthy", "stormy"),
+    [(100, 41, True), (100, 40, False), (3, 2, False), (3, 3, True), (0, 2, False), (0, 3, True), (5, 2, False)],
+)
+def test_a_storm_is_more_than_two_jobs_and_more_than_two_fifths_of_the_base(base, unhealthy, stormy):
+    fleet = Fleet(base=base, unhealthy=unhealthy, sick=unhealthy, as_of=NOW)
+    answer = ask(fleet=fleet)
+    assert (answer == Allowed()) is not stormy
+    if stormy:
+        assert (answer.reason, answer.retry_after) == (Reason.STORM, 600.0)
+
+
+def watched(ledger, seconds, *, unhealthy, sick, base=100, start=NOW):
+    """Count every five seconds for a while; gives the ledger and the time."""
+    now = start
+    while now < start + seconds:
+        now += 5.0
+        ledger = count(ledger, counts(now, base=base, unhealthy=unhealthy, sick=sick), LIMITS, now)
+    return ledger, now
+
+
+def in_storm():
+    ledger = count(Ledger(window=8), counts(unhealthy=60, sick=60), LIMITS, NOW)
+    assert (ledger.phase, ledger.window) == (Phase.STORM, 1)
+    return ledger
+
+
+def test_a_storm_holds_for_ten_minutes_then_lets_one_canary_through():
+    ledger, now = watched(in_storm(), 595.0, unhealthy=60, sick=60)
+    assert ledger.phase is Phase.STORM
+    ledger, now = watched(ledger, 5.0, unhealthy=0, sick=60, start=now)
+    assert (ledger.phase, ledger.window) == (Phase.PROBING, 1)
+    first = a_command(expires_at=now + 60)
+    assert admit(ledger, first, fleet_of(ledger), LIMITS, now) == Allowed()
+    ledger = reserve(ledger, first, LIMITS, now)
+    second = a_command(key="stf/b", id="c2", expires_at=now + 60)
+    assert admit(ledger, second, fleet_of(ledger), LIMITS, now).reason is Reason.IN_FLIGHT
+
+
+def test_a_storm_is_never_for_ever_although_jobs_keep_turning_unhealthy():
+    ledger, _ = watched(in_storm(), 600.0, unhealthy=60, sick=60)
+    assert ledger.phase is Phase.PROBING
+
+
+def probing():
+    ledger, now = watched(in_storm(), 600.0, unhealthy=0, sick=60)
+    return ledger, now
+
+
+def test_after_a_storm_each_verified_repair_doubles_what_is_let_through():
+    ledger, now = probing()
+    for window in (2, 4, 8):
+        ledger = settle(reserve(ledger, a_command(), LIMITS, now), "c1", LIMITS, now, repaired=True)
+        assert ledger.window == window
+    assert ledger.phase is Phase.CALM
+
+
+def test_a_failed_canary_brings_the_hold_back():
+    ledger, now = probing()
+    ledger = settle(reserve(ledger, a_command(), LIMITS, now), "c1", LIMITS, now, repaired=False)
+    assert (ledger.phase, ledger.phase_since, ledger.window) == (Phase.STORM, now, 1)
+
+
+def test_the_ten_minutes_of_a_storm_begin_again_when_counts_were_missing():
+    ledger, now = watched(in_storm(), 500.0, unhealthy=60, sick=60)
+    ledger, now = watched(ledger, 100.0, unhealthy=60, sick=60, start=now + 120.0)
+    assert ledger.phase is Phase.STORM
+    ledger, _ = watched(ledger, 600.0, unhealthy=60, sick=60, start=now)
+    assert ledger.phase is Phase.PROBING
+
+
+def test_a_storm_that_passed_by_itself_is_over_after_its_hold():
+    ledger, _ = watched(in_storm(), 600.0, unhealthy=0, sick=1)
+    assert ledger.phase is Phase.CALM
+
+
+def test_a_fleet_that_recovers_while_it_is_probed_is_calm():
+    ledger, now = probing()
+    ledger, _ = watched(ledger, 5.0, unhealthy=0, sick=21, start=now)
+    assert ledger.phase is Phase.PROBING
+    ledger, _ = watched(ledger, 5.0, unhealthy=0, sick=20, start=now + 5)
+    assert ledger.phase is Phase.CALM
+
+
+def test_stale_counts_move_nothing():
+    ledger = in_storm()
+    stale = Fleet(base=100, unhealthy=0, sick=0, as_of=NOW)
+    assert watch_fleet(ledger, stale, LIMITS, NOW + 9999.0) == ledger
+
+
+def test_six_a_minute_with_a_burst_of_three():
+    ledger, now, allowed = Ledger(window=64), NOW, []
+    for second in range(180):
+        now = NOW + second
+        command = a_command(id=f"c{second}", key=f"stf/j{second}", expires_at=now + 60)
+        if admit(ledger, command, msgspec.structs.replace(WELL, as_of=now), LIMITS, now) == Allowed():
+            ledger = reserve(ledger, command, LIMITS, now)
+            allowed.append(second)
+    assert allowed[:4] == [0, 1, 2, 10]
+    assert len(allowed) == 3 + 17
+    assert {after - before for before, after in itertools.pairwise(allowed[3:])} == {10}
+
+
+def test_a_rate_refusal_says_when_the_next_token_comes():
+    assert ask(EMPTY_BUCKET).retry_after == pytest.approx(10.0)
+
+
+def test_what_is_in_flight_doubles_with_repairs_that_work_and_halves_with_one_that_does_not():
+    ledger, windows = Ledger(), []
+    for repaired in (True, True, True, True, False, False, None, False, False):
+        ledger = settle(reserve(ledger, a_command(), LIMITS, NOW), "c1", LIMITS, NOW, repaired=repaired)
+        windows.append(ledger.window)
+    assert windows == [2, 4, 8, 8, 4, 2, 2, 1, 1]
+    assert ledger.slots == ()
+
+
+def test_an_action_settled_twice_counts_once():
+    ledger = settle(reserve(Ledger(), a_command(), LIMITS, NOW), "c1", LIMITS, NOW, repaired=True)
+    assert settle(ledger, "c1", LIMITS, NOW, repaired=True) == ledger
+
+
+# ---- whatever happens
+
+_events = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(0, 30)),
+        st.tuples(st.just("settle"), st.sampled_from([True, False, None])),
+        st.tuples(st.just("wait"), st.floats(0.0, 120.0)),
+        st.tuples(st.just("count"), st.integers(0, 100)),
+    ),
+    max_size=120,
+)
+
+
+@given(_events)
+def test_no_sequence_of_events_passes_the_budget(events):
+    ledger, now, admitted = Ledger(), NOW, []
+    fleet = Fleet(base=100, unhealthy=0, sick=0, as_of=now)
+    for kind, value in events:
+        if kind == "wait":
+            now += value
+        elif kind == "count":
+            one = counts(now, unhealthy=value, sick=value)
+            ledger = count(ledger, one, LIMITS, now)
+            fleet = fleet_of(ledger)
+        elif kind == "settle" and ledger.slots:
+            ledger = settle(ledger, ledger.slots[0].action_id, LIMITS, now, repaired=value)
+        elif kind == "ask":
+            command = a_command(
+                id=f"c{value}-{now}", key=f"stf/j{value}", expires_at=now + 60, evidence=Grounds(unhealthy_at=now)
+            )
+            if admit(ledger, command, fleet, LIMITS, now) == Allowed():
+                assert fleet.as_of >= now
+                assert not (fleet.unhealthy > 2 and fleet.unhealthy > 40 and ledger.phase is Phase.CALM)
+                assert ledger.phase is not Phase.STORM
+                ledger = reserve(ledger, command, LIMITS, now)
+                admitted.append(now)
+        assert len(ledger.slots) <= LIMITS.in_flight
+        assert len({slot.key for slot in ledger.slots}) == len(ledger.slots)
+        assert 1 <= ledger.window <= LIMITS.in_flight
+    for at in admitted:
+        in_a_minute = [each for each in admitted if at <= each < at + 60.0]
+        assert len(in_a_minute) <= LIMITS.rate_burst + LIMITS.rate_per_minute
+
+
+def test_the_ledger_survives_its_own_bytes():
+    ledger = reserve(in_storm(), a_command(), LIMITS, NOW)
+    ledger = msgspec.structs.replace(ledger, pauses=PAUSED.pauses, held=(a_command(),))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=Ledger) == ledger
+    assert admission.Ledger() == msgspec.msgpack.decode(msgspec.msgpack.encode(Ledger()), type=Ledger)
