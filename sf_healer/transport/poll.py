@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from aiokafka.consumer.fetcher import FetchError
@@ -36,6 +37,12 @@ FETCH_MAX_WAIT_MS: Final = 250
 aiokafka never adds a partition to a fetch that is already under way, so this is also how long a partition
 whose records were just taken may wait behind its idle neighbours. Faust's own 1,500 ms would delay marks.
 """
+
+
+FIRST_FETCH_SECONDS: Final = 1.0
+"""How long a table's recovery waits for the first fetch of a changelog that is not empty; it takes milliseconds."""
+
+FIRST_FETCH_POLL_SECONDS: Final = 0.01
 
 
 class Demand(NamedTuple):
@@ -140,7 +147,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
     async def end_offsets(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
         """Ask the brokers; call it on the app's loop. Raises KafkaError."""
         client = self._ensure_consumer()._client
-        return await self._ask(ask_end_offsets(client, tps, timeout_seconds=timeout_seconds))
+        ends = await self._ask(ask_end_offsets(client, tps, timeout_seconds=timeout_seconds))
+        return self._not_before_the_fetches(ends)
 
     async def topic_identity(self, topic: str, *, timeout_seconds: float) -> TopicIdentity:
         """Ask a broker; call it on the app's loop. Raises KafkaError."""
@@ -150,6 +158,26 @@ class ConsumerThread(AIOKafkaConsumerThread):
     async def _ask(self, question: Coroutine[Any, Any, Answer]) -> Answer:
         # Not through Faust's queue of method calls: a broker that does not answer would hold up its commits.
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self.thread_loop))
+
+    async def _highwaters(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Tell Faust how far a changelog reaches; until there it restores a table."""
+        ends = dict(await super()._highwaters(list(partitions)))
+        if self.consumer.in_transaction:  # what the fetches say of committed records, and None before the first
+            return ends
+        filled = [tp for tp, end in ends.items() if end]
+        deadline = monotonic() + FIRST_FETCH_SECONDS
+        while not all(map(self._fetched_highwater, filled)) and monotonic() < deadline:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(FIRST_FETCH_POLL_SECONDS)
+        return self._not_before_the_fetches(ends)
+
+    def _not_before_the_fetches(self, ends: Mapping[TP, int]) -> dict[TP, int]:
+        # The embedded broker's ListOffsets counts the last record batch as one record, its fetches do not. A
+        # table would be restored without its last records. Apache Kafka's two answers agree.
+        return {tp: max(end, self._fetched_highwater(tp)) for tp, end in ends.items()}
+
+    def _fetched_highwater(self, tp: TP) -> int:
+        state = self._assignment().state_value(tp) if self._assignment() else None
+        return state.highwater or 0 if state else 0
 
     def _take_spans(
         self, consumer: AIOKafkaConsumer, generation_id: int, demands: Mapping[TP, Demand]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import faust
 import pytest
@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sf_healer.transport import Batch, BatchLimits, OffsetReset, Transport, batched_topic, on_reset, positions
-from sf_healer.transport.consumer import Consumer
 from sf_healer.transport.poll import Span
+
+if TYPE_CHECKING:
+    from sf_healer.transport.consumer import Consumer
 
 PLAIN, BATCHED = TP("plain", 0), TP("batched", 0)
 numbers = itertools.count()
@@ -41,8 +43,8 @@ def new_consumer(app: faust.App) -> Consumer:
 
 
 @pytest.fixture
-async def consumer() -> AsyncIterator[Consumer]:
-    yield new_consumer(new_app())
+async def consumer() -> Consumer:
+    return new_consumer(new_app())
 
 
 def record(tp: TP, offset: int) -> ConsumerRecord:
@@ -270,9 +272,7 @@ async def test_a_revoked_partition_is_forgotten(consumer) -> None:
     assert list(consumer._filter_tps_with_pending_acks()) == []
 
 
-STEPS = st.lists(
-    st.tuples(st.sampled_from(["poll", "lose", "ack", "sought"]), st.integers(0, 7)), max_size=60
-)
+STEPS = st.lists(st.tuples(st.sampled_from(["poll", "lose", "ack", "sought"]), st.integers(0, 7)), max_size=60)
 
 
 @given(STEPS, st.sampled_from([PLAIN, BATCHED]))

@@ -59,7 +59,9 @@ class Wire(NamedTuple):
 def reader(*batches: Wire, fetched_at: int = 0, isolation: int = READ_UNCOMMITTED, aborted=()):
     records = MemoryRecords(b"".join(batch.encode() for batch in batches))
     tp = TopicPartition("t", 0)
-    return RecordReader(PartitionRecords(tp, records, aborted, fetched_at, None, None, False, isolation))
+    return RecordReader(
+        PartitionRecords(tp, records, aborted, fetched_at, None, None, check_crcs=False, isolation_level=isolation)
+    )
 
 
 def drain(source: RecordReader, max_records: int = LIMITLESS, max_bytes: int = LIMITLESS):
@@ -131,7 +133,9 @@ def test_a_wrong_checksum_is_an_error_where_checksums_are_asked_for() -> None:
     wire = bytearray(Wire(0, [b"intact"]).encode())
     wire[-3] ^= 1
     records = MemoryRecords(bytes(wire))
-    source = PartitionRecords(TopicPartition("t", 0), records, (), 0, None, None, True, READ_UNCOMMITTED)
+    source = PartitionRecords(
+        TopicPartition("t", 0), records, (), 0, None, None, check_crcs=True, isolation_level=READ_UNCOMMITTED
+    )
     with pytest.raises(CorruptRecordException):
         RecordReader(source).take(LIMITLESS, LIMITLESS)
 
@@ -143,9 +147,7 @@ def logs(draw) -> list[Wire]:
     for _ in range(draw(st.integers(1, 8))):
         base += draw(st.integers(0, 3))
         if draw(st.booleans()):
-            batch = Wire(
-                base, draw(st.lists(st.binary(max_size=9), min_size=1, max_size=9)), draw(st.integers(0, 3))
-            )
+            batch = Wire(base, draw(st.lists(st.binary(max_size=9), min_size=1, max_size=9)), draw(st.integers(0, 3)))
         else:
             batch = Wire(base, [], control=COMMIT_KEY, producer_id=1)
         log.append(batch)
