@@ -164,8 +164,8 @@ class Demo:
             "SF_HEALER_MARK_INTERVAL_SECONDS": "0.5",
             "SF_HEALER_SWEEP_WINDOW_SECONDS": "1",
             # The embedded broker keeps joiners waiting for a session, and ignores LogAppendTime.
-            "SF_HEALER_BROKER_SESSION_TIMEOUT_SECONDS": "10",
-            "SF_HEALER_BROKER_HEARTBEAT_SECONDS": "2",
+            "SF_HEALER_BROKER_SESSION_TIMEOUT_SECONDS": "6",
+            "SF_HEALER_BROKER_HEARTBEAT_SECONDS": "1",
             "SF_HEALER_DEMO_ACCEPT_CREATE_TIME": "true",
         }
 
