@@ -48,11 +48,14 @@ async def topic_identity(
 def on_reset(app: AppT, callback: Callable[[OffsetReset], None]) -> None:
     """Call `callback` whenever a committed or read offset turned out to be gone from the broker.
 
-    It is called before `positions` shows the jump and before anything behind it is handed over.
+    It is called before `positions` shows the jump and before anything behind it is handed over; for what
+    happened since the app began, at once.
     """
     if not isinstance(app.transport, Transport):
         raise ImproperlyConfigured(f"app {app.conf.id!r} has no batch:// broker")
     app.transport.reset_callbacks.append(callback)
+    for reset in app.transport.resets:
+        callback(reset)
 
 
 def _consumer(app: AppT) -> Consumer:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from faust.types import Message
     from faust.types.transports import TPorTopicSet
 
+    from sf_healer.transport.driver import Transport
     from sf_healer.transport.questions import TopicIdentity
 
 
@@ -203,7 +204,9 @@ class Consumer(driver.Consumer):
 
     def _start_over(self, reset: OffsetReset) -> None:
         self.log.warning("%r: %s is gone, going on at %s", reset.tp, reset.from_position, reset.to_position)
-        for callback in cast("Any", self.transport).reset_callbacks:
+        transport = cast("Transport", self.transport)
+        transport.resets.append(reset)
+        for callback in transport.reset_callbacks:
             callback(reset)
         self._ledgers[reset.tp] = Ledger(reset.to_position)
         self._committed_offset[reset.tp] = None  # it may lie ahead, if the topic was created anew

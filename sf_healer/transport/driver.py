@@ -23,4 +23,5 @@ class Transport(driver.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.batched_topics: dict[str, BatchLimits] = {}
+        self.resets: list[OffsetReset] = []
         self.reset_callbacks: list[Callable[[OffsetReset], None]] = []

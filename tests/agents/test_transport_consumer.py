@@ -264,6 +264,13 @@ async def test_a_reset_is_told_before_the_position_jumps_and_may_go_back(consume
     assert consumer._filter_committable_offsets([BATCHED]) == {BATCHED: 4}
 
 
+async def test_a_reset_is_told_to_whoever_asks_later_too(consumer) -> None:
+    hand_over(consumer, BATCHED, span(BATCHED, [3], start=3, end=4, reset_from=1))
+    told: list[OffsetReset] = []
+    on_reset(consumer.app, told.append)
+    assert told == [OffsetReset(BATCHED, 1, 3)]
+
+
 async def test_a_revoked_partition_is_forgotten(consumer) -> None:
     old = hand_over(consumer, BATCHED, span(BATCHED, [0], start=0, end=1))
     await consumer.on_partitions_revoked({BATCHED})
