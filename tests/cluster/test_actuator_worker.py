@@ -203,7 +203,9 @@ def check(cluster, olds, outcomes):
 
 @pytest.mark.embedded
 @pytest.mark.timeout(240)
-async def test_a_worker_killed_while_it_restarts_jobs_is_continued_by_the_next(tmp_path, broker, local_cluster):
+async def test_a_worker_fed_garbage_and_killed_while_it_restarts_jobs_is_continued_by_the_next(
+    tmp_path, broker, local_cluster
+):
     with connected(local_cluster) as cluster:
         olds = await asyncio.to_thread(create_jobs, cluster, 4)
         quick = {
@@ -216,6 +218,9 @@ async def test_a_worker_killed_while_it_restarts_jobs_is_continued_by_the_next(t
         async with stage(broker.bootstrap) as played:
             with worker:
                 await asyncio.to_thread(worker.wait_until_ready)
+                for topic in (topics.ACTIONS, topics.STEPS, topics.CONTROL):
+                    for garbage in (b"no json", b"\xff", None, b"[1]"):
+                        await played.producer.send_and_wait(topic, garbage, key=b"\xff no key")
                 for old in olds:
                     await played.ask(old)
                 await asyncio.to_thread(until, lambda: changed(cluster, olds), "the first delete", seconds=60.0)
