@@ -1,8 +1,11 @@
 """One batch of reports of one source partition becomes at most one bundle per evidence partition.
 
-The map-side combine: of each Job only the newest report of each kind is kept, so a batch of thousands of reports
-costs the log a few records. Every kind is kept, never only the last status: an `error` followed by `finished` is
-another story than `finished` alone.
+The map-side combine: of each Job only the newest report of each kind is kept, so a batch of thousands of
+reports costs the log a few records. Every kind is kept, never only the last status: an `error` followed by
+`finished` is another story than `finished` alone.
+
+Newest is meant in source time, as the fold means it: a producer's clock may step back within a batch. The
+offset is that of the last report all the same, for it says how far the batch has come.
 """
 
 from collections.abc import Iterable
@@ -103,7 +106,9 @@ class Combiner:
             source_at = min(max(record.timestamp / 1000, low), high)
             for key in resolution.keys:  # type: ignore[union-attr]  # narrowed by the type test above
                 if kind is Kind.LOADING:
-                    beats[key] = Beat(key, source_at, offset, report.records_written)
+                    known = beats.get(key)
+                    beat = Beat(key, source_at, offset, report.records_written)
+                    beats[key] = beat if known is None else _newest_beat(known, beat)
                 elif not resolution.shared or kind in _SHARED_KINDS:  # type: ignore[union-attr]
                     _keep_newest(words, Word(key, kind, source_at, offset, report.finished, report.detail))
         return Combined(self._bundles(topic_id, source_partition, beats, words), rejected, counts)
@@ -123,13 +128,26 @@ class Combiner:
             words_of.setdefault(partition_of(key, self._partitions), []).append(word)
         return {
             partition: Bundle(
-                topic_id, source_partition, tuple(beats_of.get(partition, ())), tuple(words_of.get(partition, ()))
+                topic_id,
+                source_partition,
+                tuple(beats_of.get(partition, ())),
+                tuple(words_of.get(partition, ())),
             )
             for partition in sorted(beats_of.keys() | words_of.keys())
         }
 
 
-def _keep_newest(words: dict[tuple[str, Kind], Word], word: Word) -> None:
-    known = words.get((word.key, word.kind))
-    if known is None or (word.source_at, word.finished) >= (known.source_at, known.finished):
-        words[word.key, word.kind] = word
+def _newest_beat(known: Beat, later: Beat) -> Beat:
+    """Join two beats of one Job, the second from a higher offset."""
+    if later.source_at >= known.source_at and later.records_written >= 0:
+        return later
+    return Beat(known.key, max(known.source_at, later.source_at), later.offset, known.records_written)
+
+
+def _keep_newest(words: dict[tuple[str, Kind], Word], later: Word) -> None:
+    """Join a word with what is kept of its Job and kind; it comes from a higher offset."""
+    known = words.get((later.key, later.kind))
+    if known is None or (later.source_at, later.finished) >= (known.source_at, known.finished):
+        words[later.key, later.kind] = later
+    else:
+        words[later.key, later.kind] = msgspec.structs.replace(known, offset=later.offset)

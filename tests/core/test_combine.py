@@ -1,0 +1,242 @@
+"""A batch of reports becomes few records that say the same."""
+
+import itertools
+import json
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core.combine import Combiner
+from sf_healer.core.events import Kind
+from sf_healer.core.evidence import Beat, Fact, Word
+from sf_healer.core.identity import JobIndex
+from sf_healer.core.marks import SourceMarks
+from sf_healer.core.partitioning import partition_of
+from tests.core.strategies import FEED_GAP_SECONDS, T0, TOPIC, a_fact, a_mark, a_partition
+
+JOBS = ("stf/one", "stf/two", "stf/three")
+FACTS = tuple(
+    a_fact(key, producer_id=f"loader__{number}", queue_id="shared" if number else "alone")
+    for number, key in enumerate(JOBS)
+)
+
+
+class Record(NamedTuple):
+    offset: int
+    timestamp: int
+    value: bytes | None
+
+
+def says(status, seconds, *, offset=0, producer="loader__0", queue_id="", **fields):
+    message = {"status": status, "producer": producer, "queue_id": queue_id, **fields}
+    return Record(offset, int((T0 + seconds) * 1000), json.dumps(message).encode())
+
+
+def combine(*records, partitions=1, marks=None):
+    index = JobIndex()
+    for fact in FACTS:
+        index.put(fact, now=T0)
+    combiner = Combiner(index, partitions)
+    return combiner.combine(records, topic_id=TOPIC, source_partition=3, marks=marks or SourceMarks())
+
+
+def test_a_thousand_reports_of_one_job_are_one_beat():
+    combined = combine(*(says("loading", n / 1000, offset=n, records_written=n) for n in range(1000)))
+    (bundle,) = combined.bundles.values()
+    assert bundle.beats == (Beat("stf/one", T0 + 0.999, 999, 999),)
+    assert bundle.words == ()
+    assert (bundle.topic_id, bundle.source_partition) == (TOPIC, 3)
+    assert combined.reports[Kind.LOADING] == 1000
+
+
+def test_every_kind_is_kept_never_only_the_last_status():
+    combined = combine(
+        says("started", 0, offset=0),
+        says("loading", 1, offset=1),
+        says("error", 2, offset=2, error_message="boom", finished=True),
+        says("finished", 3, offset=3, finished=True),
+        says("interrupted", 4, offset=4),
+    )
+    (bundle,) = combined.bundles.values()
+    assert bundle.beats == (Beat("stf/one", T0 + 1, 1, -1),)
+    assert bundle.words == (
+        Word("stf/one", Kind.STARTED, T0, 0, finished=False, detail=""),
+        Word("stf/one", Kind.ERROR, T0 + 2, 2, finished=True, detail="boom"),
+        Word("stf/one", Kind.FINISHED, T0 + 3, 3, finished=True, detail=""),
+        Word("stf/one", Kind.INTERRUPTED, T0 + 4, 4, finished=False, detail=""),
+    )
+
+
+def test_a_producers_clock_that_steps_back_within_a_batch_takes_no_sign_of_life_back():
+    """An `error` at 5 is answered by the `loading` at 6, whatever the clock said of the one after it."""
+    combined = combine(
+        says("error", 5, offset=0),
+        says("loading", 6, offset=1, records_written=7),
+        says("loading", 4, offset=2, records_written=8),
+        says("error", 3, offset=3, error_message="older"),
+    )
+    (bundle,) = combined.bundles.values()
+    assert bundle.beats == (Beat("stf/one", T0 + 6, 2, 7),)
+    (error,) = bundle.words
+    assert (error.source_at, error.detail) == (T0 + 5, "")
+
+
+def test_the_offset_is_that_of_the_last_report_so_that_nothing_new_looks_redelivered():
+    combined = combine(says("started", 5, offset=10), says("started", 4, offset=20))
+    (bundle,) = combined.bundles.values()
+    assert [(word.source_at, word.offset) for word in bundle.words] == [(T0 + 5, 20)]
+
+
+def test_of_two_errors_of_one_moment_the_final_one_is_kept():
+    for order in ((True, False), (False, True)):
+        combined = combine(*(says("error", 1, offset=n, finished=last) for n, last in enumerate(order)))
+        (bundle,) = combined.bundles.values()
+        assert [word.finished for word in bundle.words] == [True]
+
+
+def test_a_count_that_is_not_told_leaves_the_one_before():
+    combined = combine(says("loading", 1, offset=0, records_written=5), says("loading", 2, offset=1))
+    (bundle,) = combined.bundles.values()
+    assert bundle.beats == (Beat("stf/one", T0 + 2, 1, 5),)
+
+
+def test_a_pong_is_counted_and_is_no_sign_of_life():
+    combined = combine(says("pong", 1))
+    assert combined.bundles == {}
+    assert combined.rejected == []
+    assert combined.reports[Kind.PONG] == 1
+
+
+def test_a_report_of_a_whole_queue_is_a_sign_of_life_for_each_job_and_an_end_for_none():
+    shared = {"producer": "", "queue_id": "shared"}
+    combined = combine(
+        says("started", 0, offset=0, **shared),
+        says("loading", 1, offset=1, **shared),
+        says("error", 2, offset=2, **shared),
+        says("finished", 3, offset=3, **shared),
+        says("interrupted", 4, offset=4, **shared),
+    )
+    (bundle,) = combined.bundles.values()
+    assert {beat.key for beat in bundle.beats} == {"stf/two", "stf/three"}
+    assert {(word.key, word.kind) for word in bundle.words} == {
+        ("stf/two", Kind.STARTED),
+        ("stf/three", Kind.STARTED),
+    }
+    assert sum(combined.reports) == 5
+
+
+def test_a_report_of_a_queue_of_one_job_is_that_jobs_word():
+    combined = combine(says("error", 2, producer="", queue_id="alone"))
+    (bundle,) = combined.bundles.values()
+    assert [(word.key, word.kind) for word in bundle.words] == [("stf/one", Kind.ERROR)]
+
+
+def test_what_is_no_report_or_of_nobody_is_rejected_with_its_reason():
+    odd = Record(7, 0, b"{'status': 'loading'}")
+    stranger = says("loading", 1, offset=8, producer="stranger__x")
+    null = Record(9, 0, None)
+    combined = combine(odd, stranger, null)
+    assert [(reject.record, reject.reason) for reject in combined.rejected] == [
+        (odd, "not_json"),
+        (stranger, "unresolved_unknown_producer"),
+        (null, "null"),
+    ]
+    assert combined.rejected[1].report.producer == "stranger__x"
+    assert combined.bundles == {}
+    assert sum(combined.reports) == 0
+
+
+def test_each_evidence_partition_gets_one_bundle_with_its_own_jobs():
+    records = [says("loading", n, offset=n, producer=f"loader__{n}") for n in range(3)]
+    combined = combine(*records, says("started", 4, offset=4), partitions=6)
+    assert list(combined.bundles) == sorted(combined.bundles)
+    for number, bundle in combined.bundles.items():
+        for said in (*bundle.beats, *bundle.words):
+            assert partition_of(said.key, 6) == number
+    assert sum(len(bundle.beats) for bundle in combined.bundles.values()) == 3
+
+
+def test_source_times_are_clamped_by_the_polls_around_each_offset():
+    marks = SourceMarks()
+    marks.note(10, {0: T0}, not_before=T0, not_after=T0 + 1)
+    marks.note(20, {0: T0 + 5}, not_before=T0 + 5, not_after=T0 + 6)
+    fast, slow = 3600, -3600
+    records = [
+        says("started", fast, offset=9),
+        says("error", slow, offset=10),
+        says("finished", fast, offset=19),
+        says("interrupted", slow, offset=20),
+    ]
+    (bundle,) = combine(*records, marks=marks).bundles.values()
+    assert [word.source_at - T0 for word in bundle.words] == [1, 0, 6, 5]
+
+
+def test_a_record_without_a_timestamp_has_no_time_of_its_own():
+    (bundle,) = combine(says("loading", -T0 - 0.001)).bundles.values()
+    assert bundle.beats[0].source_at == 0.0
+
+
+# ---- cut into batches anywhere
+
+REPORTS = st.lists(
+    st.tuples(
+        st.sampled_from(["started", "loading", "error", "finished", "interrupted", "pong", "nonsense"]),
+        st.integers(1, 60),
+        st.sampled_from(["loader__0", "loader__1", ""]),
+        st.booleans(),
+        st.sampled_from([None, 5]),
+    ),
+    max_size=30,
+)
+
+
+@given(REPORTS, st.sets(st.integers(1, 29)), st.integers(0, 200))
+def test_a_log_cut_into_any_batches_gives_the_same_judgement_as_one_by_one(reports, cuts, silence):
+    records = [
+        says(
+            status,
+            seconds,
+            offset=n,
+            producer=producer,
+            queue_id="" if producer else "shared",
+            finished=last,
+            records_written=count,
+        )
+        for n, (status, seconds, producer, last, count) in enumerate(reports)
+    ]
+    singly = _judgements([[record] for record in records], silence)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(records)), len(records)]
+    batches = [records[start:end] for start, end in itertools.pairwise(edges)]
+    assert _judgements(batches, silence) == singly
+
+
+def _judgements(batches, silence):
+    """Fold batches that were appended at one moment, and judge when the watermark is `silence` past it."""
+    partition = a_partition()
+    at = T0 + 61
+    partition.apply(a_mark(T0 - FEED_GAP_SECONDS), T0)
+    for fact in FACTS:
+        partition.apply(Fact(fact), T0 + 1)
+    for batch in batches:
+        for bundle in combine(*batch).bundles.values():
+            partition.apply(bundle, at)
+    for seconds in range(0, silence, 5):
+        partition.apply(a_mark(at + seconds), at + seconds)
+    found = {}
+    for key in JOBS:
+        state = partition.jobs[key]
+        judgement = partition.judgement(state)
+        found[key] = (judgement, state.verdict, state.records_written, state.error_detail)
+    return found
+
+
+@pytest.mark.parametrize("first", ["error", "loading"])
+def test_the_order_within_a_source_partition_decides_where_a_wrong_clock_leaves_none(first):
+    """A clock an hour ahead is clamped to one moment for all reports of a batch."""
+    second = {"error": "loading", "loading": "error"}[first]
+    records = [says(first, 3600, offset=0), says(second, 3601, offset=1)]
+    for batches in ([records], [[record] for record in records]):
+        judgement, *_ = _judgements(batches, 30)["stf/one"]
+        assert judgement.verdict == ("failed" if second == "error" else "healthy")
