@@ -4,11 +4,16 @@ Blocking; agents/journal.py calls it in a thread. What a result leads to is not 
 A write that gave no clear answer is UNKNOWN: a server may finish it after we gave up.
 """
 
+import msgspec
+
 from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, LiveJob
 from sf_healer.core.actions import Action, manifest_to_create, resource_version_to_delete
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.steps import Step, StepResult, What
+
+#: A record must fit into a produce request of 1,000,000 bytes (sf_healer/app.py), and the table's into another.
+LARGEST_MANIFEST_BYTES = 800_000
 
 _READS = {
     Failure.INVALID: What.REFUSED,
@@ -60,6 +65,11 @@ def _look(cluster: Cluster, action: Action, step: Step) -> StepResult:
 
 def _found(job: LiveJob, step: Step) -> StepResult:
     fact = job.fact
+    manifest = sanitize(job.manifest) if step is Step.OBSERVE else None
+    size = len(msgspec.json.encode(manifest))
+    if size > LARGEST_MANIFEST_BYTES:
+        # What cannot be kept on the log first must not be deleted.
+        return StepResult(What.REFUSED, message=f"its manifest of {size} bytes is too large for the steps log")
     return StepResult(
         What.FOUND,
         uid=fact.uid,
@@ -72,7 +82,7 @@ def _found(job: LiveJob, step: Step) -> StepResult:
         managed_by=fact.managed_by,
         attempt=fact.attempt,
         action_id=fact.action_id,
-        manifest=sanitize(job.manifest) if step is Step.OBSERVE else None,
+        manifest=manifest,
     )
 
 

@@ -306,7 +306,7 @@ class Actuator:
                     self.ledger, record.action_id, self.limits, self.now, repaired=record.repaired
                 )
             case Pause():
-                pauses = {**self.ledger.pauses, record.scope: record}
+                pauses = admission.pauses_that_hold(self.ledger.pauses, self.now) | {record.scope: record}
                 self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
             case Resume():
                 if record.scope not in self.ledger.pauses:

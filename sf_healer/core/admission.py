@@ -244,11 +244,13 @@ def is_withdrawn(history: History, command: Command) -> bool:
 
 def pause_of(pauses: dict[str, Pause], command: Command, now: float) -> Pause | None:
     """Find the pause that holds for a command's Job."""
-    for scope in scopes_of(command):
-        pause = pauses.get(scope)
-        if pause is not None and (pause.until is None or pause.until > now):
-            return pause
-    return None
+    holding = pauses_that_hold(pauses, now)
+    return next((holding[scope] for scope in scopes_of(command) if scope in holding), None)
+
+
+def pauses_that_hold(pauses: dict[str, Pause], now: float) -> dict[str, Pause]:
+    """Leave out the pauses that have ended by themselves."""
+    return {scope: pause for scope, pause in pauses.items() if pause.until is None or pause.until > now}
 
 
 def scopes_of(command: Command) -> Iterable[str]:

@@ -453,6 +453,20 @@ async def test_a_job_that_somebody_made_in_between_is_left_alone(cluster):
     assert read(cluster).manifest["metadata"]["annotations"] == {"whose": "theirs"}
 
 
+async def test_a_job_whose_manifest_cannot_be_kept_on_the_log_is_not_deleted(cluster):
+    """Annotations may have 256 KiB, but an object may have 1.5 MiB and a record of the log 1 MB."""
+    manifest = a_job()
+    filler = [{"name": f"FILLER_{number}", "value": "x" * 10_000} for number in range(82)]
+    manifest["spec"]["template"]["spec"]["containers"][0]["env"] += filler
+    old = must(await asyncio.to_thread(cluster.create_job, cluster.namespace, manifest))
+    async with working(cluster) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert (outcome.result, outcome.reason, outcome.attempt) == (Result.FAILED, "forbidden", 0)
+    assert "too large" in outcome.detail
+    assert read(cluster).fact.uid == old.fact.uid
+
+
 # ---- kill -9 between any two records
 
 

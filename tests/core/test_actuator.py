@@ -347,6 +347,13 @@ def test_a_pause_ends_by_itself():
     assert len(log.tasks) == 1
 
 
+def test_pauses_that_have_ended_are_not_kept():
+    log = Log().append(Pause(scope="queue:q1", reason="x", until=START + 30.0)).drain()
+    log.now += 31.0
+    log.append(Pause(scope="queue:q2", reason="y")).drain()
+    assert set(log.ledger.pauses) == {"queue:q2"}
+
+
 def test_a_pause_stops_an_admitted_action_before_its_delete():
     log = Log().append(counts(), a_command()).drain()
     log.append(Pause(scope="*", reason="maintenance")).drain()
