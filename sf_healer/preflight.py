@@ -105,7 +105,7 @@ async def _serving(settings: Settings, problems: list[str]) -> AsyncIterator[Non
 
     application = web.Application()
     application.add_routes([web.get("/readyz", readyz), web.get("/livez", livez)])
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.web_host, settings.web_port).start()
