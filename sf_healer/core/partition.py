@@ -4,12 +4,15 @@
 Jobs whose durable state changed, and the commands to send. The agent stores and sends them before it
 acknowledges the record, so a crash repeats work and loses none.
 
-Redelivery: a worker forwards its source partitions in order and waits for the broker's acknowledgement, so all
-offsets up to the highest seen from a source partition have been folded. What comes again is passed over;
+Redelivery: a worker forwards its source partitions in order and waits for the broker's acknowledgement, so
+all offsets up to the highest seen from a source partition have been folded. What comes again is passed over;
 otherwise a redelivered `loading` would get a fresh append time and hide a stuck Job.
+
+What `take` hands out must be stored in its order, the partition's own state last: it says which offsets have
+been folded, so a crash half way must leave it older than the Jobs, never newer.
 """
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 
 import msgspec
 
@@ -27,13 +30,15 @@ from sf_healer.core.state import (
     fold_hold,
     fold_outcome,
     fold_word,
+    has_open_error,
     mark_gone,
 )
-from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Judgement, Rule, Verdict, has_open_error, judge
+from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Judgement, Rule, Verdict, judge
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from sf_healer.core.windows import NO_WINDOW, Windows
 
-#: A Job that has been gone for this long is forgotten; its changelog record is tombstoned.
+#: A Job that has been gone for this long is forgotten, and so is a name that never got a fact; the changelog
+#: record is tombstoned.
 FORGET_GONE_SECONDS = 3600.0
 
 #: Verdicts of the Jobs that admission's storm rule counts on.
@@ -51,6 +56,8 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     gaps: tuple[tuple[float, float], ...]
     forwarded: tuple[tuple[str, int, int], ...]
     last_at: float
+    reset_pending: bool = False
+    replaced_topic_ids: tuple[str, ...] = ()
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -103,7 +110,8 @@ class Partition:
         self._checkpoint_seconds = policies.checkpoint_seconds
         self._forwarded: dict[tuple[str, int], int] = {}
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
-        self._gone: deque[tuple[float, str]] = deque()
+        self._gone_since: OrderedDict[str, float] = OrderedDict()
+        self._without_fact_since: OrderedDict[str, float] = OrderedDict()
         self._reset_changes()
 
     # ---- the log
@@ -126,15 +134,16 @@ class Partition:
                     self._changed(state, at)
             case OutcomeSeen():
                 state = self._job(evidence.key)
-                if fold_outcome(state, evidence, at=at, retry_seconds=self.policies.limits.refused_retry_seconds):
+                retry_seconds = self.policies.limits.refused_retry_seconds
+                if fold_outcome(state, evidence, at=at, retry_seconds=retry_seconds):
                     self._changed(state, at)
         return None
 
     def take(self) -> Changes:
         """Hand out what has been caused since the last call."""
         changes = Changes(
-            {key: durable(self.jobs[key], self._checkpoint_seconds) for key in self._dirty if key in self.jobs},
-            tuple(self._forgotten),
+            {key: self._durable(self.jobs[key]) for key in self._dirty if key in self.jobs},
+            tuple(key for key in self._forgotten if key not in self.jobs),
             self.meta() if self._meta_dirty else None,
             tuple(self._effects),
             tuple(self._judged),
@@ -142,6 +151,10 @@ class Partition:
         )
         self._reset_changes()
         return changes
+
+    def _durable(self, state: JobState) -> JobState:
+        # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
+        return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE)
 
     def meta(self) -> Meta:
         """Return the durable state of the partition itself."""
@@ -154,23 +167,32 @@ class Partition:
             self.watermark.gaps.as_tuple(),
             tuple((topic, partition, offset) for (topic, partition), offset in self._forwarded.items()),
             self.last_at,
+            self.watermark.reset_pending,
+            self.watermark.replaced_topic_ids,
         )
 
     def restore(self, meta: Meta | None, states: list[JobState]) -> None:
-        """Rebuild the hot state from what was stored; the first watermark after it is a feed gap if it is far off."""
-        if meta is not None:
+        """Rebuild the hot state from what was stored; the next watermark is a feed gap if it is far off."""
+        if meta is None:
+            self._meta_dirty = True  # the number of partitions is on the changelog from the first event on
+        else:
             self.watermark.value, self.watermark.topic_id = meta.watermark, meta.topic_id
             self.watermark.partitions, self.watermark.marks = meta.source_partitions, dict(meta.marks)
             self.watermark.gaps = Gaps(meta.gaps)
             self._forwarded = {(topic, partition): offset for topic, partition, offset in meta.forwarded}
             self.last_at = meta.last_at
+            self.watermark.reset_pending = meta.reset_pending
+            self.watermark.replaced_topic_ids = meta.replaced_topic_ids
+        now = max(self.watermark.value, self.last_at)
         for state in sorted(states, key=lambda state: state.unhealthy_at):
             self.jobs[state.key] = state
             self.counts_by_verdict[state.verdict] += 1
             if state.unhealthy_at != NEVER:
                 self._turned_unhealthy.append((state.unhealthy_at, state.key))
             if state.verdict == Verdict.GONE:
-                self._gone.append((self.watermark.value, state.key))
+                self._gone_since[state.key] = now
+            if state.fact is None:
+                self._without_fact_since[state.key] = now
             self._schedule(state, self.watermark.value)
 
     # ---- what people and admission ask
@@ -179,8 +201,10 @@ class Partition:
         """Judge a Job as of the watermark, for a view; changes nothing."""
         if state.fact is None:
             return Judgement(Verdict.UNKNOWN, Rule.NO_FACT)
-        now = max(self.watermark.value, min(self.last_at, state.life_at))
-        return judge(state, now, self.policy_of(state), self.watermark.gaps)
+        judgement = judge(state, self.watermark.value, self.policy_of(state), self.watermark.gaps)
+        if judgement.silence >= 0:
+            return judgement
+        return msgspec.structs.replace(judgement, silence=0.0)  # it spoke after the watermark
 
     def policy_of(self, state: JobState) -> Policy:
         """Return the policy that holds for a Job with a known fact."""
@@ -210,11 +234,11 @@ class Partition:
     def _fold_bundle(self, bundle: Bundle, at: float) -> None:
         source = (bundle.topic_id, bundle.source_partition)
         known = self._forwarded.get(source, -1)
-        highest = known
+        highest, checkpoint = known, self._checkpoint(at)
         for beat in bundle.beats:
             if beat.offset > known:
                 highest = max(highest, beat.offset)
-                self._fold_beat(beat, at, bundle.source_partition)
+                self._fold_beat(beat, at, checkpoint, bundle.source_partition)
         for word in bundle.words:
             if word.offset > known:
                 highest = max(highest, word.offset)
@@ -223,33 +247,49 @@ class Partition:
                     self._changed(state, at)
         if highest > known:
             self._forwarded[source] = highest
+            # A redelivered `loading` can only make a verdict later; a redelivered word may come with another
+            # source time, for it is bounded anew. So what was folded is stored with every word.
+            self._meta_dirty = self._meta_dirty or bool(bundle.words)
             if bundle.topic_id != self.watermark.topic_id:
                 self._forget_old_topics(bundle.topic_id)
 
-    def _fold_beat(self, beat: Beat, at: float, source_partition: int) -> None:
+    def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int) -> None:
         """Fold a sign of life: the hot path, so a Job that was well and still is costs no judgement."""
         state = self._job(beat.key)
-        before, had_open_error = state.loading_at, has_open_error(state)
-        fold_beat(state, beat, at=at, source_partition=source_partition)
-        if state.loading_at == before:
+        heard_at, doubtful_at = state.loading_at, state.doubtful_life_at
+        had_open_error = has_open_error(state)
+        if not fold_beat(state, beat, at=at, source_partition=source_partition):
             return
-        if had_open_error or (
-            checkpoint_of(before, self._checkpoint_seconds) != checkpoint_of(at, self._checkpoint_seconds)
+        if (
+            had_open_error
+            or state.verdict in RESTARTABLE
+            or state.doubtful_life_at != doubtful_at
+            or self._checkpoint(heard_at) != checkpoint
         ):
-            self._dirty.add(state.key)
+            self._dirty[state.key] = None
         if state.verdict != Verdict.HEALTHY or state.command_id or state.window == NO_WINDOW or self._unheard(state):
             self._tell_alive(state, at)
             self._schedule(state, max(at, self.watermark.value))
 
+    def _checkpoint(self, at: float) -> int:
+        return checkpoint_of(at, self._checkpoint_seconds)
+
     def _fold_mark(self, mark: Mark) -> Advance | None:
+        known = self._sources()
         advance = self.watermark.apply(mark)
         if advance is not None:
-            self._meta_dirty = True
             self._sweep(advance.to)
+        if advance is not None or self._sources() != known:
+            self._meta_dirty = True
         return advance
+
+    def _sources(self) -> tuple[str, int, bool]:
+        """Return what holds the watermark back or makes its next step a gap; it must outlive a restart."""
+        return self.watermark.topic_id, self.watermark.partitions, self.watermark.reset_pending
 
     def _fold_fact(self, evidence: Fact, at: float) -> None:
         state = self._job(evidence.fact.key)
+        self._without_fact_since.pop(state.key, None)
         if fold_fact(state, evidence.fact, at=at):
             self._changed(state, at)
 
@@ -258,7 +298,7 @@ class Partition:
         for state in list(self.jobs.values()):
             if state.fact is None or present.get(state.key) == state.fact.uid:
                 continue
-            if mark_gone(state, snapshot.version):
+            if mark_gone(state, snapshot.version, replaced=state.key in present):
                 self._changed(state, at)
 
     def _job(self, key: str) -> JobState:
@@ -266,6 +306,7 @@ class Partition:
         if state is None:
             state = self.jobs[key] = JobState(key)
             self.counts_by_verdict[state.verdict] += 1
+            self._without_fact_since[key] = max(self.watermark.value, self.last_at)
         return state
 
     def _forget_old_topics(self, current: str) -> None:
@@ -277,7 +318,7 @@ class Partition:
 
     def _changed(self, state: JobState, at: float) -> None:
         """Store a Job, tell the actuator what it waits for, and see when the Job is due now."""
-        self._dirty.add(state.key)
+        self._dirty[state.key] = None
         self._tell_alive(state, at)
         self._schedule(state, max(at, self.watermark.value))
 
@@ -286,7 +327,7 @@ class Partition:
             return
         judgement = judge(state, now, self.policy_of(state), self.watermark.gaps)
         if judgement.restartable:
-            self.windows.enter(state, max(now, state.retry_at) if not state.command_id else now)
+            self.windows.enter(state, now if _has_command(state) else max(now, state.retry_at))
             return
         self._settle(state, judgement)
         self.windows.enter(state, judgement.look_at)
@@ -312,33 +353,37 @@ class Partition:
             self._effects.append(Withdraw(id=state.command_id, key=state.key, reason=judgement.rule))
             state.command_id = state.command_uid = state.command_verdict = ""
             state.command_deadline = NEVER
-            self._dirty.add(state.key)
+            self._dirty[state.key] = None
         if state.verdict == judgement.verdict:
             return
         was_sick = state.verdict in RESTARTABLE
         self.counts_by_verdict[state.verdict] -= 1
         self.counts_by_verdict[judgement.verdict] += 1
         state.verdict = judgement.verdict
-        self._dirty.add(state.key)
+        self._dirty[state.key] = None
         self._judged.append((state, judgement))
         if judgement.restartable and not was_sick:
             state.unhealthy_at = self.watermark.value
             self._turned_unhealthy.append((state.unhealthy_at, state.key))
+        self._gone_since.pop(state.key, None)
         if judgement.verdict is Verdict.GONE:
-            self._gone.append((max(self.watermark.value, self.last_at), state.key))
+            self._gone_since[state.key] = max(self.watermark.value, self.last_at)
 
     def _command(self, state: JobState, judgement: Judgement, policy: Policy, watermark: float) -> None:
         """Send a command for a sick Job, unless one is open or a refusal asked to wait."""
-        wait_until = max(state.command_deadline if state.command_id else NEVER, state.retry_at)
+        wait_until = max(state.command_deadline if _has_command(state) else NEVER, state.retry_at)
         if wait_until > watermark:
             self.windows.enter(state, wait_until)
             return
         command = self._compose(state, judgement, policy, watermark)
         state.command_id, state.command_uid = command.id, command.uid
         state.command_verdict = judgement.verdict
+        state.command_source = max(
+            state.life_source, state.error_source, state.finished_source, state.interrupted_source
+        )
         state.command_deadline = watermark + self.policies.limits.outcome_deadline_seconds
         self._effects.append(command)
-        self._dirty.add(state.key)
+        self._dirty[state.key] = None
         self.windows.enter(state, state.command_deadline)
 
     def _compose(self, state: JobState, judgement: Judgement, policy: Policy, watermark: float) -> Command:
@@ -347,6 +392,8 @@ class Partition:
         namespace, _, name = state.key.partition("/")
         error = judgement.verdict is Verdict.FAILED and judgement.rule is not Rule.JOB_FAILED
         decisive = state.error_source if error else state.life_source
+        source_partition = state.error_partition if error else state.source_partition
+        source_offset = state.error_offset if error else state.source_offset
         return Command(
             id=command_id(state.key, fact.uid, judgement.verdict, decisive, fact.attempt),
             key=state.key,
@@ -364,8 +411,8 @@ class Partition:
                 unhealthy_at=state.unhealthy_at,
                 source_at=decisive or None,
                 source_topic=self._source_topic,
-                source_partition=state.source_partition,
-                source_offset=state.source_offset,
+                source_partition=source_partition,
+                source_offset=source_offset,
                 condition=fact.condition,
                 detail=f"{judgement.rule}: {state.error_detail}" if error and state.error_detail else judgement.rule,
             ),
@@ -387,28 +434,46 @@ class Partition:
     def _tell_alive(self, state: JobState, at: float) -> None:
         if self._unheard(state) and state.life_at != NEVER and state.fact is not None:
             state.alive_uid = state.fact.uid
-            self._dirty.add(state.key)
+            self._dirty[state.key] = None
             self._effects.append(Alive(key=state.key, uid=state.fact.uid, at=at))
 
     # ---- forgetting
 
     def _forget_gone(self, watermark: float) -> None:
-        while self._gone and self._gone[0][0] < watermark - FORGET_GONE_SECONDS:
-            _, key = self._gone.popleft()
-            state = self.jobs.get(key)
-            if state is not None and state.fact is not None and state.fact.condition is Condition.GONE:
-                del self.jobs[key]
-                self.counts_by_verdict[state.verdict] -= 1
-                self.windows.drop(state)
-                self._forgotten.append(key)
+        """Forget the Jobs that have been gone, and the names that have had no fact, for long enough."""
+        for waiting in (self._gone_since, self._without_fact_since):
+            while waiting:
+                key, since = next(iter(waiting.items()))
+                if since >= watermark - FORGET_GONE_SECONDS:
+                    break
+                del waiting[key]
+                state = self.jobs[key]
+                still_there = state.fact is not None and state.fact.condition is not Condition.GONE
+                if still_there or state.life_at >= watermark - FORGET_GONE_SECONDS:
+                    waiting[key] = watermark  # being deleted for long, or still spoken of: look again later
+                else:
+                    self._forget(state)
+
+    def _forget(self, state: JobState) -> None:
+        del self.jobs[state.key]
+        self._gone_since.pop(state.key, None)
+        self._without_fact_since.pop(state.key, None)
+        self.counts_by_verdict[state.verdict] -= 1
+        self.windows.drop(state)
+        self._forgotten.append(state.key)
 
     def _reset_changes(self) -> None:
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}  # in the order of change: the same log gives the same changelog
         self._forgotten: list[str] = []
         self._effects: list[Effect] = []
         self._judged: list[tuple[JobState, Judgement]] = []
         self._meta_dirty = False
         self._swept = 0
+
+
+def _has_command(state: JobState) -> bool:
+    """Say whether a command is open for this very incarnation; one for an older uid binds nobody."""
+    return state.command_id != "" and state.fact is not None and state.command_uid == state.fact.uid
 
 
 _PROOF = {

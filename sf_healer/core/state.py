@@ -4,7 +4,8 @@
 delivery is enough. Two clocks are kept apart on purpose:
 - `*_at` are append times (the broker's, of the evidence log): silence is measured with them;
 - `*_source` are source times (of the original report): they order what was said, so that a redelivered
-  `error` of an old incarnation cannot kill the new one.
+  `error` of an old incarnation cannot kill the new one. No report is younger than its own evidence, so a
+  producer's fast clock counts up to the append time at most.
 
 A state is owned by one evidence partition and changed in place: at 100,000 reports a second a new object per
 report would be most of the cost.
@@ -19,8 +20,8 @@ from sf_healer.core.identity import order_of
 
 NEVER = 0.0
 
-# Kubernetes cuts creationTimestamp to whole seconds, so a word of the incarnation before may carry a time up to
-# this much after it. A sign of life that early does no harm; an `error` or an end would.
+# Kubernetes cuts creationTimestamp to whole seconds, so a word of the incarnation before may carry a time up
+# to this much after it. A sign of life that early does no harm; an `error` or an end would.
 CREATION_RESOLUTION_SECONDS = 1.0
 
 
@@ -50,11 +51,13 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     interrupted_at: float = NEVER
     records_written: int = -1
     hold_at: float = NEVER
+    #: Where the newest sign of life was read.
     source_partition: int = -1
     source_offset: int = -1
     command_id: str = ""
     command_uid: str = ""
     command_verdict: str = ""
+    #: The newest thing the Job had said when it was last commanded: the next incarnation has not said it.
     command_source: float = NEVER
     command_deadline: float = NEVER
     retry_at: float = NEVER
@@ -64,11 +67,28 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     verdict: str = "unknown"
     #: Not in the changelog: the window the Job waits in.
     window: int = -1
+    #: Where the newest `error` was read.
+    error_partition: int = -1
+    error_offset: int = -1
+    #: The first `error` of the open row: errors with no sign of life between them.
+    error_since_at: float = NEVER
+    error_since_source: float = NEVER
+    #: When our log first showed this incarnation, and its condition as it is.
+    seen_at: float = NEVER
+    condition_at: float = NEVER
+    #: Newest sign of life that looks older than the incarnation: see fold_beat.
+    doubtful_life_at: float = NEVER
 
     @property
     def created_at(self) -> float:
-        """When this incarnation was created; 0 while no fact is known."""
-        return self.fact.created_at if self.fact is not None else 0.0
+        """When this incarnation was created; 0 while no fact is known.
+
+        Never later than our log first showed it: the API server's clock may be ahead of the broker's.
+        """
+        if self.fact is None:
+            return 0.0
+        created_at, seen_at = self.fact.created_at, self.seen_at
+        return seen_at if NEVER != seen_at < created_at else created_at
 
     @property
     def life_source(self) -> float:
@@ -81,56 +101,111 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
         return max(self.loading_at, self.started_at)
 
 
-def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int) -> None:
-    """Fold the newest `loading` of a batch.
+def has_open_error(state: JobState) -> bool:
+    """Say whether an `error` stands with no sign of life after it.
+
+    Equal source times, as the clamped ones of a producer with a wrong clock are, leave it to the order within
+    one source partition. Across partitions the error counts; the next sign of life settles it.
+    """
+    if state.error_source == NEVER or state.error_source < state.life_source:
+        return False
+    if state.error_source > state.life_source:
+        return True
+    return state.error_partition != state.source_partition or state.error_offset > state.source_offset
+
+
+def error_open_since(state: JobState) -> float:
+    """Return the append time that an open `error`'s grace counts from: the first of its row, if known."""
+    return state.error_since_at if state.error_since_source > state.life_source else state.error_at
+
+
+def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int) -> bool:
+    """Fold the newest `loading` of a batch; returns whether it is news.
 
     Its append time counts whatever its source time says, as long as it is of this incarnation: a producer
-    whose clock steps back is alive all the same.
+    whose clock steps back is alive all the same. One that looks older than the incarnation is the last word
+    of the one before, or this one under a slow clock that no mark bounds yet (a worker that catches up): it
+    ends no error and proves no life, but silence does not count from before it.
     """
-    if beat.source_at < state.created_at:
-        return
+    source_at = min(beat.source_at, at)
+    if source_at < state.created_at:
+        return _fold_doubtful_life(state, at)
+    is_news = at > state.loading_at or source_at > state.loading_source
     state.loading_at = max(state.loading_at, at)
-    if beat.source_at >= state.loading_source:
-        state.loading_source = beat.source_at
-        state.source_partition, state.source_offset = source_partition, beat.offset
+    _place_life(state, source_at, source_partition, beat.offset)
+    if source_at >= state.loading_source:
+        state.loading_source = source_at
         if beat.records_written >= 0:
             state.records_written = beat.records_written
+    return is_news
+
+
+def _fold_doubtful_life(state: JobState, at: float) -> bool:
+    is_news = at > state.doubtful_life_at
+    state.doubtful_life_at = max(state.doubtful_life_at, at)
+    return is_news
+
+
+def _place_life(state: JobState, source_at: float, partition: int, offset: int) -> None:
+    """Note where the newest sign of life was read; call it before its source time is taken in."""
+    is_newer = source_at > state.loading_source and source_at > state.started_source
+    if is_newer or (
+        source_at == state.life_source and (partition, offset) > (state.source_partition, state.source_offset)
+    ):
+        state.source_partition, state.source_offset = partition, offset
 
 
 def fold_word(state: JobState, word: Word, *, at: float, source_partition: int) -> bool:
     """Fold the newest report of another kind; returns whether it changed the state."""
-    if word.source_at < state.created_at:
-        return False
+    source_at = min(word.source_at, at)
     if word.kind is Kind.STARTED:
-        state.started_at = max(state.started_at, at)
-        state.started_source = max(state.started_source, word.source_at)
-        return True
-    if word.source_at < _trusted_from(state.created_at) or word.kind is Kind.PONG:
+        return _fold_started(state, word, source_at, at=at, source_partition=source_partition)
+    if source_at < _trusted_from(state.created_at):
         return False
-    if word.kind is Kind.ERROR and (word.source_at, word.finished) > (state.error_source, state.error_finished):
-        state.error_source, state.error_at = word.source_at, at
-        state.error_finished, state.error_detail = word.finished, word.detail
-        state.source_partition, state.source_offset = source_partition, word.offset
+    if word.kind is Kind.ERROR:
+        return _fold_error(state, word, source_at, at=at, source_partition=source_partition)
+    if word.kind is Kind.FINISHED and source_at > state.finished_source:
+        state.finished_source, state.finished_at = source_at, at
         return True
-    if word.kind is Kind.FINISHED and word.source_at > state.finished_source:
-        state.finished_source, state.finished_at = word.source_at, at
-        return True
-    if word.kind is Kind.INTERRUPTED and word.source_at > state.interrupted_source:
-        state.interrupted_source, state.interrupted_at = word.source_at, at
+    if word.kind is Kind.INTERRUPTED and source_at > state.interrupted_source:
+        state.interrupted_source, state.interrupted_at = source_at, at
         return True
     return False
+
+
+def _fold_started(state: JobState, word: Word, source_at: float, *, at: float, source_partition: int) -> bool:
+    if source_at < state.created_at:
+        return _fold_doubtful_life(state, at)
+    is_news = at > state.started_at or source_at > state.started_source
+    state.started_at = max(state.started_at, at)
+    _place_life(state, source_at, source_partition, word.offset)
+    state.started_source = max(state.started_source, source_at)
+    return is_news
+
+
+def _fold_error(state: JobState, word: Word, source_at: float, *, at: float, source_partition: int) -> bool:
+    if source_at <= state.command_source:
+        return False  # answered already; if it was of the incarnation before, it must not condemn this one
+    newest = (state.error_source, state.error_finished, state.error_partition, state.error_offset)
+    if (source_at, word.finished, source_partition, word.offset) <= newest:
+        return False
+    if state.error_since_source <= state.life_source:
+        state.error_since_source, state.error_since_at = source_at, at
+    state.error_source, state.error_at = source_at, at
+    state.error_finished, state.error_detail = word.finished, word.detail
+    state.error_partition, state.error_offset = source_partition, word.offset
+    return True
 
 
 def fold_fact(state: JobState, fact: JobFact, *, at: float) -> bool:
     """Fold a fact about the Job; returns whether it changed the state."""
     known = state.fact
-    if known is not None:
-        if order_of(fact) < order_of(known) or fact == known:
-            return False
-        if fact.uid != known.uid or fact.created_at > known.created_at:
-            _start_incarnation(state, fact)
-    else:
-        _start_incarnation(state, fact)
+    if known is not None and (order_of(fact) < order_of(known) or fact == known):
+        return False
+    if known is None or fact.uid != known.uid or fact.created_at > known.created_at:
+        _start_incarnation(state, fact, at=at)
+    elif fact.condition is not known.condition:
+        state.condition_at = at
     state.fact = fact
     if fact.pod is PodState.RUNNING:
         state.idle_pod_at = NEVER
@@ -141,23 +216,32 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float) -> bool:
     return True
 
 
-def _start_incarnation(state: JobState, fact: JobFact) -> None:
+def _start_incarnation(state: JobState, fact: JobFact, *, at: float) -> None:
     """Forget what an older incarnation said and did; what the new one said before its fact came stays."""
-    created_at, trusted_from = fact.created_at, _trusted_from(fact.created_at)
+    created_at = min(fact.created_at, at)
+    trusted_from = _trusted_from(created_at)
+    state.seen_at = state.condition_at = at
     state.running_at = state.idle_pod_at = NEVER
+    if state.life_source < created_at:
+        state.source_partition = state.source_offset = -1
     if state.loading_source < created_at:
         state.loading_at = state.loading_source = NEVER
         state.records_written = -1
     if state.started_source < created_at:
         state.started_at = state.started_source = NEVER
-    if state.error_source < trusted_from:
+    if state.error_source < trusted_from or state.error_source <= state.command_source:
         state.error_at = state.error_source = NEVER
         state.error_finished, state.error_detail = False, ""
-    if state.finished_source < trusted_from:
+        state.error_partition = state.error_offset = -1
+    if state.error_since_source < trusted_from or state.error_since_source <= state.command_source:
+        state.error_since_at = state.error_since_source = NEVER
+    if state.finished_source < trusted_from or state.finished_source <= state.command_source:
         state.finished_at = state.finished_source = NEVER
-    if state.interrupted_source < trusted_from:
+    if state.interrupted_source < trusted_from or state.interrupted_source <= state.command_source:
         state.interrupted_at = state.interrupted_source = NEVER
-    state.hold_at = state.retry_at = NEVER
+    if state.hold_at < created_at:
+        state.hold_at = NEVER
+    state.retry_at = NEVER
 
 
 def _trusted_from(created_at: float) -> float:
@@ -174,46 +258,60 @@ def fold_hold(state: JobState, hold: Hold, *, at: float) -> bool:
 
 
 def fold_outcome(state: JobState, outcome: OutcomeSeen, *, at: float, retry_seconds: float) -> bool:
-    """Fold what became of a command; the newest outcome counts and closes the command it answers.
+    """Fold what became of a command: it closes the command it answers, and the newest outcome is remembered.
 
     The incarnation that was judged is not judged again for `retry_seconds`, or longer if the outcome says so.
     """
-    if state.outcome is not None and outcome.at <= state.outcome.at:
-        return False
-    state.outcome = outcome
-    if outcome.final and outcome.command_id == state.command_id:
+    closes = outcome.final and outcome.command_id == state.command_id != ""
+    if closes:
         state.command_id = state.command_uid = state.command_verdict = ""
         state.command_deadline = NEVER
+    if state.outcome is not None and _order_of(outcome) <= _order_of(state.outcome):
+        return closes
+    state.outcome = outcome
     if state.fact is not None and outcome.uid == state.fact.uid:
         state.retry_at = max(state.retry_at, at + max(outcome.retry_after, retry_seconds))
     return True
 
 
-def mark_gone(state: JobState, version: int) -> bool:
-    """Fold that a snapshot of resourceVersion `version` did not hold the Job; returns whether that is news."""
+def _order_of(outcome: OutcomeSeen) -> tuple[float, bool, str]:
+    """Order outcomes; two of one moment, as when an action asks for a person and ends, differ in `final`."""
+    return (outcome.at, outcome.final, outcome.command_id)
+
+
+def mark_gone(state: JobState, version: int, *, replaced: bool = False) -> bool:
+    """Fold that a list of resourceVersion `version` did not hold this incarnation; returns if that is news.
+
+    `replaced`: it held another one of the same name. The fact of that one may be older than the list, and of
+    the same second; it must not look older than the one that is gone.
+    """
     fact = state.fact
     if fact is None or fact.condition is Condition.GONE or fact.resource_version > version:
         return False
     state.fact = msgspec.structs.replace(
-        fact, condition=Condition.GONE, pod=PodState.NONE, resource_version=version
+        fact,
+        condition=Condition.GONE,
+        pod=PodState.NONE,
+        resource_version=fact.resource_version if replaced else version,
     )
     state.running_at = NEVER
     return True
 
 
 def checkpoint_of(at: float, checkpoint_seconds: float) -> int:
-    """Number the checkpoint that ends at or after a last-seen time; counted in milliseconds, so exact."""
+    """Return the number of the checkpoint that ends at or after a last-seen time; exact, in milliseconds."""
     return -(-round(at * 1000) // round(checkpoint_seconds * 1000))
 
 
-def durable(state: JobState, checkpoint_seconds: float) -> JobState:
+def durable(state: JobState, checkpoint_seconds: float, *, exact: bool = False) -> JobState:
     """Return the state as it is remembered: the last `loading` moved to the end of its checkpoint.
 
-    The changelog is written once per checkpoint, so after a restore the Job may have been heard later than the
-    record says, but never later than this: the verdict comes late by a checkpoint at most, never early.
+    The changelog is written once per checkpoint, so after a restore the Job may have been heard later than
+    the record says, but never later than this: the verdict comes late by a checkpoint at most, never early.
     What was restored stays where it is when written again, else every restart would add a checkpoint.
+    `exact`: every `loading` of this Job is stored as it comes, so nothing needs to be assumed.
     """
-    if state.loading_at == NEVER:
+    if exact or state.loading_at == NEVER:
         return msgspec.structs.replace(state, window=-1)
     end = checkpoint_of(state.loading_at, checkpoint_seconds) * round(checkpoint_seconds * 1000) / 1000
     return msgspec.structs.replace(state, loading_at=end, window=-1)

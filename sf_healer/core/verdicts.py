@@ -1,4 +1,4 @@
-"""Is this Job well? One function, `judge`, over one state: which rule holds, with its numbers, and when to look again.
+"""Is this Job well? One function, `judge`, over one state: which rule holds, its numbers, when to look again.
 
 Time is an argument: `now` is the watermark of the Job's evidence partition, never a wall clock, so a detector
 that lags, restarts or loses its broker sees no silence (design §4). Which verdicts are acted on:
@@ -8,24 +8,29 @@ Rules, in this order (design §6 and the platform's facts):
 - gone, deleting, foreign, exempt, suspended Jobs are not judged;
 - the Job's own `interrupted` wins over a `finished` that follows it: the user stopped it;
 - `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS after an `error`;
-- an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the pod has
-  ended), else after the grace;
-- the Job's condition Failed is a failure, Complete an end, unless an `error` was its last word: the platform's
-  services exit with 0 after an `error`;
+- Complete is an end, unless an `error` was the last word: the platform's services exit with 0 after one;
+- for a while after a stop command for its queue a Job is left alone, whatever it says;
+- the Job's condition Failed is a failure;
+- an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the pod
+  has ended), else after the grace;
 - silence is measured from the newest of `loading`, `started` and the start of the running pod.
+
+A failure counts when the watermark has passed everything it rests on: until then a word of another source
+partition may still be on its way (`interrupted`, the `started` of a second pod) that tells another story.
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
-from sf_healer.core.state import NEVER, JobState
+from sf_healer.core.state import NEVER, JobState, error_open_since, has_open_error
 from sf_healer.core.watermark import Gaps
 
-#: `finished` this close to an `error`, in source time, belongs to it: recorded gaps are 3 to 43 ms. Either may come
-#: first where a producer's clock stepped, or where source time is arrival time (a capture).
+#: `finished` this close to an `error`, in source time, belongs to it: recorded gaps are 3 to 43 ms. Either
+#: may come first where a producer's clock stepped, or where source time is arrival time (a capture).
 RIGHT_AFTER_SECONDS = 2.0
 NO_LOOK = float("inf")
 
@@ -86,7 +91,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
     `since` is the moment the measured silence (or grace) counts from, `silence` what of it counts when feed
     gaps are taken out, `threshold` what it is held against; seconds. `look_at` is when, on the watermark, the
-    verdict can next change by silence alone.
+    verdict can next change by the passing of time alone.
     """
 
     verdict: Verdict
@@ -104,8 +109,12 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def judge(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
     """Judge one Job at the watermark `now` (epoch seconds)."""
-    return _not_judged(state, policy) or _ended(state) or _failed(state, now, policy, gaps) or _silent(
-        state, now, policy, gaps
+    return (
+        _not_judged(state, policy)
+        or _ended(state)
+        or _held(state, now, policy)
+        or _failed(state, now, policy, gaps)
+        or _silent(state, now, policy, gaps)
     )
 
 
@@ -131,95 +140,130 @@ def _not_judged(state: JobState, policy: Policy) -> Judgement | None:
 def _ended(state: JobState) -> Judgement | None:
     """Judge what the Job said of its own end, and what Kubernetes says of it."""
     assert state.fact is not None
-    # A sign of life reopens an ended Job only if it is clearly newer: order between partitions means nothing.
-    ended_after = max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
+    ended_after = _ended_after(state)
     if state.interrupted_source > ended_after:
         return Judgement(Verdict.STOPPED, Rule.INTERRUPTED)
-    if state.finished_source > ended_after:
-        apart = abs(state.finished_source - state.error_source)
-        if state.error_source > ended_after and apart <= RIGHT_AFTER_SECONDS:
-            return _failure(state, Rule.ERROR_THEN_FINISHED)
+    if state.finished_source > ended_after and not _finished_by_error(state):
         return Judgement(Verdict.COMPLETED, Rule.FINISHED)
-    error_is_last_word = has_open_error(state)
-    if state.fact.condition is Condition.COMPLETE:
-        if error_is_last_word:
-            return _failure(state, Rule.ERROR_AND_POD_ENDED)
+    if state.fact.condition is Condition.COMPLETE and not has_open_error(state):
         return Judgement(Verdict.COMPLETED, Rule.JOB_COMPLETE)
-    if state.fact.condition is Condition.FAILED:
-        return Judgement(Verdict.FAILED, Rule.JOB_FAILED, since=state.idle_pod_at)
     return None
 
 
-def has_open_error(state: JobState) -> bool:
-    """Say whether an `error` stands with no sign of life after it."""
-    return state.error_source != NEVER and state.error_source >= state.life_source
+def _ended_after(state: JobState) -> float:
+    """Return the source time after which an end counts.
+
+    A sign of life reopens an ended Job only if it is clearly newer: order between partitions means nothing.
+    """
+    return max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
+
+
+def _finished_by_error(state: JobState) -> bool:
+    ended_after = _ended_after(state)
+    return (
+        state.finished_source > ended_after
+        and state.error_source > ended_after
+        and abs(state.finished_source - state.error_source) <= RIGHT_AFTER_SECONDS
+    )
+
+
+def _held(state: JobState, now: float, policy: Policy) -> Judgement | None:
+    """Leave a Job alone that may have been told to stop; after the hold only its own `interrupted` counts.
+
+    Feed gaps are no matter here: a hold that was over must not begin again with the next of them.
+    """
+    if state.hold_at == NEVER:
+        return None
+    threshold, held = policy.stop_hold_seconds, now - state.hold_at
+    if held >= threshold:
+        return None
+    look_at = now + threshold - held
+    return Judgement(Verdict.HELD, Rule.STOP_COMMAND, look_at, state.hold_at, held, threshold)
 
 
 def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement | None:
-    """Judge an open `error`; None where there is none, or its grace is not over and silence decides."""
-    assert state.fact is not None
+    """Judge a failure; None where there is none, or the watermark or the grace are not over."""
+    failure = _failure(state)
+    if failure is not None:
+        rule, proven_at = failure
+        return Judgement(Verdict.FAILED, rule, since=proven_at) if now >= proven_at else None
     if not has_open_error(state):
         return None
-    if state.error_finished:
-        return _failure(state, Rule.ERROR_FINAL)
-    if state.fact.pod is PodState.ENDED:
-        return _failure(state, Rule.ERROR_AND_POD_ENDED)
-    waited = gaps.silence(state.error_at, now)
-    if waited >= policy.error_grace_seconds:
-        return Judgement(
-            Verdict.FAILED,
-            Rule.ERROR_GRACE_OVER,
-            since=state.error_at,
-            silence=waited,
-            threshold=policy.error_grace_seconds,
-        )
+    since, grace = error_open_since(state), policy.error_grace_seconds
+    waited = gaps.silence(since, now)
+    if waited < grace:
+        return None
+    return Judgement(Verdict.FAILED, Rule.ERROR_GRACE_OVER, since=since, silence=waited, threshold=grace)
+
+
+def _failure(state: JobState) -> tuple[Rule, float] | None:
+    """Name a failure that needs no grace, and the append time of the last piece of its evidence."""
+    assert state.fact is not None
+    error_at, is_open = error_open_since(state), has_open_error(state)
+    if _finished_by_error(state):
+        return Rule.ERROR_THEN_FINISHED, max(error_at, state.finished_at)
+    if is_open and state.fact.condition is Condition.COMPLETE:
+        return Rule.ERROR_AND_POD_ENDED, max(error_at, state.condition_at)
+    if state.fact.condition is Condition.FAILED:
+        return Rule.JOB_FAILED, state.condition_at
+    if is_open and state.error_finished:
+        return Rule.ERROR_FINAL, error_at
+    if is_open and state.fact.pod is PodState.ENDED:
+        return Rule.ERROR_AND_POD_ENDED, max(error_at, state.idle_pod_at)
     return None
 
 
-def _failure(state: JobState, rule: Rule) -> Judgement:
-    return Judgement(Verdict.FAILED, rule, since=state.error_at)
+def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) -> float:
+    """Return when a failure that is none yet may become one; asked only where `_failed` found none."""
+    failure = _failure(state)
+    if failure is not None:
+        return failure[1]
+    if not has_open_error(state):
+        return NO_LOOK
+    return now + policy.error_grace_seconds - gaps.silence(error_open_since(state), now)
+
+
+class _Clock(NamedTuple):
+    """Since when a Job is expected to do something, how long it may take, and what it is called then."""
+
+    since: float
+    threshold: float
+    rule: Rule
+    too_late: Verdict
+    in_time: Verdict
 
 
 def _silent(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
-    """Judge silence, the last rule: everything that could excuse it has been looked at, or is looked at here."""
-    assert state.fact is not None
-    error_look = _error_look_at(state, now, policy, gaps)
-    if state.hold_at != NEVER:
-        held = gaps.silence(state.hold_at, now)
-        if held < policy.stop_hold_seconds:
-            look_at = now + policy.stop_hold_seconds - held
-            return Judgement(Verdict.HELD, Rule.STOP_COMMAND, look_at, state.hold_at, held, policy.stop_hold_seconds)
+    """Judge silence, the last rule: everything that could excuse it has been looked at."""
+    look_at = _failure_look_at(state, now, policy, gaps)
     if not policy.judge_silence:
-        return Judgement(Verdict.MUTE, Rule.SILENCE_NOT_JUDGED, error_look)
+        return Judgement(Verdict.MUTE, Rule.SILENCE_NOT_JUDGED, look_at)
+    clock = _clock(state, policy)
+    if clock is None:
+        return Judgement(Verdict.MUTE, Rule.NOT_DECLARED, look_at)
+    silence = gaps.silence(clock.since, now)
+    if silence > clock.threshold:
+        look_at = NO_LOOK if clock.too_late in RESTARTABLE else look_at
+        return Judgement(clock.too_late, clock.rule, look_at, clock.since, silence, clock.threshold)
+    rule = Rule.REPORTS if clock.in_time is Verdict.HEALTHY else clock.rule
+    look_at = min(look_at, now + clock.threshold - silence)
+    return Judgement(clock.in_time, rule, look_at, clock.since, silence, clock.threshold)
+
+
+def _clock(state: JobState, policy: Policy) -> _Clock | None:
+    """Choose the clock that runs for a Job; None for one of a target that may never report."""
+    assert state.fact is not None
+    running_at = max(state.running_at, state.doubtful_life_at)
+    silence, startup = policy.silence_threshold_seconds, policy.startup_threshold_seconds
     if state.fact.pod is not PodState.RUNNING:
         threshold = policy.not_running_threshold_seconds
-        return _over(state.idle_pod_at, threshold, now, gaps, error_look, Verdict.NOT_RUNNING, Rule.POD_NOT_RUNNING)
+        return _Clock(state.idle_pod_at, threshold, Rule.POD_NOT_RUNNING, Verdict.NOT_RUNNING, Verdict.STARTING)
     if state.loading_at != NEVER:
-        since, rule, verdict = max(state.life_at, state.running_at), Rule.LOADING_STOPPED, Verdict.STUCK
-        threshold = policy.silence_threshold_seconds
-    elif not policy.reporting:
-        return Judgement(Verdict.MUTE, Rule.NOT_DECLARED, error_look)
-    elif state.started_at != NEVER:
-        since, rule, verdict = max(state.started_at, state.running_at), Rule.STARTED_ONLY, Verdict.STUCK
-        threshold = policy.silence_threshold_seconds
-    else:
-        since, rule, verdict = state.running_at, Rule.NO_REPORT, Verdict.NEVER_STARTED
-        threshold = policy.startup_threshold_seconds
-    return _over(since, threshold, now, gaps, error_look, verdict, rule)
-
-
-def _over(
-    since: float, threshold: float, now: float, gaps: Gaps, error_look: float, verdict: Verdict, rule: Rule
-) -> Judgement:
-    silence = gaps.silence(since, now)
-    if silence > threshold:
-        return Judgement(verdict, rule, NO_LOOK, since, silence, threshold)
-    look_at = min(now + threshold - silence, error_look)
-    well = Verdict.STARTING if rule in {Rule.NO_REPORT, Rule.POD_NOT_RUNNING} else Verdict.HEALTHY
-    return Judgement(well, Rule.REPORTS if well is Verdict.HEALTHY else rule, look_at, since, silence, threshold)
-
-
-def _error_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) -> float:
-    if not has_open_error(state):
-        return NO_LOOK
-    return now + policy.error_grace_seconds - gaps.silence(state.error_at, now)
+        since = max(state.life_at, running_at)
+        return _Clock(since, silence, Rule.LOADING_STOPPED, Verdict.STUCK, Verdict.HEALTHY)
+    if not policy.reporting:
+        return None
+    if state.started_at != NEVER:
+        since = max(state.started_at, running_at)
+        return _Clock(since, silence, Rule.STARTED_ONLY, Verdict.STUCK, Verdict.HEALTHY)
+    return _Clock(running_at, startup, Rule.NO_REPORT, Verdict.NEVER_STARTED, Verdict.STARTING)

@@ -160,9 +160,7 @@ class Driver:
         at = self.now if source_at is None else source_at
         self.apply(a_bundle(a_beat(at, key=key, offset=next(self.offsets)), partition=partition))
 
-    def says(
-        self, kind: Kind, *, source_at: float | None = None, finished: bool = False, partition: int = 0
-    ) -> None:
+    def says(self, kind: Kind, *, source_at: float | None = None, finished: bool = False, partition: int = 0) -> None:
         at = self.now if source_at is None else source_at
         word = a_word(kind, at, offset=next(self.offsets), finished=finished, detail="told")
         self.apply(a_bundle(word, partition=partition))

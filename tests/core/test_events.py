@@ -58,9 +58,7 @@ WELL_FORMED = {
         Report(Kind.LOADING, PRODUCER, QUEUE, records_written=100),
     ),
     "A: a consumer's bad record": (
-        event_status(
-            "error", records_written=0, message="JSON decode error", error_message="Expecting value"
-        ),
+        event_status("error", records_written=0, message="JSON decode error", error_message="Expecting value"),
         Report(Kind.ERROR, PRODUCER, QUEUE, records_written=0, detail="Expecting value"),
     ),
     "A: loader-producer has no error_message": (
@@ -68,9 +66,7 @@ WELL_FORMED = {
         Report(Kind.ERROR, PRODUCER, QUEUE, finished=True, records_written=100, detail="boom"),
     ),
     "A2: a websocket loader without ArangoDB's names": (
-        message(
-            event="started", queue_id=QUEUE, producer="loader-ws__8q9xSR", status="started", finished=False
-        ),
+        message(event="started", queue_id=QUEUE, producer="loader-ws__8q9xSR", status="started", finished=False),
         Report(Kind.STARTED, "loader-ws__8q9xSR", QUEUE),
     ),
     "A3: the dummy's end": (
@@ -115,9 +111,7 @@ WELL_FORMED = {
             timestamp="2023-01-01T00:00:00Z",
             payload={"reason": "refused", "code": 7},
         ),
-        Report(
-            Kind.ERROR, queue_id="loader-ws-btcusdt-1672531200", detail='{"reason": "refused", "code": 7}'
-        ),
+        Report(Kind.ERROR, queue_id="loader-ws-btcusdt-1672531200", detail='{"reason": "refused", "code": 7}'),
     ),
     "Docs-2": (
         message(

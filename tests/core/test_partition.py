@@ -1,0 +1,1162 @@
+"""A whole evidence partition: what the log does to it, what survives a crash, and what it asks for."""
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sf_healer.core.commands import Alive, Command, ProofKind, ProofOfLife, Withdraw
+from sf_healer.core.events import Kind
+from sf_healer.core.evidence import Beat, Bundle, Fact, Hold, HoldCause, Mark, OutcomeSeen, Snapshot, Word
+from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.partition import FORGET_GONE_SECONDS, Meta
+from sf_healer.core.state import NEVER, JobState
+from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Rule, Verdict, judge
+from sf_healer.core.windows import NO_WINDOW
+from tests.core.strategies import (
+    FEED_GAP_SECONDS,
+    JOB,
+    T0,
+    TOPIC,
+    WINDOW_SECONDS,
+    Driver,
+    Stored,
+    a_beat,
+    a_bundle,
+    a_fact,
+    a_mark,
+    a_partition,
+    a_word,
+    an_outcome,
+)
+
+# Of a loader (strategies.POLICY); the deadlines are the shipped ones (policy.Limits).
+SILENCE, STARTUP, GRACE, HOLD = 40, 70, 25, 30
+OUTCOME_DEADLINE, RETRY = 120, 30
+SLACK = WINDOW_SECONDS + 1  # a verdict comes within a window and a mark
+
+
+def commands_of(changes):
+    return [effect for effect in changes.effects if isinstance(effect, Command)]
+
+
+def a_driver():
+    """Make a partition that knows one loader, running since a second ago."""
+    driver = Driver()
+    driver.fact()
+    driver.run(1)
+    return driver
+
+
+def a_stuck_driver():
+    """Make a partition that has just sent a command for a silent loader; hands out the command too."""
+    driver = a_driver()
+    driver.loading()
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    return driver, command
+
+
+# ---- silence becomes a command
+
+
+def test_a_silent_job_is_commanded_once_within_a_window_of_its_threshold():
+    driver = a_driver()
+    driver.loading()
+    heard_at = driver.now
+    driver.run(SILENCE)
+    assert driver.effects() == []
+    driver.run(SLACK)
+    (command,) = driver.effects()
+    assert isinstance(command, Command)
+    assert (command.key, command.uid, command.verdict) == (JOB, "u1", "stuck")
+    assert heard_at + SILENCE < command.decided_at <= heard_at + SILENCE + WINDOW_SECONDS
+    assert command.expires_at == command.decided_at + 60
+    driver.run(10)
+    assert driver.effects() == []
+
+
+def test_a_command_carries_its_evidence_in_numbers():
+    driver = a_driver()
+    driver.apply(a_bundle(a_beat(T0 + 0.5, offset=77), partition=3))
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    evidence = command.evidence
+    assert (evidence.proof, evidence.detail) == (ProofKind.SILENCE, "loading_stopped")
+    assert (evidence.last_seen, evidence.base, evidence.source_at) == (T0 + 1, T0 + 1, T0 + 0.5)
+    assert (evidence.source_topic, evidence.source_partition, evidence.source_offset) == ("queue-events", 3, 77)
+    assert evidence.silence_seconds == command.decided_at - (T0 + 1)
+    assert evidence.threshold_seconds == SILENCE
+    assert evidence.watermark == evidence.unhealthy_at == command.decided_at
+    assert (command.policy, command.target, command.attempt) == ("loaders", "loader", 0)
+    assert (command.startup_seconds, command.proof_of_life) == (STARTUP, ProofOfLife.TELEMETRY)
+
+
+def test_an_errors_command_names_the_error_and_where_it_was_read():
+    driver = a_driver()
+    driver.apply(a_bundle(a_word(Kind.ERROR, T0 + 1, offset=5, finished=True, detail="boom"), partition=2))
+    driver.loading(source_at=T0 + 0.25)  # older, read later
+    driver.run(SLACK)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.proof) == ("failed", ProofKind.ERROR)
+    assert command.evidence.detail == "error_final: boom"
+    assert (command.evidence.source_partition, command.evidence.source_offset) == (2, 5)
+    assert command.evidence.source_at == T0 + 1
+
+
+def test_a_job_that_kubernetes_calls_failed_is_commanded_for_that():
+    driver = a_driver()
+    driver.fact(resource_version=11, condition=Condition.FAILED, pod=PodState.ENDED)
+    driver.run(SLACK)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.proof) == ("failed", ProofKind.CONDITION)
+    assert (command.evidence.condition, command.evidence.detail) == ("failed", "job_failed")
+
+
+def test_a_job_that_never_reported_is_commanded_after_its_startup():
+    driver = a_driver()
+    driver.run(STARTUP - 2)
+    assert driver.effects() == []
+    driver.run(SLACK + 2)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.proof) == ("never_started", ProofKind.STARTUP)
+    assert command.evidence.last_seen is None
+
+
+def test_a_job_that_may_not_report_is_shown_to_live_by_its_pod():
+    driver = Driver()
+    driver.fact(target="new")
+    driver.loading()
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    assert command.proof_of_life is ProofOfLife.POD
+
+
+def test_the_same_judgement_gives_the_same_command_id_and_another_one_another():
+    ids = set()
+    for heard in (0.5, 0.5, 0.75):
+        driver = a_driver()
+        driver.loading(source_at=T0 + heard)
+        driver.run(SILENCE + SLACK)
+        ids.add(driver.effects()[0].id)
+    assert len(ids) == 2
+
+
+def test_a_job_that_reports_is_never_commanded():
+    driver = a_driver()
+    for _ in range(50):
+        driver.loading()
+        driver.run(7)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.HEALTHY
+
+
+def test_a_job_that_reports_is_looked_at_once_a_threshold_not_at_each_report():
+    driver = a_driver()
+    driver.take()
+    for _ in range(400):
+        driver.loading()
+        driver.run(1)
+    assert driver.take().swept <= 400 / SILENCE + 1
+
+
+def test_evidence_of_a_job_without_a_fact_is_kept_and_judged_when_the_fact_comes():
+    driver = Driver()
+    driver.loading()
+    driver.run(SILENCE + SLACK)
+    assert driver.effects() == []
+    assert driver.judgement().rule is Rule.NO_FACT
+    driver.fact()
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    assert command.evidence.last_seen == T0
+
+
+# ---- what lag, feed gaps and new topics do
+
+
+def test_silence_is_measured_on_the_log_not_on_the_clock():
+    """The detector lags for an hour: no marks, so no verdict; then reports and marks come together."""
+    driver = a_driver()
+    driver.loading()
+    driver.now += 3600
+    driver.loading(source_at=T0 + 30)
+    driver.run(SILENCE - 1)
+    assert driver.effects() == []
+
+
+def test_after_a_feed_gap_a_silent_job_has_its_whole_threshold_again():
+    driver = a_driver()
+    driver.loading()
+    driver.run(SILENCE - 5)
+    driver.now += 600
+    driver.run(SILENCE)
+    assert driver.effects() == []
+    driver.run(SLACK + 1)
+    assert len(driver.effects()) == 1
+
+
+def test_a_worker_in_a_crash_loop_does_not_hide_a_stuck_job():
+    driver = a_driver()
+    driver.loading()
+    driver.run(1)
+    for _ in range(12):
+        driver.now += FEED_GAP_SECONDS + 2
+        driver.run(6)
+    assert len(driver.effects()) == 1
+
+
+def test_a_topic_made_anew_rebases_silence_once():
+    driver = a_driver()
+    driver.loading()
+    driver.run(SILENCE - 1)
+    driver.now += 1
+    driver.apply(a_mark(driver.now, topic_id="topic-2"))
+    for _ in range(SILENCE):
+        driver.now += 1
+        driver.apply(a_mark(driver.now, topic_id="topic-2"))
+    assert driver.effects() == []
+
+
+def test_a_report_appended_after_the_watermark_counts_before_the_watermark_gets_there():
+    driver = a_driver()
+    driver.loading()
+    driver.run(SILENCE - 1)
+    driver.apply(a_bundle(a_beat(driver.now, offset=99)), at=driver.now + 3)
+    driver.run(SILENCE)
+    assert driver.effects() == []
+
+
+def test_append_times_that_step_back_are_made_monotonic():
+    """A new leader of the evidence partition may have another clock."""
+    driver = a_driver()
+    driver.loading()
+    driver.apply(a_bundle(a_beat(T0 + 2, offset=5)), at=T0 - 500)
+    assert driver.state().loading_at == T0 + 1
+    assert driver.partition.last_at == T0 + 1
+
+
+# ---- redelivery
+
+
+def test_a_redelivered_loading_does_not_hide_a_stuck_job():
+    driver = a_driver()
+    bundle = a_bundle(a_beat(T0 + 1, offset=10))
+    driver.apply(bundle)
+    driver.run(SILENCE - 1)
+    driver.apply(bundle)
+    driver.run(SLACK + 1)
+    assert len(driver.effects()) == 1
+
+
+def test_a_redelivered_error_does_not_kill_the_new_incarnation():
+    driver = a_driver()
+    bundle = a_bundle(a_word(Kind.ERROR, T0 + 3600, offset=10, finished=True))  # a clock an hour ahead
+    driver.apply(bundle)
+    driver.run(SLACK)
+    driver.fact(uid="u2", created_at=driver.now, resource_version=30)
+    driver.effects()
+    driver.run(1)
+    driver.apply(bundle)
+    driver.apply(a_bundle(a_word(Kind.ERROR, T0 + 3600, offset=9, finished=True)))
+    driver.loading()
+    driver.run(SLACK)
+    assert driver.effects() == []
+
+
+def test_offsets_of_other_source_partitions_and_topics_are_no_redelivery():
+    driver = a_driver()
+    driver.apply(a_bundle(a_beat(T0 + 1, offset=10)))
+    driver.run(5)
+    driver.apply(a_bundle(a_beat(T0 + 5, offset=3), partition=1))
+    assert driver.state().loading_at == T0 + 6
+    driver.run(5)
+    driver.apply(a_bundle(a_beat(T0 + 10, offset=2), topic_id="topic-2"))
+    assert driver.state().loading_at == T0 + 11
+
+
+def test_offsets_are_remembered_of_two_topics_at_most():
+    driver = a_driver()
+    for number in range(20):
+        driver.apply(a_bundle(a_beat(T0 + 1, offset=10), topic_id=f"topic-{number}"))
+    driver.apply(a_bundle(a_beat(T0 + 1, offset=10), partition=1))
+    assert {topic for topic, _, _ in driver.partition.meta().forwarded} == {TOPIC, "topic-19"}
+
+
+# ---- a command that is open
+
+
+def test_a_sign_of_life_withdraws_an_open_command():
+    driver, command = a_stuck_driver()
+    driver.loading()
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="reports")]
+    assert driver.state().command_id == ""
+    driver.run(SILENCE + SLACK)
+    (again,) = driver.effects()
+    assert again.id != command.id
+
+
+def test_a_doubtful_sign_of_life_withdraws_an_open_command_too():
+    driver, command = a_stuck_driver()
+    driver.loading(source_at=T0 - 5)
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="reports")]
+
+
+def test_a_late_report_that_is_no_sign_of_life_withdraws_nothing():
+    driver, _ = a_stuck_driver()
+    driver.says(Kind.ERROR)
+    driver.run(SLACK)
+    assert driver.effects() == []
+
+
+@pytest.mark.parametrize("kind", [Kind.INTERRUPTED, Kind.FINISHED])
+def test_the_jobs_own_end_withdraws_an_open_command(kind):
+    driver, command = a_stuck_driver()
+    driver.says(kind)
+    (withdraw,) = driver.effects()
+    assert (withdraw.id, withdraw.reason) == (command.id, kind.name.lower())
+
+
+def test_a_stop_command_withdraws_and_the_job_is_commanded_after_the_hold():
+    driver, command = a_stuck_driver()
+    driver.apply(Hold(JOB, HoldCause.STOP_COMMAND))
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="stop_command")]
+    driver.run(HOLD - 1)
+    assert driver.effects() == []
+    driver.run(SLACK + 1)
+    assert len(driver.effects()) == 1
+
+
+def test_an_opt_out_withdraws():
+    driver, command = a_stuck_driver()
+    driver.fact(resource_version=12, skip=True)
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="skip_annotation")]
+    driver.run(500)
+    assert driver.effects() == []
+
+
+def test_a_command_without_an_outcome_is_sent_again_after_its_deadline():
+    driver, command = a_stuck_driver()
+    driver.run(OUTCOME_DEADLINE - SLACK)
+    assert driver.effects() == []
+    driver.run(2 * SLACK)
+    (again,) = driver.effects()
+    assert again.id == command.id
+    assert again.decided_at >= command.decided_at + OUTCOME_DEADLINE
+    assert again.evidence.unhealthy_at == command.evidence.unhealthy_at
+
+
+@pytest.mark.parametrize(("retry_after", "expected"), [(0.0, RETRY), (300.0, 300)])
+def test_a_refused_command_is_sent_again_when_the_refusal_allows(retry_after, expected):
+    driver, command = a_stuck_driver()
+    driver.apply(an_outcome(command.id, at=driver.now, retry_after=retry_after))
+    driver.run(expected - 1)
+    assert driver.effects() == []
+    driver.run(SLACK + 1)
+    assert len(driver.effects()) == 1
+
+
+def test_an_outcome_that_is_not_final_keeps_the_command_open():
+    driver, command = a_stuck_driver()
+    driver.apply(an_outcome(command.id, at=driver.now, final=False))
+    driver.run(OUTCOME_DEADLINE - SLACK)
+    assert driver.effects() == []
+    driver.run(2 * SLACK)
+    assert len(driver.effects()) == 1
+
+
+def test_an_outcome_of_a_job_nobody_knows_does_no_harm():
+    driver = Driver()
+    driver.apply(an_outcome("c1", at=T0))
+    driver.run(500)
+    assert driver.effects() == []
+
+
+# ---- a new incarnation
+
+
+def restarted(driver, command, *, seconds=10.0, **changes):
+    """Let the actuator's work show: the Job is deleted, then made again under its name."""
+    driver.fact(resource_version=20, condition=Condition.DELETING)
+    driver.run(seconds)
+    driver.fact(
+        **{
+            "uid": "u2",
+            "created_at": driver.now,
+            "resource_version": 30,
+            "pod": PodState.PENDING,
+            "attempt": 1,
+            "action_id": command.id,
+            **changes,
+        }
+    )
+
+
+def test_the_first_sign_of_life_of_a_restarted_job_is_told_once():
+    driver, command = a_stuck_driver()
+    restarted(driver, command)
+    driver.fact(uid="u2", created_at=driver.now, resource_version=31, action_id=command.id)
+    driver.effects()
+    driver.run(3)
+    driver.loading()
+    driver.loading()
+    assert driver.effects() == [Alive(key=JOB, uid="u2", at=driver.now)]
+
+
+def test_a_restarted_job_that_spoke_before_its_fact_came_is_told_too():
+    driver, command = a_stuck_driver()
+    driver.run(2)
+    driver.says(Kind.STARTED)
+    driver.effects()
+    driver.apply(
+        Fact(a_fact(uid="u2", created_at=driver.now - 1, resource_version=30, action_id=command.id)),
+    )
+    assert Alive(key=JOB, uid="u2", at=driver.now) in driver.effects()
+
+
+def test_a_late_report_of_the_old_incarnation_does_not_show_that_the_new_one_lives():
+    driver, command = a_stuck_driver()
+    restarted(driver, command)
+    driver.effects()
+    driver.loading(source_at=driver.now - 20)
+    assert driver.effects() == []
+
+
+def test_a_job_that_nobody_restarted_is_not_told_of():
+    driver = a_driver()
+    driver.loading()
+    assert driver.effects() == []
+
+
+@pytest.mark.parametrize("outcome_first", [True, False])
+def test_the_outcome_and_the_new_incarnation_may_come_in_any_order(outcome_first):
+    driver, command = a_stuck_driver()
+    outcome = an_outcome(command.id, at=driver.now + 5, result="restarted", new_uid="u2", retry_after=900.0, attempt=1)
+    if outcome_first:
+        driver.apply(outcome)
+        restarted(driver, command, pod=PodState.RUNNING)
+    else:
+        restarted(driver, command, pod=PodState.RUNNING)
+        driver.apply(outcome)
+    driver.effects()
+    state = driver.state()
+    assert (state.command_id, state.retry_at, state.outcome) == ("", NEVER, outcome)
+    driver.run(STARTUP + SLACK)
+    (again,) = driver.effects()
+    assert (again.uid, again.verdict) == ("u2", "never_started")
+
+
+def test_a_new_incarnation_that_is_sick_at_once_does_not_wait_for_the_old_ones_command():
+    driver, command = a_stuck_driver()
+    driver.fact(
+        uid="u2",
+        created_at=driver.now,
+        resource_version=30,
+        condition=Condition.FAILED,
+        pod=PodState.ENDED,
+    )
+    driver.run(SLACK)
+    (again,) = commands_of(driver.take())
+    assert again.uid == "u2"
+    assert again.id != command.id
+
+
+def test_the_error_that_was_answered_by_a_restart_does_not_condemn_the_new_incarnation():
+    """The API server's clock is ten seconds behind the broker's: the creation looks older than the error."""
+    driver = a_driver()
+    driver.loading()
+    driver.run(20)
+    driver.says(Kind.ERROR, finished=True)
+    driver.says(Kind.FINISHED, finished=True)
+    driver.run(SLACK)
+    (command,) = driver.effects()
+    restarted(driver, command, seconds=3, created_at=driver.now - 10, pod=PodState.RUNNING)
+    driver.effects()
+    driver.run(SLACK)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.STARTING
+
+
+def test_late_words_of_the_old_incarnation_condemn_nobody():
+    driver, command = a_stuck_driver()
+    old = driver.now - 1
+    restarted(driver, command, pod=PodState.RUNNING)
+    driver.run(2)
+    for kind in (Kind.ERROR, Kind.FINISHED, Kind.INTERRUPTED):
+        driver.says(kind, source_at=old, finished=True)
+    driver.effects()
+    driver.run(10)
+    assert driver.effects() == []
+    assert driver.judgement().verdict is Verdict.STARTING
+
+
+# ---- deletions, lists, forgetting
+
+
+def test_a_job_that_a_list_does_not_hold_is_gone_and_never_judged():
+    driver = a_driver()
+    driver.loading()
+    driver.apply(Snapshot(15, ()))
+    driver.run(500)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.GONE
+
+
+def test_a_list_from_before_a_job_was_created_does_not_take_it_away():
+    driver = a_driver()
+    driver.fact(resource_version=16)
+    driver.apply(Snapshot(15, ()))
+    assert driver.state().fact.condition is Condition.ACTIVE
+    driver.run(STARTUP + SLACK)
+    assert len(driver.effects()) == 1
+
+
+def test_a_list_that_holds_the_job_leaves_it_alone_and_unknown_names_too():
+    driver = a_driver()
+    driver.loading(key="stf/stranger")
+    driver.take()
+    driver.apply(Snapshot(15, ((JOB, "u1"),)))
+    assert driver.take().jobs == {}
+
+
+def test_a_list_that_holds_a_new_incarnation_of_the_same_second_does_not_hide_it():
+    driver = a_driver()
+    driver.apply(Snapshot(15, ((JOB, "u2"),)))
+    assert driver.state().fact.condition is Condition.GONE
+    driver.fact(uid="u2", resource_version=12)
+    assert driver.judgement().verdict is Verdict.STARTING
+
+
+def test_a_job_that_is_gone_and_back_is_judged_from_when_it_is_back():
+    driver = a_driver()
+    driver.loading()
+    driver.apply(Snapshot(15, ()))
+    driver.run(100)
+    driver.fact(resource_version=16)
+    driver.run(SILENCE - 1)
+    assert driver.effects() == []
+    driver.run(SLACK + 1)
+    assert len(driver.effects()) == 1
+
+
+def test_a_job_that_has_been_gone_for_long_is_forgotten_with_its_record():
+    driver = a_driver()
+    driver.loading()
+    driver.fact(resource_version=20, condition=Condition.GONE)
+    driver.run(100)
+    driver.take()
+    driver.now += FORGET_GONE_SECONDS
+    driver.run(1)
+    assert driver.take().forgotten == (JOB,)
+    assert driver.partition.jobs == {}
+    assert +driver.partition.counts_by_verdict == {}
+
+
+def test_a_job_that_came_back_and_went_again_is_kept_for_the_whole_time():
+    driver = a_driver()
+    driver.fact(resource_version=20, condition=Condition.GONE)
+    driver.now += FORGET_GONE_SECONDS - 10
+    driver.fact(uid="u2", created_at=driver.now, resource_version=30)
+    driver.fact(uid="u2", created_at=driver.now, resource_version=31, condition=Condition.GONE)
+    driver.run(100)
+    assert JOB in driver.partition.jobs
+    driver.now += FORGET_GONE_SECONDS
+    driver.run(1)
+    assert driver.partition.jobs == {}
+
+
+def test_a_job_that_takes_an_hour_to_be_deleted_is_forgotten_an_hour_after():
+    driver = a_driver()
+    driver.fact(resource_version=20, condition=Condition.DELETING)
+    driver.now += FORGET_GONE_SECONDS + 10
+    driver.run(10)
+    driver.fact(resource_version=21, condition=Condition.GONE)
+    assert JOB in driver.partition.jobs
+    driver.now += FORGET_GONE_SECONDS + 10
+    driver.run(10)
+    assert driver.partition.jobs == {}
+
+
+def test_a_name_that_never_gets_a_fact_is_forgotten_once_nobody_speaks_of_it():
+    driver = Driver()
+    driver.loading(key="stf/ghost")
+    driver.apply(an_outcome("c1", key="stf/phantom", at=T0))
+    driver.now += FORGET_GONE_SECONDS - 10
+    driver.loading(key="stf/ghost")
+    driver.run(20)
+    assert set(driver.partition.jobs) == {"stf/ghost"}
+    driver.now += 2 * FORGET_GONE_SECONDS
+    driver.run(20)
+    assert driver.partition.jobs == {}
+    assert set(driver.take().forgotten) == {"stf/ghost", "stf/phantom"}
+
+
+def test_a_job_that_is_forgotten_and_heard_of_again_at_once_is_stored_not_removed():
+    driver = a_driver()
+    driver.fact(resource_version=20, condition=Condition.GONE)
+    driver.run(1)
+    driver.take()
+    driver.now += FORGET_GONE_SECONDS
+    driver.run(1)
+    driver.fact(uid="u2", created_at=driver.now, resource_version=30)
+    changes = driver.take()
+    assert changes.forgotten == ()
+    assert changes.jobs[JOB].fact.uid == "u2"
+
+
+# ---- what is stored, and what comes of it after a crash
+
+
+def test_a_report_that_changes_nothing_in_kind_is_not_stored():
+    driver = a_driver()
+    driver.loading()
+    driver.take()
+    stores = 0
+    for _ in range(100):
+        driver.run(0.125)
+        driver.loading()
+        stores += len(driver.take().jobs)
+    assert stores <= 100 * 0.125 / (SILENCE / 10) + 2
+
+
+def test_the_count_of_partitions_is_stored_with_the_first_event():
+    partition = a_partition()
+    partition.restore(None, [])
+    meta = partition.take().meta
+    assert (meta.partitions, meta.watermark) == (1, 0.0)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        Mark(TOPIC, 2, ((0, T0 + 2),)),
+        Mark(TOPIC, 1, (), (0,)),
+        Mark("topic-2", 2, ((0, T0 + 2),)),
+    ],
+    ids=["a partition more", "an offset reset", "a topic made anew"],
+)
+def test_what_holds_the_watermark_back_or_makes_a_gap_survives_a_crash(mark):
+    driver, stored = a_driver(), Stored()
+    driver.apply(mark)
+    assert driver.take().meta is not None
+    stored.store(driver.take())
+    driver.apply(mark)  # nothing new, so nothing to store
+    assert driver.take().meta is None
+    stored.meta = msgspec.msgpack.encode(driver.partition.meta())
+    restored = stored.restored()
+    for each in (a_mark(T0 + 3), a_mark(T0 + 3, topic_id="topic-2", partitions=2)):
+        assert restored.apply(each, T0 + 3) == driver.partition.apply(each, T0 + 3)
+    assert restored.meta() == driver.partition.meta()
+
+
+def test_a_job_is_not_judged_earlier_after_a_crash_for_reports_that_were_not_stored():
+    driver, stored = a_driver(), Stored()
+    driver.loading()
+    stored.store(driver.take())
+    driver.run(2)
+    driver.loading()
+    heard_at = driver.now
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    driver.run(SILENCE - 1)
+    assert driver.effects() == []
+    driver.run(SLACK + SILENCE / 10)
+    (command,) = driver.effects()
+    assert heard_at + SILENCE < command.decided_at
+
+
+def test_an_error_answered_just_after_a_crash_is_answered_after_the_next_one_too():
+    """Last-seen was restored as the end of its checkpoint: a report before that end is news all the same."""
+    driver, stored = a_driver(), Stored()
+    driver.run(2)
+    driver.loading()
+    driver.says(Kind.ERROR)
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    driver.run(0.5)
+    driver.loading()
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    driver.run(GRACE + SLACK)
+    assert driver.effects() == []
+
+
+def test_a_sign_of_life_just_after_a_crash_withdraws_an_open_command():
+    driver, stored = a_driver(), Stored()
+    driver.run(2)
+    driver.loading()
+    driver.says(Kind.ERROR, finished=True)
+    driver.run(3)
+    driver.loading(source_at=T0 + 2)  # older than the error; moves last-seen
+    driver.run(SLACK)
+    changes = driver.take()
+    (command,) = changes.effects
+    stored.store(changes)
+    driver.partition = stored.restored()
+    driver.run(0.5)
+    driver.loading()
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="reports")]
+
+
+def test_a_crash_withdraws_no_command_for_a_job_that_stays_silent():
+    """Were its last-seen moved to the end of the checkpoint now, it would look well again for a while."""
+    driver, stored = a_driver(), Stored()
+    driver.run(3.25)
+    driver.loading()
+    driver.run(SILENCE + 1)
+    changes = driver.take()
+    assert len(changes.effects) == 1
+    stored.store(changes)
+    driver.partition = stored.restored()
+    driver.run(20)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.STUCK
+
+
+def test_a_redelivered_word_is_known_after_a_crash_although_no_watermark_came_between():
+    driver, stored = a_driver(), Stored()
+    stored.store(driver.take())
+    driver.apply(a_bundle(a_word(Kind.ERROR, T0 + 1, offset=10)))
+    driver.run(0.5)
+    driver.loading(partition=1)
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    driver.run(5)
+    # Its time is bounded anew, by a worker that has polled nothing yet: now it looks newer than the answer.
+    driver.apply(a_bundle(a_word(Kind.ERROR, T0 + 3600, offset=10)))
+    driver.run(GRACE + SLACK)
+    assert driver.effects() == []
+    assert driver.state().error_source == T0 + 1
+
+
+def test_the_state_of_the_partition_itself_survives_its_own_bytes():
+    driver = a_driver()
+    driver.loading()
+    driver.now += 60
+    driver.run(3)
+    meta = driver.partition.meta()
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(meta), type=Meta) == meta
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(msgspec.msgpack.encode(meta))[:8])
+    assert msgspec.msgpack.decode(older, type=Meta) == meta
+
+
+def test_a_restored_partition_counts_as_the_one_that_was_stored():
+    driver, stored = Driver(), Stored()
+    for number, condition in enumerate((Condition.ACTIVE, Condition.FAILED, Condition.GONE)):
+        driver.fact(key=f"stf/job-{number}", condition=condition)
+    driver.loading(key="stf/stranger")
+    driver.run(SLACK)
+    stored.store(driver.take())
+    assert stored.restored().counts() == driver.partition.counts()
+    restored = stored.restored()
+    restored.apply(a_mark(driver.now + 2 * FORGET_GONE_SECONDS), driver.now + 2 * FORGET_GONE_SECONDS)
+    assert set(restored.jobs) == {"stf/job-0", "stf/job-1"}
+
+
+# ---- counts for admission
+
+
+def test_the_fleet_is_counted_without_mute_ended_and_gone_jobs_and_with_those_being_restarted():
+    driver = Driver()
+    for number in range(6):
+        driver.fact(key=f"stf/job-{number}")
+    driver.fact(key="stf/mute", target="visualizer")
+    driver.fact(key="stf/done", condition=Condition.COMPLETE)
+    driver.fact(key="stf/job-0", resource_version=11, condition=Condition.FAILED)
+    driver.run(SLACK)
+    counts = driver.partition.counts()
+    assert (counts.base, counts.unhealthy, counts.sick) == (6, 1, 1)
+    assert counts.by_verdict == {"starting": 5, "failed": 1, "mute": 1, "completed": 1}
+    driver.fact(key="stf/job-0", resource_version=12, condition=Condition.DELETING)
+    counts = driver.partition.counts()
+    assert (counts.base, counts.unhealthy, counts.sick) == (6, 1, 0)
+
+
+def test_a_job_counts_as_turned_unhealthy_for_the_storm_window_only():
+    driver = a_driver()
+    driver.fact(resource_version=11, condition=Condition.FAILED)
+    driver.run(SLACK)
+    assert driver.partition.counts().unhealthy == 1
+    driver.now += 600
+    driver.run(10)
+    counts = driver.partition.counts()
+    assert (counts.unhealthy, counts.sick, counts.base) == (0, 1, 1)
+
+
+def test_verdicts_that_are_news_are_handed_out_once():
+    driver, _ = a_stuck_driver()
+    (judged,) = [changes.judged for changes in driver.taken]
+    assert [judgement.verdict for _, judgement in judged][-1] is Verdict.STUCK
+    assert driver.take().judged == ()
+
+
+def test_a_view_judges_a_job_that_has_just_spoken_as_of_its_report():
+    driver = a_driver()
+    driver.loading()
+    driver.run(SILENCE + SLACK)
+    driver.now += 5
+    driver.loading()
+    assert driver.judgement().verdict is Verdict.HEALTHY
+    assert driver.judgement().silence == 0.0
+
+
+# ---- any log at all
+
+KEYS = ("stf/a", "stf/b", "stf/c")
+TARGETS = {"stf/a": "loader", "stf/b": "consumer", "stf/c": "new"}
+
+
+class World:
+    """Writes logs that could have come about: append time moves on, offsets grow, marks tell the truth.
+
+    Within one Job reports come in order of their source times, as from one process whose source partitions
+    are read in step; `late` ones (of an old incarnation, or redelivered) come among them.
+    """
+
+    def __init__(self):
+        self.now = T0
+        self.offsets = {0: itertools.count(), 1: itertools.count()}
+        self.versions = itertools.count(10)
+        self.uids = itertools.count(1)
+        self.facts = {}
+        self.bundles = []
+        self.commands = []
+        self.log = [(a_mark(T0, partitions=2), T0)]
+
+    def append(self, evidence):
+        self.log.append((evidence, self.now))
+
+    def step(self, what, number, seconds):
+        key = KEYS[number % len(KEYS)]
+        self.now += seconds / 8
+        getattr(self, what)(key, number)
+
+    def fact(self, key, **changes):
+        known = self.facts.get(key) or a_fact(
+            key, uid=f"u{next(self.uids)}", created_at=float(int(self.now)), target=TARGETS[key]
+        )
+        self.facts[key] = msgspec.structs.replace(known, resource_version=next(self.versions), **changes)
+        self.append(Fact(self.facts[key]))
+
+    def runs(self, key, _number):
+        self.fact(key, pod=PodState.RUNNING, condition=Condition.ACTIVE)
+
+    def waits(self, key, number):
+        self.fact(key, pod=(PodState.PENDING, PodState.ENDED, PodState.NONE)[number % 3])
+
+    def changes(self, key, number):
+        self.fact(key, condition=(Condition.COMPLETE, Condition.FAILED, Condition.SUSPENDED)[number % 3])
+
+    def vanishes(self, key, _number):
+        self.fact(key, condition=Condition.GONE, pod=PodState.NONE)
+
+    def is_made_again(self, key, number):
+        known = self.facts.get(key)
+        if known is None:
+            return
+        created_at = known.created_at if number % 7 == 0 else max(float(int(self.now)), known.created_at)
+        self.facts[key] = msgspec.structs.replace(
+            known, uid=f"u{next(self.uids)}", created_at=created_at, action_id="c1" if number % 2 else ""
+        )
+        self.runs(key, number)
+
+    def late_fact(self, key, number):
+        old = [entry for entry, _ in self.log if isinstance(entry, Fact) and entry.fact.key == key]
+        if old:
+            self.append(old[number % len(old)])
+
+    def is_listed(self, _key, number):
+        """Take a list, now or a while ago, of which some Jobs may be missing."""
+        present = [fact for fact in self.facts.values() if number % 5 or fact.key != KEYS[0]]
+        version = next(self.versions) - (number % 3)
+        self.append(Snapshot(version, tuple((fact.key, fact.uid) for fact in present)))
+
+    def said(self, key, number, kind, skew=0.0):
+        partition = number % 2
+        offset = next(self.offsets[partition])
+        source_at = self.now - (number % 4) / 8 + skew
+        if kind is Kind.LOADING:
+            said = Beat(key, source_at, offset, number)
+        else:
+            said = Word(key, kind, source_at, offset, finished=number % 5 == 0, detail="")
+        bundle = a_bundle(said, partition=partition)
+        self.bundles.append(bundle)
+        self.append(bundle)
+
+    def loads(self, key, number):
+        self.said(key, number, Kind.LOADING)
+
+    def starts(self, key, number):
+        self.said(key, number, Kind.STARTED)
+
+    def errs(self, key, number):
+        self.said(key, number, Kind.ERROR)
+
+    def ends(self, key, number):
+        self.said(key, number, (Kind.FINISHED, Kind.INTERRUPTED)[number % 2])
+
+    def speaks_with_a_fast_clock(self, key, number):
+        self.said(key, number, (Kind.LOADING, Kind.ERROR)[number % 2], skew=3600.0)
+
+    def speaks_with_a_slow_clock(self, key, number):
+        self.said(key, number, Kind.LOADING, skew=-3600.0)
+
+    def is_redelivered(self, _key, number):
+        if self.bundles:
+            self.append(self.bundles[number % len(self.bundles)])
+
+    def is_told_to_stop(self, key, _number):
+        self.append(Hold(key, HoldCause.STOP_COMMAND))
+
+    def is_answered(self, key, number):
+        """An outcome of some command for this Job; which one, the run that reads the log knows."""
+        self.append(
+            OutcomeSeen(
+                key,
+                "the open one" if number % 4 else "another",
+                self.facts[key].uid if key in self.facts and number % 3 else "u0",
+                "refused",
+                "backoff",
+                self.now,
+                float(number % 50),
+                0,
+                final=number % 5 != 0,
+            )
+        )
+
+    def is_marked(self, _key, _number):
+        self.append(a_mark(self.now, partitions=2))
+
+    def is_marked_in_part(self, _key, number):
+        reset = (number % 2,) if number % 11 == 0 else ()
+        self.append(Mark(TOPIC, 2, ((number % 2, self.now - 0.5),), reset))
+
+    def time_passes_quietly(self, _key, number):
+        for _ in range(number % 12):
+            self.now += 4
+            self.append(a_mark(self.now, partitions=2))
+
+    def feed_is_silent(self, _key, _number):
+        self.now += 20
+        self.append(a_mark(self.now, partitions=2))
+
+
+STEPS = [name for name in vars(World) if not name.startswith("_") and name not in {"append", "step", "fact", "said"}]
+# What makes verdicts is drawn more often than what disturbs them.
+WEIGHTED = [*STEPS, *["loads", "runs", "is_marked", "time_passes_quietly"] * 3, "errs", "starts"]
+LOGS = st.lists(st.tuples(st.sampled_from(WEIGHTED), st.integers(0, 100), st.integers(0, 40)), min_size=5, max_size=60)
+
+
+def written(steps):
+    world = World()
+    for key in KEYS:
+        world.runs(key, 0)
+    for what, number, seconds in steps:
+        world.step(what, number, seconds)
+    world.time_passes_quietly("", 11)
+    world.time_passes_quietly("", 11)
+    return world.log
+
+
+def answered(partition, evidence):
+    """Let an outcome answer the command that is open, as the actuator's does."""
+    if isinstance(evidence, OutcomeSeen) and evidence.command_id == "the open one":
+        state = partition.jobs.get(evidence.key)
+        return msgspec.structs.replace(evidence, command_id=state.command_id if state else "")
+    return evidence
+
+
+def check_calendar(partition):
+    """No Job is lost: who can change by time alone waits for it, who is sick waits or has been commanded."""
+    for state in partition.jobs.values():
+        assert (state.command_id != "") <= (state.command_deadline != NEVER)
+        if state.fact is None:
+            continue
+        now = max(partition.watermark.value, partition.last_at)  # evidence is judged as of its append time
+        judgement = judge(state, now, partition.policy_of(state), partition.watermark.gaps)
+        if not judgement.restartable and judgement.look_at == NO_LOOK:
+            continue
+        if judgement.verdict is Verdict.STARTING and state.verdict == Verdict.NOT_RUNNING:
+            continue  # a feed gap came after people were told; nothing is acted upon
+        assert state.window != NO_WINDOW
+        due_at = now if judgement.restartable else judgement.look_at
+        has_command = state.command_id and state.command_uid == state.fact.uid
+        deadline = state.command_deadline if has_command else NEVER
+        assert state.window * WINDOW_SECONDS <= max(due_at, deadline, state.retry_at)
+
+
+def check_counts(partition):
+    by_verdict = {}
+    for state in partition.jobs.values():
+        by_verdict[str(state.verdict)] = by_verdict.get(str(state.verdict), 0) + 1
+    assert {str(k): v for k, v in (+partition.counts_by_verdict).items()} == by_verdict
+
+
+@given(LOGS)
+def test_no_log_makes_the_sweep_lose_a_job(steps):
+    partition = a_partition()
+    for evidence, at in written(steps):
+        partition.apply(answered(partition, evidence), at)
+        check_calendar(partition)
+        check_counts(partition)
+
+
+@given(LOGS)
+def test_no_log_makes_a_command_for_a_job_that_must_not_be_touched_or_a_silence_that_was_none(steps):
+    partition, heard, runs_since = a_partition(), {}, {}
+    commanded = {}
+    for evidence, at in written(steps):
+        partition.apply(answered(partition, evidence), at)
+        if isinstance(evidence, Bundle):
+            for said in evidence.beats:
+                heard[said.key] = max(heard.get(said.key, 0.0), at)
+        if isinstance(evidence, Fact) and evidence.fact.pod is PodState.RUNNING:
+            runs_since.setdefault((evidence.fact.key, evidence.fact.uid), at)
+        for effect in partition.take().effects:
+            if not isinstance(effect, Command):
+                continue
+            fact = partition.jobs[effect.key].fact
+            assert fact.uid == effect.uid
+            assert fact.managed
+            assert fact.condition not in {Condition.GONE, Condition.DELETING, Condition.SUSPENDED}
+            assert effect.decided_at == partition.watermark.value
+            if effect.verdict in {"stuck", "never_started"}:
+                last = max(partition.jobs[effect.key].life_at, runs_since[effect.key, effect.uid])
+                assert partition.watermark.value - last > effect.evidence.threshold_seconds
+            before = commanded.get((effect.key, effect.uid), -1e9)
+            assert effect.decided_at > before
+            commanded[effect.key, effect.uid] = effect.decided_at
+
+
+@given(LOGS)
+def test_a_log_replayed_gives_the_same_commands_in_the_same_order_and_the_same_changelog(steps):
+    runs = []
+    for _ in range(2):
+        partition, changes = a_partition(), []
+        for evidence, at in written(steps):
+            partition.apply(answered(partition, evidence), at)
+            taken = partition.take()
+            changes.append((list(taken.jobs.items()), taken.forgotten, taken.meta, taken.effects))
+        runs.append(changes)
+    assert runs[0] == runs[1]
+
+
+@given(LOGS, st.integers(1, 7))
+def test_it_makes_no_difference_how_many_records_are_taken_at_once(steps, size):
+    """The agent takes after each fetched batch; which records share one is chance."""
+    runs = []
+    for batch in (1, size):
+        partition, effects, stored = a_partition(), [], Stored()
+        for number, (evidence, at) in enumerate(written(steps), start=1):
+            partition.apply(answered(partition, evidence), at)
+            if number % batch == 0:
+                changes = partition.take()
+                effects += changes.effects
+                stored.store(changes)
+        changes = partition.take()
+        effects += changes.effects
+        stored.store(changes)
+        runs.append((effects, {key: msgspec.msgpack.decode(value) for key, value in stored.jobs.items()}))
+    (effects, jobs), (other_effects, other_jobs) = runs
+    assert effects == other_effects
+    assert jobs.keys() == other_jobs.keys()
+
+
+def verdicts_of(partition):
+    """Who is restartable now, and the verdict; what a view and the next sweep would say."""
+    found = {}
+    for state in partition.jobs.values():
+        judgement = partition.judgement(state)
+        if judgement.restartable:
+            found[state.key, state.fact.uid] = judgement.verdict
+    return found
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(LOGS, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3)), max_size=4), st.integers(1, 5))
+def test_a_crash_at_any_point_makes_no_verdict_that_would_not_have_been_given(steps, crashes, size):
+    """Records are applied in batches; a crash comes after a batch, with its changes stored in part or not at all.
+
+    Then the state is restored and the batch is read again. At every moment the run with crashes finds no Job
+    sick that the run without does not; and within a checkpoint it finds every one.
+    """
+    log = written(steps)
+    batches = [log[start : start + size] for start in range(0, len(log), size)]
+    crash_at = {number % len(batches): kept for number, kept in crashes}
+    smooth, rough, stored = a_partition(), a_partition(), Stored()
+    answers, commanded = a_partition(), []  # one answer for both runs: what the smooth one asked
+    for number, batch in enumerate(batches):
+        concrete = []
+        for evidence, at in batch:
+            entry = answered(answers, evidence)
+            answers.apply(entry, at)
+            concrete.append((entry, at))
+        for entry, at in concrete:
+            smooth.apply(entry, at)
+        for entry, at in concrete:
+            rough.apply(entry, at)
+        if number in crash_at:
+            stored.store(rough.take(), only_first=crash_at[number])
+            rough = stored.restored()
+            for entry, at in concrete:
+                rough.apply(entry, at)
+        changes = rough.take()
+        commanded += commands_of(changes)
+        stored.store(changes)
+        if number in crash_at:
+            rough = stored.restored()
+        sick, wrongly = verdicts_of(smooth), verdicts_of(rough)
+        assert wrongly.keys() <= sick.keys(), (number, wrongly, sick)
+        check_calendar(rough)
+        check_counts(rough)
+    assert smooth.watermark.value == rough.watermark.value
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(LOGS, st.lists(st.integers(0, 200), max_size=3))
+def test_a_sick_job_is_found_in_spite_of_crashes(steps, crashes):
+    """After the log there are only marks: whoever is sick without crashes is found with them, a checkpoint later."""
+    smooth, rough, stored = a_partition(), a_partition(), Stored()
+    log = written(steps)
+    for number, (evidence, at) in enumerate(log):
+        entry = answered(smooth, evidence)
+        smooth.apply(entry, at)
+        rough.apply(entry, at)
+        if number in {crash % len(log) for crash in crashes}:
+            stored.store(rough.take())
+            rough = stored.restored()
+            stored.store(rough.take())
+    now = log[-1][1]
+    smooth.take()
+    rough.take()
+    found = {"smooth": set(), "rough": set()}
+    for _ in range(30):  # longer than every threshold, deadline and retry_after above
+        now += 8
+        for name, partition in (("smooth", smooth), ("rough", rough)):
+            partition.apply(a_mark(now, partitions=2), now)
+            found[name] |= {(command.key, command.uid) for command in commands_of(partition.take())}
+    assert found["smooth"] == found["rough"]
+    for partition in (smooth, rough):
+        for state in partition.jobs.values():
+            if state.fact is not None and partition.judgement(state).restartable:
+                assert state.command_id or (state.key, state.fact.uid) in found["smooth"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 300), st.integers(0, 1)), max_size=30))
+def test_beats_alone_never_cost_more_than_one_look_a_threshold(beats):
+    driver = Driver()
+    for key in KEYS:
+        driver.fact(key=key)
+    driver.take()
+    for key, eighths, partition in beats:
+        driver.run(eighths / 80)
+        driver.loading(key=key, partition=partition)
+    elapsed = driver.now - T0
+    assert driver.take().swept <= len(KEYS) * (elapsed / (SILENCE - WINDOW_SECONDS) + 2)
+
+
+def test_the_state_of_a_job_is_a_plain_record():
+    assert JobState(JOB).verdict == Verdict.UNKNOWN
+    assert frozenset({"stuck", "never_started", "failed"}) == RESTARTABLE

@@ -1,0 +1,427 @@
+"""Is this Job well? One row per rule, what wins over what, and when to look again."""
+
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core import policy
+from sf_healer.core.events import Kind
+from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.policy import Policy
+from sf_healer.core.state import NEVER, JobState, fold_beat, fold_word
+from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, RIGHT_AFTER_SECONDS, Rule, Verdict, judge
+from sf_healer.core.watermark import Gaps
+from tests.core.strategies import JOB, POLICY, T0, a_beat, a_fact, a_state, a_word, beats, moments, words
+
+BOOK = policy.parse(POLICY)
+# Of a loader (strategies.POLICY): the consumer's grace is its silence threshold.
+SILENCE, STARTUP, NOT_RUNNING, GRACE, HOLD = 40, 70, 90, 25, 30
+
+
+def judged(state, now, *, gaps=None):
+    expected = BOOK.for_job(state.fact) if state.fact is not None else Policy(name="none")
+    return judge(state, T0 + now, expected, gaps or Gaps())
+
+
+def short(judgement):
+    return judgement.verdict, judgement.rule
+
+
+def said(*reports, **changes):
+    """Make the state of a loader that said these things, each a kind, its time, and whether it was final."""
+    state = a_state(**changes)
+    for kind, seconds, *last in reports:
+        at = T0 + seconds
+        if kind is Kind.LOADING:
+            fold_beat(state, a_beat(at, offset=int(seconds * 8)), at=at, source_partition=0)
+        else:
+            word = a_word(kind, at, offset=int(seconds * 8), finished=bool(last and last[0]))
+            fold_word(state, word, at=at, source_partition=0)
+    return state
+
+
+STARTED, LOADING, ERROR, FINISHED, INTERRUPTED = (
+    Kind.STARTED,
+    Kind.LOADING,
+    Kind.ERROR,
+    Kind.FINISHED,
+    Kind.INTERRUPTED,
+)
+
+
+# ---- Jobs that are not judged
+
+FAILED_BADLY = ((LOADING, 5), (ERROR, 6, True))
+
+
+def test_a_job_without_a_fact_is_unknown():
+    assert short(judged(JobState(JOB), 500)) == (Verdict.UNKNOWN, Rule.NO_FACT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "rule"),
+    [
+        ({"condition": Condition.GONE}, Verdict.GONE, Rule.ABSENT),
+        ({"condition": Condition.DELETING}, Verdict.GONE, Rule.ABSENT),
+        ({"managed": False}, Verdict.FOREIGN, Rule.NOT_MANAGED),
+        ({"skip": True}, Verdict.EXEMPT, Rule.SKIP_ANNOTATION),
+        ({"managed_by": "kueue"}, Verdict.EXEMPT, Rule.MANAGED_BY_ANOTHER),
+        ({"target": "off"}, Verdict.EXEMPT, Rule.EXEMPT_BY_POLICY),
+        ({"condition": Condition.SUSPENDED}, Verdict.SUSPENDED, Rule.JOB_SUSPENDED),
+    ],
+)
+def test_a_job_that_must_not_be_touched_is_not_judged_however_sick(changes, verdict, rule):
+    judgement = judged(said(*FAILED_BADLY, fact=a_fact(**changes)), 5000)
+    assert short(judgement) == (verdict, rule)
+    assert judgement.look_at == NO_LOOK
+    assert not judgement.restartable
+
+
+# ---- ends
+
+ENDS = [
+    ([(LOADING, 5), (FINISHED, 9, True)], Verdict.COMPLETED, Rule.FINISHED),
+    ([(FINISHED, 9, True)], Verdict.COMPLETED, Rule.FINISHED),  # zero records: an end all the same
+    ([(LOADING, 5), (INTERRUPTED, 9, True)], Verdict.STOPPED, Rule.INTERRUPTED),
+    ([(LOADING, 5), (INTERRUPTED, 9, True), (INTERRUPTED, 9.1), (FINISHED, 9.2, True)], Verdict.STOPPED, None),
+    ([(LOADING, 5), (ERROR, 8), (INTERRUPTED, 9, True)], Verdict.STOPPED, Rule.INTERRUPTED),
+    ([(LOADING, 5), (ERROR, 9, True), (INTERRUPTED, 8)], Verdict.STOPPED, Rule.INTERRUPTED),
+    ([(LOADING, 5), (ERROR, 6), (FINISHED, 9, True)], Verdict.COMPLETED, Rule.FINISHED),
+    ([(LOADING, 9), (FINISHED, 8.5, True)], Verdict.COMPLETED, Rule.FINISHED),  # out of order by milliseconds
+    ([(LOADING, 9), (INTERRUPTED, 8.5, True)], Verdict.STOPPED, Rule.INTERRUPTED),
+    ([(ERROR, 5), (LOADING, 6), (FINISHED, 30, True)], Verdict.COMPLETED, Rule.FINISHED),
+]
+
+
+@pytest.mark.parametrize(("reports", "verdict", "rule"), ENDS)
+def test_a_job_that_came_to_its_end_is_never_sick(reports, verdict, rule):
+    for now in (10, 100, 100_000):
+        judgement = judged(said(*reports), now)
+        assert judgement.verdict is verdict
+        assert rule in {None, judgement.rule}
+        assert judgement.look_at == NO_LOOK
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+@pytest.mark.parametrize("life", [STARTED, LOADING])
+def test_a_clearly_newer_sign_of_life_reopens_an_ended_job(end, life):
+    state = said((LOADING, 5), (end, 9), (life, 9 + RIGHT_AFTER_SECONDS))
+    assert short(judged(state, 15)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert short(judged(state, 100))[0] is Verdict.STUCK
+
+
+def test_a_job_that_kubernetes_calls_complete_has_ended():
+    state = said((LOADING, 5), fact=a_fact(condition=Condition.COMPLETE, pod=PodState.ENDED))
+    assert short(judged(state, 5000)) == (Verdict.COMPLETED, Rule.JOB_COMPLETE)
+
+
+# ---- failures
+
+FAILURES = [
+    # reports, facts, rule, from which second on
+    ([(LOADING, 5), (ERROR, 9, True)], {}, Rule.ERROR_FINAL, 9),
+    ([(ERROR, 9, True)], {}, Rule.ERROR_FINAL, 9),
+    ([(LOADING, 5), (ERROR, 9), (FINISHED, 9.04, True)], {}, Rule.ERROR_THEN_FINISHED, 9.04),
+    ([(LOADING, 5), (ERROR, 9, True), (FINISHED, 9.04, True)], {}, Rule.ERROR_THEN_FINISHED, 9.04),
+    ([(LOADING, 5), (ERROR, 9.04), (FINISHED, 9, True)], {}, Rule.ERROR_THEN_FINISHED, 9.04),
+    ([(LOADING, 5), (ERROR, 9), (FINISHED, 11, True)], {}, Rule.ERROR_THEN_FINISHED, 11),
+    (
+        [(LOADING, 5), (ERROR, 9)],
+        {"condition": Condition.COMPLETE, "pod": PodState.ENDED},
+        Rule.ERROR_AND_POD_ENDED,
+        12,
+    ),
+    ([(LOADING, 5), (ERROR, 9)], {"pod": PodState.ENDED}, Rule.ERROR_AND_POD_ENDED, 11),
+    ([(LOADING, 5)], {"condition": Condition.FAILED, "pod": PodState.ENDED}, Rule.JOB_FAILED, 12),
+    ([], {"condition": Condition.FAILED, "pod": PodState.NONE}, Rule.JOB_FAILED, 12),
+    ([(LOADING, 5), (ERROR, 9)], {}, Rule.ERROR_GRACE_OVER, 9 + GRACE),
+    ([(ERROR, 9)], {}, Rule.ERROR_GRACE_OVER, 9 + GRACE),
+]
+
+
+@pytest.mark.parametrize(("reports", "changes", "rule", "since"), FAILURES)
+def test_a_failure_counts_when_the_watermark_has_passed_everything_it_rests_on(reports, changes, rule, since):
+    idle_pod_at = NEVER if changes.get("pod", PodState.RUNNING) is PodState.RUNNING else T0 + 11
+    state = said(*reports, fact=a_fact(**changes), idle_pod_at=idle_pod_at, condition_at=T0 + 12)
+    before, after = judged(state, since - 0.01), judged(state, since)
+    assert not before.restartable
+    assert before.look_at == pytest.approx(T0 + since)
+    assert short(after) == (Verdict.FAILED, rule)
+    assert after.restartable
+
+
+def test_a_job_that_is_silent_already_stays_stuck_while_an_error_waits_for_the_watermark():
+    state = said((LOADING, 5), (ERROR, 60, True))
+    assert judged(state, 50).verdict is Verdict.STUCK
+    assert short(judged(state, 60)) == (Verdict.FAILED, Rule.ERROR_FINAL)
+
+
+@pytest.mark.parametrize("life", [STARTED, LOADING])
+def test_an_error_that_is_answered_by_a_sign_of_life_is_none(life):
+    state = said((LOADING, 5), (ERROR, 9, True), (life, 9.5))
+    assert short(judged(state, 30)) == (Verdict.HEALTHY, Rule.REPORTS)
+
+
+def test_a_consumers_error_is_given_its_silence_threshold():
+    state = said((LOADING, 5), (ERROR, 9), fact=a_fact(target="consumer"))
+    assert judged(state, 9 + GRACE + 5).verdict is Verdict.HEALTHY
+    assert short(judged(state, 46)) == (Verdict.STUCK, Rule.LOADING_STOPPED)  # silence comes first here
+    state = said((LOADING, 5), (ERROR, 9), (ERROR, 20), fact=a_fact(target="consumer"))
+    assert short(judged(state, 9 + SILENCE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_a_grace_of_zero_is_the_literal_rule():
+    state = said((LOADING, 5), (ERROR, 9))
+    literal = msgspec.structs.replace(BOOK.for_job(state.fact), error_grace_seconds=0.0)
+    assert judge(state, T0 + 8.9, literal, Gaps()).look_at == T0 + 9
+    assert short(judge(state, T0 + 9, literal, Gaps())) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_errors_that_come_faster_than_the_grace_are_a_failure_all_the_same():
+    state = said((LOADING, 5), *((ERROR, 10 + 5 * n) for n in range(6)))
+    assert judged(state, 10 + GRACE - 1).verdict is Verdict.HEALTHY
+    assert short(judged(state, 10 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_a_job_whose_silence_is_not_judged_fails_by_its_errors_all_the_same():
+    state = said((STARTED, 5), (ERROR, 9), fact=a_fact(target="visualizer"))
+    waiting = judged(state, 20)
+    assert short(waiting) == (Verdict.MUTE, Rule.SILENCE_NOT_JUDGED)
+    assert waiting.look_at == T0 + 9 + GRACE
+    assert short(judged(state, 9 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_an_error_of_a_job_whose_pod_does_not_run_is_still_looked_at_when_its_grace_is_over():
+    changes = {"fact": a_fact(pod=PodState.PENDING), "running_at": NEVER, "idle_pod_at": T0 + 1}
+    state = said((ERROR, 95), **changes)
+    waiting = judged(state, 100)
+    assert short(waiting) == (Verdict.NOT_RUNNING, Rule.POD_NOT_RUNNING)
+    assert waiting.look_at == T0 + 95 + GRACE
+    assert short(judged(state, 95 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+# ---- holds
+
+
+@pytest.mark.parametrize(
+    ("reports", "changes"),
+    [
+        ([(LOADING, 5)], {}),
+        ([(STARTED, 5)], {}),
+        ([], {}),
+        ([(LOADING, 5), (ERROR, 6)], {}),
+        ([(LOADING, 5), (ERROR, 6, True)], {}),
+        ([(LOADING, 5), (ERROR, 6, True), (FINISHED, 6.1, True)], {}),
+        ([(LOADING, 5)], {"condition": Condition.FAILED}),
+        ([(LOADING, 5), (ERROR, 6)], {"condition": Condition.COMPLETE}),
+    ],
+)
+def test_after_a_stop_command_a_job_is_left_alone_whatever_it_says_and_then_judged(reports, changes):
+    state = said(*reports, fact=a_fact(**changes), hold_at=T0 + 100)
+    held = judged(state, 100 + HOLD - 1)
+    assert short(held) == (Verdict.HELD, Rule.STOP_COMMAND)
+    assert held.look_at == T0 + 100 + HOLD
+    assert judged(state, 100 + HOLD).restartable
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_a_job_that_obeys_the_stop_command_has_ended_not_merely_held(end):
+    assert not judged(said((LOADING, 5), (end, 101), hold_at=T0 + 100), 500).restartable
+    assert judged(said((LOADING, 5), (end, 101), hold_at=T0 + 100), 102).verdict is not Verdict.HELD
+
+
+def test_a_hold_that_is_over_does_not_begin_again_with_the_next_feed_gap():
+    state = said((LOADING, 5), (ERROR, 6, True), hold_at=T0 + 100)
+    gaps = Gaps(((T0 + 200, T0 + 500),))
+    assert judged(state, 501, gaps=gaps).verdict is Verdict.FAILED
+
+
+# ---- silence
+
+
+class Silence(NamedTuple):
+    """What a Job said, and what follows when it says no more from `since` (seconds after T0) on."""
+
+    reports: list[tuple[Kind, float]]
+    rule: Rule
+    sick: Verdict
+    since: float
+    threshold: float = SILENCE
+    well: Verdict = Verdict.HEALTHY
+    target: str = "loader"
+
+
+SILENCES = [
+    Silence([(LOADING, 5)], Rule.LOADING_STOPPED, Verdict.STUCK, 5),
+    Silence([(STARTED, 9), (LOADING, 5)], Rule.LOADING_STOPPED, Verdict.STUCK, 9),
+    Silence([(LOADING, 5)], Rule.LOADING_STOPPED, Verdict.STUCK, 5, target="new"),
+    Silence([(STARTED, 5)], Rule.STARTED_ONLY, Verdict.STUCK, 5),
+    Silence([], Rule.NO_REPORT, Verdict.NEVER_STARTED, 1, threshold=STARTUP, well=Verdict.STARTING),
+]
+
+
+@pytest.mark.parametrize("row", SILENCES)
+def test_silence_counts_from_the_last_sign_of_life_and_only_above_the_threshold(row):
+    state = said(*row.reports, fact=a_fact(target=row.target))
+    before = judged(state, row.since + row.threshold)
+    after = judged(state, row.since + row.threshold + 0.125)
+    assert before.verdict is row.well
+    assert before.look_at == T0 + row.since + row.threshold
+    assert (before.since, before.silence, before.threshold) == (T0 + row.since, row.threshold, row.threshold)
+    assert short(after) == (row.sick, row.rule)
+    assert after.silence == row.threshold + 0.125
+    assert after.restartable
+
+
+@pytest.mark.parametrize("reports", [[(LOADING, 5)], [(STARTED, 5)]])
+def test_silence_counts_from_the_start_of_a_second_pod_if_that_is_later(reports):
+    state = said(*reports, running_at=T0 + 50)
+    assert judged(state, 50 + SILENCE).verdict is Verdict.HEALTHY
+    assert judged(state, 51 + SILENCE).verdict is Verdict.STUCK
+
+
+@pytest.mark.parametrize("reports", [[(LOADING, 5)], [(STARTED, 5)], []])
+def test_silence_counts_from_a_doubtful_sign_of_life_if_that_is_later(reports):
+    state = said(*reports, doubtful_life_at=T0 + 500)
+    assert judged(state, 500 + SILENCE).verdict in {Verdict.HEALTHY, Verdict.STARTING}
+    assert judged(state, 501 + STARTUP).restartable
+
+
+@pytest.mark.parametrize(
+    ("reports", "changes", "rule"),
+    [
+        ([], {"target": "new"}, Rule.NOT_DECLARED),
+        ([(STARTED, 5)], {"target": "new"}, Rule.NOT_DECLARED),
+        ([(STARTED, 5)], {"target": "visualizer"}, Rule.SILENCE_NOT_JUDGED),
+        ([(LOADING, 5)], {"target": "visualizer"}, Rule.SILENCE_NOT_JUDGED),
+    ],
+)
+def test_a_job_that_may_be_silent_is_mute_and_never_restarted_for_it(reports, changes, rule):
+    for now in (10, 100_000):
+        judgement = judged(said(*reports, fact=a_fact(**changes)), now)
+        assert short(judgement) == (Verdict.MUTE, rule)
+        assert judgement.look_at == NO_LOOK
+
+
+@pytest.mark.parametrize("pod", [PodState.NONE, PodState.PENDING, PodState.ENDED])
+def test_a_job_without_a_running_pod_is_shown_and_not_restarted(pod):
+    state = said((LOADING, 5), fact=a_fact(pod=pod), running_at=NEVER, idle_pod_at=T0 + 50)
+    before, after = judged(state, 50 + NOT_RUNNING), judged(state, 51 + NOT_RUNNING)
+    assert short(before) == (Verdict.STARTING, Rule.POD_NOT_RUNNING)
+    assert before.look_at == T0 + 50 + NOT_RUNNING
+    assert short(after) == (Verdict.NOT_RUNNING, Rule.POD_NOT_RUNNING)
+    assert after.look_at == NO_LOOK
+    assert not after.restartable
+
+
+@pytest.mark.parametrize(("reports", "threshold"), [([(LOADING, 5)], SILENCE), ([], STARTUP)])
+def test_a_feed_gap_is_nobodys_silence(reports, threshold):
+    gaps = Gaps(((T0 + 20, T0 + 5000),))
+    state = said(*reports)
+    assert not judged(state, 5000 + threshold, gaps=gaps).restartable
+    assert judged(state, 5001 + threshold, gaps=gaps).restartable
+
+
+def test_a_feed_gap_is_no_part_of_the_grace():
+    gaps = Gaps(((T0 + 20, T0 + 5000),))
+    state = said((LOADING, 5), (ERROR, 9))
+    assert not judged(state, 5000 + GRACE - 1, gaps=gaps).restartable
+    assert judged(state, 5000 + GRACE, gaps=gaps).restartable
+
+
+# ---- any state at all
+
+STATES = st.builds(
+    lambda changes, reports, fact: _folded(a_state(fact=a_fact(**fact), **changes), reports),
+    st.fixed_dictionaries(
+        {
+            "running_at": moments(),
+            "idle_pod_at": moments(),
+            "condition_at": moments(),
+            "hold_at": st.just(NEVER) | moments(),
+            "doubtful_life_at": st.just(NEVER) | moments(),
+        }
+    ),
+    st.lists(beats() | words(), max_size=6),
+    st.fixed_dictionaries(
+        {
+            "condition": st.sampled_from(Condition),
+            "pod": st.sampled_from(PodState),
+            "target": st.sampled_from(["loader", "consumer", "visualizer", "off", "new"]),
+            "skip": st.booleans(),
+        }
+    ),
+)
+GAPS = st.lists(st.integers(0, 400), max_size=6, unique=True).map(
+    lambda edges: Gaps(
+        tuple(
+            (T0 + start / 2, T0 + end / 2) for start, end in zip(sorted(edges)[::2], sorted(edges)[1::2], strict=False)
+        )
+    )
+)
+
+
+def _folded(state, reports):
+    for report in reports:
+        fold = fold_beat if hasattr(report, "records_written") else fold_word
+        fold(state, report, at=report.source_at, source_partition=0)
+    return state
+
+
+@given(STATES, GAPS, st.integers(0, 4000))
+def test_a_verdict_does_not_change_by_time_alone_before_it_says_so(state, gaps, eighths):
+    """The sweep looks at a Job no earlier: what it did not announce would be missed."""
+    now = 200 + eighths / 8
+    first = judged(state, now, gaps=gaps)
+    if first.restartable:
+        return
+    assert first.look_at >= T0 + now
+    for later in (0.125, 1, 5, 20, 60, 200):
+        again = judged(state, now + later, gaps=gaps)
+        if T0 + now + later < first.look_at:
+            assert again.verdict is first.verdict
+    if first.look_at != NO_LOOK:
+        at_look = judged(state, first.look_at - T0 + 0.125, gaps=gaps)
+        assert at_look.verdict is not first.verdict or at_look.look_at > first.look_at
+
+
+@given(STATES, GAPS, st.integers(0, 4000))
+def test_a_sick_job_does_not_get_well_by_time_alone(state, gaps, eighths):
+    now = 200 + eighths / 8
+    if judged(state, now, gaps=gaps).restartable:
+        assert judged(state, now + 100, gaps=gaps).restartable
+
+
+@given(STATES, GAPS, st.integers(0, 4000))
+def test_silence_is_a_verdict_only_when_so_much_really_passed(state, gaps, eighths):
+    now = T0 + 200 + eighths / 8
+    judgement = judged(state, now - T0, gaps=gaps)
+    if judgement.verdict in {Verdict.STUCK, Verdict.NEVER_STARTED}:
+        assert now - max(state.life_at, state.running_at) > judgement.threshold
+        assert gaps.silence(judgement.since, now) == judgement.silence > judgement.threshold > 0
+
+
+@given(STATES, GAPS, st.integers(0, 4000))
+def test_only_a_managed_job_that_nobody_stopped_or_exempted_is_restartable(state, gaps, eighths):
+    judgement = judged(state, 200 + eighths / 8, gaps=gaps)
+    assert judgement.restartable is (judgement.verdict in RESTARTABLE)
+    if judgement.restartable:
+        fact = state.fact
+        assert fact.managed
+        assert not fact.skip
+        assert fact.target != "off"
+        assert fact.condition in {Condition.ACTIVE, Condition.FAILED, Condition.COMPLETE}
+        assert state.interrupted_source <= max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
+        if fact.condition is Condition.COMPLETE:
+            assert state.error_source != NEVER
+
+
+@given(STATES, GAPS, st.integers(0, 4000), moments(400, 800))
+def test_a_sign_of_life_now_makes_any_job_well_that_has_not_failed_in_kubernetes(state, gaps, eighths, at):
+    fold_beat(state, a_beat(at, offset=2000), at=at, source_partition=0)
+    judgement = judged(state, at - T0, gaps=gaps)
+    if judgement.restartable:
+        assert judgement.rule is Rule.JOB_FAILED
