@@ -1,28 +1,24 @@
-"""Evidence in, commands out: fold each record into the `jobs` table, and sweep when the watermark closes a window.
+"""Evidence in, commands out: the Faust side of agents/folding.py, which has the order of things."""
 
-Everything is the core's doing (core/partition.py). This agent only keeps the order that makes a crash harmless:
-commands are acknowledged first, then the table's changelog, then the batch. What is repeated after a crash gives
-the same command ids.
-"""
-
-import asyncio
 import time
+from collections.abc import Sequence
 
-import msgspec
 import structlog
 from faust.types import StreamT
 
 from agents import topics
 from agents.batches import unacknowledged
+from agents.folding import EvidenceBatch, fold
 from agents.sending import Outgoing, acknowledged
 from agents.telemetry import dead_letter
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
-from sf_healer.core import commands, evidence, steps
+from sf_healer.core import commands, steps
 from sf_healer.core.combine import Rejected
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.watermark import Advance
+from sf_healer.topics import EVIDENCE
 from sf_healer.transport import Batch
 from tables.jobs import hot, store
 
@@ -31,8 +27,32 @@ log = structlog.get_logger(__name__)
 COUNTS_EVERY_SECONDS = 5.0
 #: A command waits at admission until every partition has counted after its Job turned sick.
 COUNTS_EVERY_SECONDS_WHILE_SICK = 1.0
-#: Let the loop breathe while a long batch is folded: health checks and heartbeats share it.
-YIELD_EVERY_RECORDS = 100
+
+
+class _Faust:
+    """The ports of folding on this app's topics and table."""
+
+    def hot(self, number: int) -> Partition | None:
+        return hot.get(number)
+
+    async def command(self, effects: Sequence[Effect]) -> None:
+        await acknowledged(_outgoing(effect) for effect in effects)
+
+    async def bury(self, batch: EvidenceBatch, reject: Rejected) -> None:
+        await acknowledged([dead_letter(EVIDENCE, batch.partition, reject)])
+
+    async def store(self, number: int, changes: Changes, offset: int) -> None:
+        await store(number, changes, offset)
+
+    def advanced(self, partition: Partition, advance: Advance) -> None:
+        number = str(partition.number)
+        metrics.WATERMARK.labels(partition=number).set(advance.to)
+        if advance.gap:
+            metrics.FEED_GAPS.labels(partition=number).inc()
+            log.info("feed_gap", partition=partition.number, until=advance.to)
+
+
+_ports = _Faust()
 
 
 @app.agent(topics.evidence_log)
@@ -41,30 +61,11 @@ async def sweeper(stream: StreamT[Batch]) -> None:
     async for event in unacknowledged(stream):
         batch: Batch = event.value
         partition = hot.get(batch.partition)
-        if partition is None:
-            continue  # revoked while the batch waited: its new owner reads it, so it must not be acknowledged
-        await _fold(partition, batch)
-        changes = partition.take()
-        await acknowledged(_outgoing(effect) for effect in changes.effects)
-        if hot.get(batch.partition) is not partition:
-            continue  # revoked meanwhile: a write of ours would land on top of its new owner's
-        await store(batch.partition, changes, batch.last_offset)
+        changes = await fold(batch, _ports)
+        if partition is None or changes is None:
+            continue
         _report(partition, changes)
         event.ack()
-
-
-async def _fold(partition: Partition, batch: Batch) -> None:
-    for number, record in enumerate(batch.records, start=1):
-        try:
-            entry = evidence.decode(record.value or b"")
-        except msgspec.DecodeError as error:
-            await acknowledged([dead_letter(batch, Rejected(record, "not_evidence", str(error)))])
-            continue
-        advance = partition.apply(entry, record.timestamp / 1000)
-        if advance is not None:
-            _note_advance(partition, advance)
-        if number % YIELD_EVERY_RECORDS == 0:
-            await asyncio.sleep(0)
 
 
 def _outgoing(effect: Effect) -> Outgoing:
@@ -95,14 +96,6 @@ def _counts_of(partition: Partition) -> Outgoing:
         sick=counts.sick,
     )
     return Outgoing(topics.counts, steps.encode(record), partition=0)
-
-
-def _note_advance(partition: Partition, advance: Advance) -> None:
-    number = str(partition.number)
-    metrics.WATERMARK.labels(partition=number).set(advance.to)
-    if advance.gap:
-        metrics.FEED_GAPS.labels(partition=number).inc()
-        log.info("feed_gap", partition=partition.number, until=advance.to)
 
 
 def _report(partition: Partition, changes: Changes) -> None:

@@ -1,0 +1,80 @@
+"""What the sweeper does with a batch of evidence, in which order, and what it awaits.
+
+Knows nothing of Faust, so that tests/simulation can drive it: agents/sweeper.py lends it the topics and the
+table. Everything is decided by the core (core/partition.py); here is only the order that makes a crash
+harmless: commands are acknowledged first, then the table's changelog, then the batch. What is repeated after a
+crash gives the same command ids.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from sf_healer.core import evidence
+from sf_healer.core.combine import Rejected, SourceRecord
+from sf_healer.core.partition import Changes, Effect, Partition
+from sf_healer.core.watermark import Advance
+
+#: Let the loop breathe while a long batch is folded: health checks and heartbeats share it.
+YIELD_EVERY_RECORDS = 100
+
+
+class EvidenceBatch(Protocol):
+    """Consecutive records of one evidence partition."""
+
+    @property
+    def partition(self) -> int:
+        """Its number."""
+
+    @property
+    def records(self) -> Sequence[SourceRecord]:
+        """In order of their offsets; timestamps are the broker's."""
+
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last one."""
+
+
+class Ports(Protocol):
+    """What folding needs of the world; each send returns when the broker has acknowledged."""
+
+    def hot(self, number: int) -> Partition | None:
+        """Give the hot state of an evidence partition, None where it is not ours (any more)."""
+
+    async def command(self, effects: Sequence[Effect]) -> None:
+        """Send commands, withdrawals and signs of life to `healer-actions`, in this order."""
+
+    async def bury(self, batch: EvidenceBatch, reject: Rejected) -> None:
+        """Send a record that is no evidence to the dead letters."""
+
+    async def store(self, number: int, changes: Changes, offset: int) -> None:
+        """Write what changed into the `jobs` table; `offset` is that of the newest evidence in it."""
+
+    def advanced(self, partition: Partition, advance: Advance) -> None:
+        """Take notice that a watermark moved."""
+
+
+async def fold(batch: EvidenceBatch, ports: Ports) -> Changes | None:
+    """Fold a batch and do what follows; None: the partition was revoked, and the batch must not be acknowledged."""
+    partition = ports.hot(batch.partition)
+    if partition is None:
+        return None  # revoked while the batch waited: its new owner reads it
+    for number, record in enumerate(batch.records, start=1):
+        try:
+            entry = evidence.decode(record.value or b"")
+        except msgspec.DecodeError as error:
+            await ports.bury(batch, Rejected(record, "not_evidence", str(error)))
+            continue
+        advance = partition.apply(entry, record.timestamp / 1000)
+        if advance is not None:
+            ports.advanced(partition, advance)
+        if number % YIELD_EVERY_RECORDS == 0:
+            await asyncio.sleep(0)
+    changes = partition.take()
+    await ports.command(changes.effects)
+    if ports.hot(batch.partition) is not partition:
+        return None  # revoked meanwhile: a write of ours would land on top of its new owner's
+    await ports.store(batch.partition, changes, batch.last_offset)
+    return changes

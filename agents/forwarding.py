@@ -1,0 +1,147 @@
+"""What the telemetry agent does, in which order, and what it awaits: batches become evidence, marks are made.
+
+Knows nothing of Faust, so that tests/simulation can drive it: agents/telemetry.py lends it the topics. What is
+decided is core/forwarder.py's.
+
+A batch is forwarded and acknowledged by the broker before the next one is taken, so within a source partition
+nothing overtakes. For a mark W is noted first and the ends are read after it (core/marks.py has the rule).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from sf_healer.core import evidence
+from sf_healer.core.combine import Combined, Rejected, SourceRecord
+from sf_healer.core.facts import JobFact
+from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.partitioning import partition_of
+
+#: A mark names the topic's id and partition count; metadata older than this may name a topic that is gone.
+IDENTITY_AGE_SECONDS = 10.0
+_UNRESOLVED = "unresolved_"
+
+
+class Addressed(NamedTuple):
+    """A record for one partition of the evidence log."""
+
+    partition: int
+    value: bytes
+
+
+class Appended(NamedTuple):
+    """Where and when (the broker's clock, epoch seconds) a record was appended."""
+
+    partition: int
+    at: float
+
+
+class Identity(Protocol):
+    """Which topic the source's name means now."""
+
+    @property
+    def topic_id(self) -> str:
+        """Kafka's id of it: another one after the topic was made anew."""
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions it has."""
+
+
+class SourceBatch(Protocol):
+    """Consecutive records of one source partition."""
+
+    @property
+    def partition(self) -> int:
+        """Its number."""
+
+    @property
+    def records(self) -> Sequence[SourceRecord]:
+        """In order of their offsets."""
+
+
+class Ports(Protocol):
+    """What forwarding needs of the world."""
+
+    def clock(self) -> float:
+        """Give monotonic seconds."""
+
+    def positions(self) -> dict[int, int]:
+        """Tell up to where each source partition of ours is forwarded and acknowledged."""
+
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+        """Ask the broker for the ends of source partitions, now."""
+
+    async def identity(self, *, max_age_seconds: float) -> Identity:
+        """Say which topic the source is, from metadata no older than that."""
+
+    async def append(self, records: Sequence[Addressed]) -> list[Appended]:
+        """Send evidence, in order per partition; returns when the broker has acknowledged all of it."""
+
+    async def bury(self, batch: SourceBatch, rejected: Sequence[Rejected]) -> None:
+        """Send what is evidence of nothing to the dead letters; returns when that is acknowledged."""
+
+    async def look_again(self) -> bool:
+        """Have the Jobs listed afresh because a report named nobody we know; False if that was not done."""
+
+    def take_assumed(self) -> list[JobFact]:
+        """Hand out facts made up for Jobs that reports named (`identity = convention`)."""
+
+
+class Forwarding:
+    """One worker's forwarding, over its core Forwarder."""
+
+    def __init__(self, forwarder: Forwarder, ports: Ports, *, mark_interval_seconds: float) -> None:
+        self.forwarder = forwarder
+        self._ports = ports
+        self._mark_interval_seconds = mark_interval_seconds
+
+    async def forward(self, batch: SourceBatch) -> Combined:
+        """Put everything a batch says on the log; returns what that was when all of it is acknowledged."""
+        forwarder, ports = self.forwarder, self._ports
+        if not forwarder.topic_id:
+            forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
+        combined = forwarder.combine(batch.records, batch.partition)
+        unknown = any(reject.reason.startswith(_UNRESOLVED) for reject in combined.rejected)
+        if unknown and await ports.look_again():
+            combined = forwarder.combine(batch.records, batch.partition)
+        facts = [fact_record(fact, forwarder.partitions) for fact in ports.take_assumed()]
+        bundles = [Addressed(partition, evidence.encode(bundle)) for partition, bundle in combined.bundles.items()]
+        await self._append([*facts, *bundles])
+        if combined.rejected:
+            await ports.bury(batch, combined.rejected)
+        return combined
+
+    async def mark(self) -> int:
+        """Note W and the end of every source partition of ours, and claim what may be claimed by now.
+
+        Returns how many marks were sent.
+        """
+        forwarder, ports = self.forwarder, self._ports
+        owned = ports.positions()
+        if not owned:
+            return 0
+        identity = await ports.identity(max_age_seconds=IDENTITY_AGE_SECONDS)
+        forwarder.topic_id = identity.topic_id
+        stale = forwarder.stale(now=ports.clock(), interval=self._mark_interval_seconds)
+        await self._append([Addressed(partition, evidence.EMPTY) for partition in stale])
+        w = forwarder.w()
+        ends = await ports.ends(owned)
+        forwarder.note_ends(ends, w, now=ports.clock())
+        reached = {partition: at for partition, at in ports.positions().items() if partition in owned}
+        marks = forwarder.claims(reached, identity.partitions)
+        await self._append([Addressed(partition, evidence.encode(mark)) for partition, mark in marks.items()])
+        forwarder.claimed(marks.values())
+        return len(marks)
+
+    async def _append(self, records: Sequence[Addressed]) -> None:
+        """Send evidence and note the broker's time of it, per evidence partition."""
+        if not records:
+            return
+        sent_at = self._ports.clock()
+        for appended in await self._ports.append(records):
+            self.forwarder.acknowledged(appended.partition, appended_at=appended.at, sent_at=sent_at)
+
+
+def fact_record(fact: JobFact, partitions: int) -> Addressed:
+    """Address a fact to the evidence partition of its Job."""
+    return Addressed(partition_of(fact.key, partitions), evidence.encode(evidence.Fact(fact)))
