@@ -336,8 +336,6 @@ class Partition:
         """Judge the Jobs whose window the watermark has closed; never any other."""
         for state in self.windows.close(watermark):
             self._swept += 1
-            if state.fact is None or self.jobs.get(state.key) is not state:
-                continue
             policy = self.policy_of(state)
             judgement = judge(state, watermark, policy, self.watermark.gaps)
             self._settle(state, judgement)

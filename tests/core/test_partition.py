@@ -329,6 +329,17 @@ def test_a_stop_command_withdraws_and_the_job_is_commanded_after_the_hold():
     assert len(driver.effects()) == 1
 
 
+def test_a_stop_command_and_an_outcome_that_are_read_again_change_nothing():
+    """The agent's batch is read again after a crash, with the append times it had."""
+    driver, command = a_stuck_driver()
+    outcome = an_outcome(command.id, at=driver.now)
+    for evidence in (Hold(JOB, HoldCause.STOP_COMMAND), outcome):
+        driver.apply(evidence)
+        driver.take()
+        driver.apply(evidence)
+        assert driver.take().jobs == {}
+
+
 def test_an_opt_out_withdraws():
     driver, command = a_stuck_driver()
     driver.fact(resource_version=12, skip=True)
