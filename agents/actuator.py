@@ -78,11 +78,6 @@ class _Reader:
 _reader = _Reader()
 
 
-def _raw(topic: Any) -> Any:
-    """Read a topic as bytes: Faust would take the values for JSON, and one that is none would end the worker."""
-    return topic.derive_topic(key_serializer="raw", value_serializer="raw")
-
-
 @app.task  # type: ignore[untyped-decorator]  # Faust's
 async def connect() -> None:
     """Prepare the cluster's client; without a cluster (identity = convention) Jobs are only observed."""
@@ -93,7 +88,7 @@ async def connect() -> None:
     _reader.connected.set()
 
 
-@app.agent(_raw(topics.steps))
+@app.agent(topics.steps)
 async def actuator(stream: Any) -> None:
     """Read the steps log, one record at a time."""
     await _reader.connected.wait()
@@ -107,7 +102,7 @@ async def actuator(stream: Any) -> None:
         event.ack()
 
 
-@app.agent(_raw(topics.healer_actions))
+@app.agent(topics.healer_actions)
 async def copy_commands(stream: Any) -> None:
     """Copy what the sweeper and people ask for to the steps log."""
     async for event in stream.noack().events():
@@ -117,7 +112,7 @@ async def copy_commands(stream: Any) -> None:
         event.ack()
 
 
-@app.agent(_raw(topics.pauses))
+@app.agent(topics.pauses)
 async def copy_pauses(stream: Any) -> None:
     """Copy pauses and their ends to the steps log."""
     async for event in stream.noack().events():

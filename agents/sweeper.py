@@ -95,7 +95,7 @@ def _counts_of(partition: Partition) -> Outgoing:
         unhealthy=counts.unhealthy,
         sick=counts.sick,
     )
-    return Outgoing(topics.counts, steps.encode(record), partition=0)
+    return Outgoing(topics.steps_of_detector, steps.encode(record), partition=0)
 
 
 def _report(partition: Partition, changes: Changes) -> None:

@@ -1,5 +1,8 @@
 """The topics as each Faust app sees them. Raw bytes everywhere: the encodings are the core's."""
 
+import faust
+from faust.types import TopicT
+
 from sf_healer import topics
 from sf_healer.app import actuator, detector, settings
 from sf_healer.transport import BatchLimits, batched_topic
@@ -9,19 +12,25 @@ from sf_healer.transport import BatchLimits, batched_topic
 REPORTS_IN_A_BATCH = 5_000
 EVIDENCE_IN_A_BATCH = 500
 
+
+def _raw(app: faust.App, name: str) -> TopicT:
+    """Declare a topic of bytes: Faust would take the values for JSON, and one that is none would end the worker."""
+    return app.topic(name, key_serializer="raw", value_serializer="raw", key_type=bytes, value_type=bytes)
+
+
 # ---- the detector's
 reports = batched_topic(
     detector, settings.source_topic, limits=BatchLimits(max_records=REPORTS_IN_A_BATCH), partitions=None
 )
 evidence_log = batched_topic(detector, topics.EVIDENCE, limits=BatchLimits(max_records=EVIDENCE_IN_A_BATCH))
 stop_commands = batched_topic(detector, settings.control_topic)
-commands = detector.topic(topics.ACTIONS, key_type=bytes, value_type=bytes)
-counts = detector.topic(topics.STEPS, key_type=bytes, value_type=bytes)
-dead_letters = detector.topic(topics.DEAD_LETTERS, key_type=bytes, value_type=bytes)
+commands = _raw(detector, topics.ACTIONS)
+steps_of_detector = _raw(detector, topics.STEPS)
+dead_letters = _raw(detector, topics.DEAD_LETTERS)
 
 # ---- the actuator's
-healer_actions = actuator.topic(topics.ACTIONS, key_type=bytes, value_type=bytes)
-steps = actuator.topic(topics.STEPS, key_type=bytes, value_type=bytes)
-outcomes = actuator.topic(topics.OUTCOMES, key_type=bytes, value_type=bytes)
-evidence = actuator.topic(topics.EVIDENCE, key_type=bytes, value_type=bytes)
-pauses = actuator.topic(topics.CONTROL, key_type=bytes, value_type=bytes)
+healer_actions = _raw(actuator, topics.ACTIONS)
+steps = _raw(actuator, topics.STEPS)
+outcomes = _raw(actuator, topics.OUTCOMES)
+evidence = _raw(actuator, topics.EVIDENCE)
+pauses = _raw(actuator, topics.CONTROL)
