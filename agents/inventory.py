@@ -1,35 +1,32 @@
-"""Which Jobs there are: the index that names reports, and facts about Jobs on the evidence log.
+"""Which Jobs there are: the list and watch behind agents/census.py, which says what is told of them.
 
-Every worker lists and watches all Jobs of the namespace for its index; facts about a Job are written by the
-worker that owns its evidence partition. At every list and whenever a partition is assigned it writes a snapshot
-too: what is absent from it is gone.
+Every worker lists and watches all Jobs of the namespace for its index.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
 
 from agents import topics
+from agents.census import Census
+from agents.forwarding import Addressed
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Listing
 from sf_healer.app import detector as app
 from sf_healer.app import settings
-from sf_healer.core import evidence
 from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import ConventionIndex, JobIndex
-from sf_healer.core.partitioning import partition_of
 from sf_healer.settings import Identity
 from tables.jobs import hot
 
 log = structlog.get_logger(__name__)
 
-#: An unknown name asks for a fresh list at most this often, and waits for it at most that long.
-LOOK_AGAIN_EVERY_SECONDS = 10.0
+#: A fresh list that an unknown name asked for is waited for at most this long.
 LOOK_AGAIN_LIMIT_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 
@@ -40,14 +37,21 @@ names: JobIndex | ConventionIndex = (
 first_list = asyncio.Event()
 
 
+class _Faust:
+    """The ports of the census on this app's topics and table."""
+
+    def owned(self) -> set[int]:
+        return set(hot)
+
+    async def append(self, records: Sequence[Addressed]) -> None:
+        await acknowledged(Outgoing(topics.evidence_log, record.value, record.partition) for record in records)
+
+
 class _Inventory:
-    """The index as last listed, and which evidence partitions have been told of it."""
+    """Lists and watches, and tells the census."""
 
     def __init__(self, index: JobIndex) -> None:
-        self.index = index
-        self.version = 0
-        self.told: set[int] = set()
-        self.asked_at = float("-inf")
+        self.census = Census(index, _Faust(), partitions=settings.partitions)
         self.listing_done = asyncio.Event()
         self.stop_watching = threading.Event()
 
@@ -64,17 +68,10 @@ class _Inventory:
             await self._follow(cluster, listing)
 
     def _take_listing(self, listing: Listing) -> None:
-        now = time.time()
-        self.version = int(listing.jobs_version or 0)
-        listed = {fact.key for fact in listing.facts}
-        for fact in listing.facts:
-            self.index.put(fact, now=now)
-        self.index.mark_absent(listed, self.version, now=now)
-        self.index.forget_gone(now=now)
-        self.told.clear()
+        self.census.take_listing(listing.facts, int(listing.jobs_version or 0), now=time.time())
         first_list.set()
         self.listing_done.set()
-        log.info("jobs_listed", jobs=len(listing.facts), version=self.version)
+        log.info("jobs_listed", jobs=len(listing.facts), version=self.census.version)
 
     async def _follow(self, cluster: Cluster, listing: Listing) -> None:
         """Put every change on the log until the watch ends or somebody asks for a fresh list."""
@@ -86,37 +83,18 @@ class _Inventory:
         )
         try:
             while not app.should_stop:
-                await self._tell_owned()
+                await self.census.tell_owned()
                 change = await _next(changes, settings.mark_interval_seconds)
                 if isinstance(change, ApiFailure):
                     metrics.CLUSTER_FAILURES.labels(kind=change.kind).inc()
                     log.info("watch_broken", kind=change.kind, error=change.message)
                 elif change is not None:
-                    await self._take_change(change.fact)
+                    await self.census.take_change(change.fact, now=time.time())
                 elif reader.done():
                     return
         finally:
             self.stop_watching.set()
             await reader
-
-    async def _take_change(self, fact: JobFact) -> None:
-        self.index.put(fact, now=time.time())
-        if partition_of(fact.key, settings.partitions) in self.told:
-            await acknowledged([fact_record(fact)])
-
-    async def _tell_owned(self) -> None:
-        """Send all facts and a snapshot to the partitions of ours that have not had them since the last list."""
-        owned = set(hot)
-        self.told &= owned
-        for partition in sorted(owned - self.told):
-            await acknowledged(self._snapshot_of(partition))
-            self.told.add(partition)
-
-    def _snapshot_of(self, partition: int) -> Iterable[Outgoing]:
-        facts = [fact for fact in self.index.facts() if partition_of(fact.key, settings.partitions) == partition]
-        present = tuple((fact.key, fact.uid) for fact in facts if not self.index.is_gone(fact.key))
-        yield from (fact_record(fact) for fact in facts)
-        yield Outgoing(topics.evidence_log, evidence.encode(evidence.Snapshot(self.version, present)), partition)
 
 
 _inventory = _Inventory(names) if isinstance(names, JobIndex) else None
@@ -134,18 +112,14 @@ async def follow_cluster() -> None:
             await _inventory.run(cluster)
         except KafkaError as error:
             log.warning("facts_not_sent", error=str(error) or type(error).__name__)
-            _inventory.told.clear()
+            _inventory.census.forget_told()
             await app.sleep(RETRY_SECONDS)
 
 
 async def look_again() -> bool:
-    """Ask for one fresh list because a report named nobody we know; returns whether there was one.
-
-    At most one in LOOK_AGAIN_EVERY_SECONDS: a stranger that reports all day must not list all day.
-    """
-    if _inventory is None or time.monotonic() - _inventory.asked_at < LOOK_AGAIN_EVERY_SECONDS:
+    """Ask for one fresh list because a report named nobody we know; returns whether there was one."""
+    if _inventory is None or not _inventory.census.may_look_again(now=time.monotonic()):
         return False
-    _inventory.asked_at = time.monotonic()
     _inventory.listing_done.clear()
     _inventory.stop_watching.set()
     try:
@@ -158,15 +132,6 @@ async def look_again() -> bool:
 def take_assumed() -> list[JobFact]:
     """Hand out the facts made up for Jobs that reports named, with `identity = convention`."""
     return names.take_new() if isinstance(names, ConventionIndex) else []
-
-
-def fact_record(fact: JobFact) -> Outgoing:
-    """Address a fact to the evidence partition of its Job."""
-    return Outgoing(
-        topics.evidence_log,
-        evidence.encode(evidence.Fact(fact)),
-        partition_of(fact.key, settings.partitions),
-    )
 
 
 def _read(

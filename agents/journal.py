@@ -56,6 +56,39 @@ class Ports(Protocol):
         """End the process on purpose, so that what was not done is read again."""
 
 
+class InThread(Protocol):
+    """Runs a blocking call beside the event loop."""
+
+    async def __call__(self, call: Callable[[], T]) -> T:
+        """Return what the call returns; raises what it raises."""
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Run a blocking call in a thread of its own that does not hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  handed to the waiting side whole
+            loop.call_soon_threadsafe(_settle, future, None, error)
+        else:
+            loop.call_soon_threadsafe(_settle, future, result, None)
+
+    threading.Thread(target=run, name="cluster-call", daemon=True).start()
+    return await future
+
+
+def _settle(future: "asyncio.Future[T]", result: T | None, error: BaseException | None) -> None:
+    if future.done():
+        return  # nobody waits any more
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)  # type: ignore[arg-type]  # T may itself be None
+
+
 class Journal:
     """Reads the steps log for one assignment of it. A new assignment makes a new one."""
 
@@ -66,11 +99,13 @@ class Journal:
         ports: Ports,
         *,
         clock: Callable[[], float] = time.monotonic,
+        in_thread: InThread = in_thread,
     ) -> None:
         self.actuator = actuator
         self._cluster = cluster
         self._ports = ports
         self._clock = clock  # goes on while the process is stopped
+        self._in_thread = in_thread
         self._calls: set[asyncio.Task[None]] = set()
 
     async def read(self, value: bytes | None, offset: int, at: float) -> bool:
@@ -119,7 +154,7 @@ class Journal:
             return take(self._cluster, action, step)
 
         try:
-            result = await asyncio.wait_for(in_thread(guarded), CALL_SECONDS)
+            result = await asyncio.wait_for(self._in_thread(guarded), CALL_SECONDS)
         except TimeoutError:
             result = StepResult(What.UNKNOWN, message=f"no answer within {CALL_SECONDS:g} s")
         metrics.STEPS.labels(step=step, result=result.what).inc()
@@ -158,7 +193,7 @@ class Journal:
     async def _emit_event(self, cluster: Cluster, outcome: Outcome) -> None:
         """Put an Event beside the Job, for `kubectl describe`; one that fails is only logged."""
         restarted = outcome.result is Result.RESTARTED
-        failure = await in_thread(
+        failure = await self._in_thread(
             lambda: cluster.emit_event(
                 _subject(outcome),
                 reason="Restarted" if restarted else "RestartFailed",
@@ -206,32 +241,6 @@ def _checked(record: object, value: bytes | None) -> bytes | None:
         log.error("command_unreadable", reason=record.reason, detail=record.detail)
         return None
     return value
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """Run a blocking call in a thread of its own that does not hold up the end of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001  handed to the waiting side whole
-            loop.call_soon_threadsafe(_settle, future, None, error)
-        else:
-            loop.call_soon_threadsafe(_settle, future, result, None)
-
-    threading.Thread(target=run, name="cluster-call", daemon=True).start()
-    return await future
-
-
-def _settle(future: "asyncio.Future[T]", result: T | None, error: BaseException | None) -> None:
-    if future.done():
-        return  # nobody waits any more
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)  # type: ignore[arg-type]  # T may itself be None
 
 
 def _subject(outcome: Outcome) -> JobFact:

@@ -5,9 +5,8 @@ before the buffer is flushed has lost the write although its event may be acknow
 faust-streaming 0.15.3: tables/table.py on_key_set, transport/producer.py flush_atmost). Here the record is
 sent first, awaited until the broker acknowledged it, and only then stored.
 
-A worker that was paused may wake up and write once more after another has taken its partition over. Its
-record is the last on the changelog and older than what the other wrote; so values carry the offset of the
-newest record of the log folded into them, and recovery keeps the highest.
+Values begin with the offset of the newest record of the log in them, and recovery keeps the highest:
+core/changelog.py says why.
 
 For tables with `key_type=bytes, value_type=bytes`, inside the event whose partition owns the keys.
 """
@@ -17,21 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import faust
-import msgspec
 from faust.types import EventT, RecordMetadata, StoreT, TableT
+
+from sf_healer.core.changelog import InOrder, persisted_after
 
 # What a Faust table of ours is: bytes to bytes, the encoding is ours (the core's).
 BytesTable = TableT[bytes, bytes]
-
-
-class _Envelope(msgspec.Struct, array_like=True):
-    """How every value of an OrderedTable begins; what follows is the table's own."""
-
-    version: int
-    offset: int
-
-
-_envelopes = msgspec.msgpack.Decoder(_Envelope)
 
 
 class OrderedTable(faust.Table[bytes, bytes]):
@@ -42,19 +32,8 @@ class OrderedTable(faust.Table[bytes, bytes]):
         super().apply_changelog_batch(self._in_order(batch))
 
     def _in_order(self, batch: Iterable[EventT[Any]]) -> Iterator[EventT[Any]]:
-        newest: dict[bytes, int] = {}
-        store = cast("StoreT[bytes, bytes]", self.data)
-        for event in batch:
-            key, value = cast("bytes", event.message.key), event.message.value
-            if key not in newest:
-                newest[key] = _offset_of(store.get(key))
-            if value is None:
-                newest[key] = -1  # a tombstone has no offset; a key is dropped long after its last change
-            elif _offset_of(value) < newest[key]:
-                continue
-            else:
-                newest[key] = _offset_of(value)
-            yield event
+        order = InOrder(cast("StoreT[bytes, bytes]", self.data).get)
+        return (event for event in batch if order.counts(cast("bytes", event.message.key), event.message.value))
 
 
 def ordered_table(app: faust.App, name: str, *, partitions: int, help: str) -> OrderedTable:  # noqa: A002  Faust's word
@@ -106,13 +85,11 @@ async def write(table: BytesTable, changes: Mapping[bytes, bytes | None]) -> Non
 
 
 def _note_persisted(store: "StoreT[bytes, bytes]", metadata: RecordMetadata) -> None:
-    """Move the offset from which recovery reads, only where our record is the very next one.
-
-    A hole means that another worker has written meanwhile: what it wrote is not in this store yet.
-    """
-    tp, offset = metadata.topic_partition, metadata.offset
+    """Move the offset from which recovery reads, where that is safe."""
+    tp = metadata.topic_partition
     known = store.persisted_offset(tp)
-    if offset == (-1 if known is None else known) + 1:
+    offset = persisted_after(known, metadata.offset)
+    if offset is not None and offset != known:
         store.set_persisted_offset(tp, offset)
 
 
@@ -126,7 +103,3 @@ async def _send(table: BytesTable, key: bytes, value: bytes | None) -> "asyncio.
         force=True,  # never attached to the event and sent at its commit
     )
     return cast("asyncio.Future[RecordMetadata]", acknowledgement)
-
-
-def _offset_of(value: bytes | None) -> int:
-    return -1 if value is None else _envelopes.decode(value).offset

@@ -7,9 +7,8 @@ revoked ones with frozen times, and a sweep over those would call healthy Jobs s
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import structlog
 from faust.types import TP
 
@@ -17,17 +16,11 @@ from sf_healer import topics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import policy
+from sf_healer.core.changelog import UnknownVersion, stored_of, writes_of
 from sf_healer.core.partition import Changes, Meta, Partition
-from sf_healer.core.partitioning import partition_of
-from sf_healer.core.state import JobState
 from tables import durable
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-SCHEMA_VERSION = 1
-_META_KEY = b"\x00partition/%d"  # no Job's key begins with a NUL
 
 jobs = durable.ordered_table(
     app,
@@ -41,11 +34,6 @@ policies = policy.parse(Path(settings.policy_file or SHIPPED_POLICY).read_text()
 
 hot: dict[int, Partition] = {}
 
-_encode = msgspec.msgpack.Encoder().encode
-_envelope = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
-_state = msgspec.msgpack.Decoder(JobState)
-_meta = msgspec.msgpack.Decoder(Meta)
-
 
 class StateMismatchError(Exception):
     """The stored state cannot be used by this worker as it is set; the message says what to do."""
@@ -57,12 +45,7 @@ async def store(partition: int, changes: Changes, offset: int) -> None:
     `offset` is that of the newest evidence in it: it tells which of two records is older, should a worker that
     was paused write late.
     """
-    writes: dict[bytes, bytes | None] = {
-        key.encode(): _encode((SCHEMA_VERSION, offset, state)) for key, state in changes.jobs.items()
-    }
-    writes.update({key.encode(): None for key in changes.forgotten})
-    if changes.meta is not None:
-        writes[_META_KEY % partition] = _encode((SCHEMA_VERSION, offset, changes.meta))
+    writes = writes_of(partition, changes, offset)
     if writes:
         await durable.write(jobs, writes)
 
@@ -79,22 +62,14 @@ async def drop_revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
 async def rebuild() -> None:
     """Rebuild the hot state of the partitions that were assigned; the table is recovered when this is called."""
     owned = {tp.partition for tp in app.assignor.assigned_actives() if tp.topic == topics.EVIDENCE}
-    missing = owned - hot.keys()
-    states: dict[int, list[JobState]] = {number: [] for number in missing}
-    metas: dict[int, Meta] = {}
-    for key, value in jobs.items():
-        if key[:1] == b"\x00":
-            number = int(key.rpartition(b"/")[2])
-            if number in missing:
-                metas[number] = _decode(_meta, value)
-        else:
-            number = partition_of(key.decode(), settings.partitions)
-            if number in missing:
-                states[number].append(_decode(_state, value))
-    for number in sorted(missing):
-        _check_partitions(number, metas.get(number))
+    try:
+        found = stored_of(jobs.items(), owned - hot.keys(), settings.partitions)
+    except UnknownVersion as error:
+        raise StateMismatchError(str(error)) from None
+    for number, stored in found.items():
+        _check_partitions(number, stored.meta)
         partition = new_partition(number)
-        partition.restore(metas.get(number), states[number])
+        partition.restore(stored.meta, stored.states)
         hot[number] = partition
         log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
     for number in hot.keys() - owned:
@@ -111,13 +86,6 @@ def new_partition(number: int) -> Partition:
         feed_gap_seconds=settings.feed_gap_seconds,
         source_topic=settings.source_topic,
     )
-
-
-def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:
-    version, _, body = _envelope.decode(value)
-    if version != SCHEMA_VERSION:
-        raise StateMismatchError(f"jobs table of schema version {version}; this worker knows {SCHEMA_VERSION}")
-    return decoder.decode(body)
 
 
 def _check_partitions(number: int, meta: Meta | None) -> None:

@@ -1,0 +1,80 @@
+"""What the inventory has learnt of the Jobs, and what it tells the evidence log of them.
+
+Knows nothing of Faust or Kubernetes, so that tests/simulation can drive it: agents/inventory.py lists, watches
+and lends it the log. Facts about a Job are written by the worker that owns its evidence partition; at every list
+and whenever a partition is assigned a snapshot is written too: what is absent from it is gone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from agents.forwarding import Addressed, fact_record
+from sf_healer.core import evidence
+from sf_healer.core.facts import JobFact
+from sf_healer.core.identity import JobIndex
+from sf_healer.core.partitioning import partition_of
+
+#: An unknown name asks for a fresh list at most this often: a stranger that reports all day must not list all day.
+LOOK_AGAIN_EVERY_SECONDS = 10.0
+
+
+class Ports(Protocol):
+    """What the census needs of the world."""
+
+    def owned(self) -> set[int]:
+        """Name the evidence partitions whose hot state this worker has now."""
+
+    async def append(self, records: Sequence[Addressed]) -> None:
+        """Send evidence, in order per partition; returns when the broker has acknowledged all of it."""
+
+
+class Census:
+    """The index as last listed, and which evidence partitions have been told of it."""
+
+    def __init__(self, index: JobIndex, ports: Ports, *, partitions: int) -> None:
+        self.index = index
+        self.version = 0  # of the last list
+        self._partitions = partitions
+        self._ports = ports
+        self._told: set[int] = set()
+        self._asked_at = float("-inf")
+
+    def take_listing(self, facts: Sequence[JobFact], version: int, *, now: float) -> None:
+        """Take in all Jobs at one list of resourceVersion `version`; `now` in epoch seconds."""
+        self.version = version
+        for fact in facts:
+            self.index.put(fact, now=now)
+        self.index.mark_absent({fact.key for fact in facts}, version, now=now)
+        self.index.forget_gone(now=now)
+        self.forget_told()
+
+    def forget_told(self) -> None:
+        """Take all partitions for not told: what was sent to them may not have arrived."""
+        self._told.clear()
+
+    async def take_change(self, fact: JobFact, *, now: float) -> None:
+        """Take in one change, and tell the Job's evidence partition if it is ours."""
+        self.index.put(fact, now=now)
+        if partition_of(fact.key, self._partitions) in self._told:
+            await self._ports.append([fact_record(fact, self._partitions)])
+
+    async def tell_owned(self) -> None:
+        """Send all facts and a snapshot to the partitions of ours that have not had them since the last list."""
+        owned = self._ports.owned()
+        self._told &= owned
+        for partition in sorted(owned - self._told):
+            await self._ports.append(list(self._snapshot_of(partition)))
+            self._told.add(partition)
+
+    def may_look_again(self, *, now: float) -> bool:
+        """Say whether a fresh list may be asked for at `now` (monotonic seconds), and note that it is."""
+        if now - self._asked_at < LOOK_AGAIN_EVERY_SECONDS:
+            return False
+        self._asked_at = now
+        return True
+
+    def _snapshot_of(self, partition: int) -> Iterable[Addressed]:
+        facts = [fact for fact in self.index.facts() if partition_of(fact.key, self._partitions) == partition]
+        present = tuple((fact.key, fact.uid) for fact in facts if not self.index.is_gone(fact.key))
+        yield from (fact_record(fact, self._partitions) for fact in facts)
+        yield Addressed(partition, evidence.encode(evidence.Snapshot(self.version, present)))
