@@ -31,6 +31,8 @@ class RecordReader:
 
     def __init__(self, source: PartitionRecords) -> None:
         self._source = source
+        # A generator that refers to its owner: with it the whole answer would stay until the cycle collector runs.
+        source._records_iterator = None
         self._batch: Any = None  # the record batch being read
         self._unread: Iterator[Record] = iter(())
         self.next_fetch_offset: int = source.next_fetch_offset

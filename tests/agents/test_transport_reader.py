@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import NamedTuple
 
 import pytest
@@ -182,3 +184,15 @@ def test_the_position_is_always_behind_the_last_record_taken_and_not_beyond_the_
             assert source.next_fetch_offset > records[-1].offset
         if taken < len(there):
             assert source.next_fetch_offset <= there[taken]
+
+
+def test_a_finished_answer_is_freed_without_the_cycle_collector() -> None:
+    gc.disable()
+    try:
+        source = reader(Wire(0, [b"a"]))
+        answer = weakref.ref(source._source)
+        drain(source)
+        del source
+        assert answer() is None
+    finally:
+        gc.enable()
