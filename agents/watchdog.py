@@ -1,33 +1,41 @@
 """Is this worker alive, is it ready? Asked by the probes; answered from what the agents have got done.
 
-Ready: partitions are assigned, the tables are recovered, the Jobs are listed. Alive: marks and sweeps do not age
-while the broker answers. A broker or cluster that is away makes a worker not ready, never not alive: restarting
-it would mend nothing.
+Ready: partitions are assigned, the tables are recovered, the Jobs are listed. Alive: no reader stands still for a
+minute with something to read. A broker or cluster that is away, or a rebalance, makes a worker not ready, never not
+alive: restarting it would mend nothing. A worker that is not alive also ends itself, for where no probe does.
 """
 
 import time
+from typing import Any, cast
+
+import structlog
+from aiokafka.errors import KafkaError
 
 from agents import inventory
-from sf_healer.app import detector, settings
+from sf_healer.app import actuator, detector, settings
+from sf_healer.core.progress import Progress
 from sf_healer.settings import Role
-from tables.jobs import hot
+from sf_healer.transport import end_offsets, positions
+from tables import actions
 
-_runs_detector = settings.role is not Role.ACTUATOR
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_SECONDS = 5.0
+
+_progress = Progress()
+
+
+class StalledError(Exception):
+    """A reader of this worker stands still although there is something to read."""
 
 
 def not_ready() -> list[str]:
     """Say what is missing before this worker does its part; nothing when it is ready."""
-    if not _runs_detector:
-        return []
     problems = []
-    if not inventory.first_list.is_set():
-        problems.append("the Jobs of the cluster have not been listed yet")
-    if detector.rebalancing:
-        problems.append("the consumer group is rebalancing")
-    if detector.in_recovery:
-        problems.append("the jobs table is being recovered")
-    if not (detector.consumer and detector.assignor.assigned_actives()):
-        problems.append("no partition is assigned yet")
+    if settings.role is not Role.ACTUATOR:
+        problems += _detector_problems()
+    if settings.role is not Role.DETECTOR:
+        problems += _actuator_problems()
     return problems
 
 
@@ -38,10 +46,54 @@ def ready() -> bool:
 
 def not_alive() -> list[str]:
     """Say why this process should be restarted; nothing when it should not."""
-    return []
+    stalled = _progress.stalled(now=time.monotonic())
+    return [f"{reader} has not moved for {seconds:.0f} s" for reader, seconds in stalled.items()]
 
 
-def watermark_age_seconds() -> float | None:
-    """Return the age of the oldest watermark of this worker on the wall clock; None before the first."""
-    marked = [partition.watermark.value for partition in hot.values() if partition.watermark.value]
-    return time.time() - min(marked) if marked else None
+@detector.task  # type: ignore[untyped-decorator]  # Faust's
+async def watch_progress() -> None:
+    """Look every few seconds whether the batched topics are being read, and end the process when they are not."""
+    while not detector.should_stop:
+        await detector.sleep(LOOK_EVERY_SECONDS)
+        if detector.rebalancing or detector.in_recovery or not inventory.first_list.is_set():
+            _progress.forget()
+            continue
+        reached = positions(detector)
+        try:
+            ends = await end_offsets(detector, reached)
+        except KafkaError:
+            _progress.forget()
+            continue
+        readers = {f"{tp.topic} {tp.partition}": (position, ends[tp]) for tp, position in reached.items()}
+        _progress.note(readers, now=time.monotonic())
+        problems = not_alive()
+        if problems:
+            log.critical("stalled", problems=problems)
+            await detector.crash(StalledError("; ".join(problems)))
+            return
+
+
+def _detector_problems() -> list[str]:
+    problems = []
+    if not inventory.first_list.is_set():
+        problems.append("the Jobs of the cluster have not been listed yet")
+    if detector.rebalancing:
+        problems.append("the consumer group of the detector is rebalancing")
+    if detector.in_recovery:
+        problems.append("the jobs table is being recovered")
+    if not (detector.consumer and detector.assignor.assigned_actives()):
+        problems.append("no partition is assigned yet")
+    return problems
+
+
+def _actuator_problems() -> list[str]:
+    problems = []
+    if not cast("Any", actuator.tables).recovery.completed.is_set():
+        problems.append("the actuator has not joined its consumer group and recovered its table yet")
+    if actuator.rebalancing:
+        problems.append("the consumer group of the actuator is rebalancing")
+    if actuator.in_recovery:
+        problems.append("the actions table is being recovered")
+    if actions.owns_log() and actions.current is None:
+        problems.append("the steps log is ours and its table is not recovered yet")
+    return problems
