@@ -19,8 +19,11 @@ from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Listing
 from sf_healer.app import detector as app
 from sf_healer.app import settings
+from sf_healer.core import steps
 from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import ConventionIndex, JobIndex
+from sf_healer.core.partitioning import partition_of
+from sf_healer.core.steps import Seen
 from sf_healer.settings import Identity
 from tables.jobs import hot
 
@@ -90,11 +93,18 @@ class _Inventory:
                     log.info("watch_broken", kind=change.kind, error=change.message)
                 elif change is not None:
                     await self.census.take_change(change.fact, now=time.time())
+                    await self._tell_actuator(change.fact)
                 elif reader.done():
                     return
         finally:
             self.stop_watching.set()
             await reader
+
+    @staticmethod
+    async def _tell_actuator(fact: JobFact) -> None:
+        """Put what became of a Job that we created on the steps log: a create must never be repeated blindly."""
+        if fact.action_id and partition_of(fact.key, settings.partitions) in hot:
+            await acknowledged([Outgoing(topics.steps_of_detector, steps.encode(Seen(fact=fact)), partition=0)])
 
 
 _inventory = _Inventory(names) if isinstance(names, JobIndex) else None
