@@ -711,6 +711,26 @@ def test_a_sign_of_life_just_after_a_crash_withdraws_an_open_command():
     assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="reports")]
 
 
+def test_an_error_that_only_an_unstored_report_had_answered_is_given_its_whole_grace_after_a_crash():
+    """Last-seen is stored once a checkpoint, and the source time of the reports between is lost with them.
+
+    An `error` from a source partition that lags looks unanswered then; the next `loading` settles it.
+    """
+    driver, stored = a_driver(), Stored()
+    driver.run(4)
+    driver.loading()
+    stored.store(driver.take())
+    driver.run(2)
+    driver.loading()
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    driver.says(Kind.ERROR, source_at=driver.now - 1, partition=1)
+    driver.run(GRACE - 1)
+    driver.loading()
+    driver.run(GRACE)
+    assert driver.effects() == []
+
+
 def test_a_crash_withdraws_no_command_for_a_job_that_stays_silent():
     """Were its last-seen moved to the end of the checkpoint now, it would look well again for a while."""
     driver, stored = a_driver(), Stored()
