@@ -14,10 +14,11 @@ topic behaves as in plain Faust. URLs, credentials and all settings are those of
             event.ack()
 
 With `noack()` only `event.ack()` moves the offset. Without it Faust acknowledges when the loop turns, and
-also when the agent raised.
+also when the agent raised. A batch that is never acknowledged holds the committed offset for good, and
+`max_in_flight` of them stop the partition: an agent that cannot do a batch should end its process.
 
-Order. The batches of a partition come in offset order, their records too. Nothing is said between
-partitions.
+Order. The batches of a partition come in offset order, their records too; to keep it leave the agent's
+`concurrency` at 1. Nothing is said between partitions.
 
 Offsets. At least once. The offset committed for a partition is the position up to which everything was
 handed over and acknowledged, in order, whatever the order of the acknowledgements: never beyond a batch or
@@ -36,15 +37,16 @@ offset starts by the same setting; that is no reset.
 
 Flow control. A partition whose agent holds `max_in_flight` unacknowledged batches is left out of the fetch
 until one is acknowledged; the others go on. So a slow agent holds at most, for each partition,
-`max_in_flight` batches of `max_bytes` plus one record each, and one prefetched answer of
+`max_in_flight` batches of `max_bytes` plus one producer's record batch each, and one prefetched answer of
 `consumer_max_fetch_size` (or one record batch, if that is larger). Each poll takes at most one batch of each
 partition, so none waits for another's backlog. For topics that are not batched one poll brings no more than
 Faust's own buffers still hold: Faust has one drain loop for all agents and blocks it when one agent's buffer
 is full. It still blocks on a full producer buffer.
 
 An agent that keeps the event loop busy keeps everything else waiting: choose `max_records` so that one batch
-is a matter of milliseconds. Needs faust-streaming 0.15.3 and aiokafka 0.14.0 exactly: it builds on their
-insides.
+is a matter of milliseconds. `gc.freeze()` once the app is up halves the cost of a record, for Python's cycle
+collector else walks the whole heap for every few batches. Needs faust-streaming 0.15.3 and aiokafka 0.14.0
+exactly: it builds on their insides.
 """
 
 from sf_healer.transport.api import end_offsets, on_reset, positions, topic_identity

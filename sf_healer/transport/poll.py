@@ -88,7 +88,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         """Watch the new assignment for resets before its first fetch can be answered."""
         self._resets.clear()
         for tp in assigned:
-            state = self._assignment().state_value(tp)
+            state = self._state(tp)
             state.await_reset = partial(self._note_reset, tp, state)
         await super().on_partitions_assigned(set(assigned), generation_id)
 
@@ -98,8 +98,11 @@ class ConsumerThread(AIOKafkaConsumerThread):
             self._resets.setdefault(tp, state.position)
         type(state).await_reset(state, strategy)
 
-    def _assignment(self) -> Any:
-        return self._ensure_consumer()._subscription.subscription.assignment
+    def _state(self, tp: TP) -> Any:
+        """Return aiokafka's state of a partition; None where it is not ours."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(tp) if assignment is not None else None
 
     async def poll(self, generation_id: int, demands: Mapping[TP, Demand], timeout_seconds: float) -> dict[TP, Span]:
         """Return what is there, or wait for it up to `timeout_seconds`; empty after a wake-up or rebalance.
@@ -176,8 +179,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
         return {tp: max(end, self._fetched_highwater(tp)) for tp, end in ends.items()}
 
     def _fetched_highwater(self, tp: TP) -> int:
-        state = self._assignment().state_value(tp) if self._assignment() else None
-        return state.highwater or 0 if state else 0
+        state = self._state(tp)
+        return (state.highwater or 0) if state is not None else 0
 
     def _take_spans(
         self, consumer: AIOKafkaConsumer, generation_id: int, demands: Mapping[TP, Demand]
@@ -191,7 +194,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
             return {}
         spans: dict[TP, Span] = {}
         for tp, demand in demands.items():
-            state = self._assignment().state_value(tp)
+            state = self._state(tp)
             if state is None or not state.has_valid_position:
                 continue
             span = self._take_span(consumer._fetcher, tp, demand, state)

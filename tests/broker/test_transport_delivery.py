@@ -203,6 +203,20 @@ async def test_two_workers_that_come_and_go_in_mid_batch_lose_nothing(
             await until_committed(kafka_single.bootstrap, app_id, dict.fromkeys(range(4), 1_000))
 
 
+async def test_what_is_acknowledged_is_committed_when_the_partitions_go_if_faust_waits_for_agents(
+    kafka_single: KafkaCluster, tmp_path: Path
+) -> None:
+    topic = await create_topic(kafka_single.bootstrap)
+    options = {"app_id": f"group-of-{topic}", "stream_wait_empty": True, "broker_commit_interval": 1_000.0}
+    await send(kafka_single.bootstrap, topic, numbered(30))
+    first = Reader(kafka_single.bootstrap, tmp_path, topic, **options)
+    second = Reader(kafka_single.bootstrap, tmp_path, topic, **options)
+    async with running(first):
+        await first.until_positions({0: 30})
+        async with running(second):
+            await until_committed(kafka_single.bootstrap, options["app_id"], {0: 30})
+
+
 async def test_a_commit_of_a_plain_topic_does_not_pass_a_message_in_flight(
     kafka_single: KafkaCluster, tmp_path: Path
 ) -> None:

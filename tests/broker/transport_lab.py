@@ -105,12 +105,14 @@ async def running(*readers: Reader | faust.App) -> AsyncIterator[None]:
             await app.stop()
 
 
-async def create_topic(bootstrap: str, *, partitions: int = 1, name: str | None = None, **configs: str) -> str:
+async def create_topic(
+    bootstrap: str, *, partitions: int = 1, replicas: int = 1, name: str | None = None, **configs: str
+) -> str:
     """Create a topic; dots in the names of `configs` are written as underscores."""
     name = name or f"transport-{uuid.uuid4()}"
     configs = {key.replace("_", "."): value for key, value in configs.items()}
     async with admin(bootstrap) as client:
-        await client.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
+        await client.create_topics([NewTopic(name, partitions, replicas, topic_configs=configs)])
 
         async def led() -> bool:
             [topic] = await client.describe_topics([name])
