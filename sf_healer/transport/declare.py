@@ -5,6 +5,7 @@ Doing both in one call leaves no way to read a batched topic with a codec that c
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -48,7 +49,10 @@ def batched_topic(app: AppT, name: str, *, limits: BatchLimits | None = None, **
     wanted = limits or BatchLimits()
     if declared.setdefault(name, wanted) != wanted:
         raise ValueError(f"{name} is already declared with other limits")
-    return app.topic(name, schema=BatchSchema(), **options)
+    topic = app.topic(name, schema=BatchSchema(), **options)
+    # Not `stream_buffer_maxsize`: the ledgers bound it, and a full buffer would block the drain loop of all agents.
+    cast("Any", topic).maxsize = sys.maxsize
+    return topic
 
 
 def declarations(app: AppT) -> dict[str, BatchLimits]:

@@ -81,17 +81,18 @@ async def test_one_giant_record_passes_between_small_ones(kafka_single: KafkaClu
 async def test_a_slow_agent_holds_no_more_than_its_limits_and_others_go_on(
     kafka_single: KafkaCluster, tmp_path: Path
 ) -> None:
-    slow_topic = await create_topic(kafka_single.bootstrap, partitions=2)
+    partitions = range(12)
+    slow_topic = await create_topic(kafka_single.bootstrap, partitions=len(partitions))
     quick_topic = await create_topic(kafka_single.bootstrap)
     go_on = asyncio.Event()
-    limits = BatchLimits(max_records=100, max_bytes=10_000, max_in_flight=2)
     slow = Reader(
         kafka_single.bootstrap,
         tmp_path,
         slow_topic,
-        limits=limits,
+        limits=BatchLimits(max_records=100, max_bytes=10_000, max_in_flight=2),
         hold=lambda _: go_on.wait(),
         consumer_max_fetch_size=20_000,
+        stream_buffer_maxsize=10,  # fewer than the batches of all partitions together
     )
     quick: list[bytes] = []
 
@@ -100,20 +101,23 @@ async def test_a_slow_agent_holds_no_more_than_its_limits_and_others_go_on(
         async for value in stream:
             quick.append(value)  # noqa: PERF401 (it never ends)
 
-    await send(kafka_single.bootstrap, slow_topic, numbered(20_000, size=100), partitions=2)
+    await send(kafka_single.bootstrap, slow_topic, numbered(12_000, size=100), partitions=len(partitions))
     async with running(slow):
-        await until_true(lambda: slow.batches, "the slow agent to begin")
-        for _ in range(5):  # again and again, so that there were polls while the slow agent held on
+        ledgers = slow.app.consumer._ledgers
+
+        def in_flight() -> list[int]:
+            return [ledgers[tp].in_flight for tp in ledgers if tp.topic == slow_topic]
+
+        await until_true(lambda: in_flight() == [2] * len(partitions), "the slow agent to have all it may have")
+        for _ in range(5):  # again and again, so that there are polls while the slow agent holds on
             before = len(quick)
             await send(kafka_single.bootstrap, quick_topic, numbered(200))
             await until_true(lambda before=before: len(quick) == before + 200, "the quick agent to go on")
-        consumer = slow.app.consumer
-        ledgers = [consumer._ledgers[TP(slow_topic, partition)] for partition in range(2)]
-        assert [ledger.in_flight for ledger in ledgers] == [2, 2]
-        assert all(ledger.position <= 2 * limits.max_records for ledger in ledgers)
+        assert in_flight() == [2] * len(partitions)
+        assert all(ledgers[TP(slow_topic, partition)].position <= 200 for partition in partitions)
         go_on.set()
-        await slow.until_positions({0: 10_000, 1: 10_000})
-    assert len(slow.done) == 20_000
+        await slow.until_positions(dict.fromkeys(partitions, 1_000))
+    assert len(slow.done) == 12_000
     assert max(len(batch) for batch in slow.batches) <= 100
 
 
