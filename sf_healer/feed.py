@@ -1,22 +1,19 @@
-"""Captures: a topic's records as lines of JSON, sent to a broker (`feed`) or recorded from one (`capture`).
+"""Captures sent to a broker (`feed`) and recorded from one (`capture`), byte for byte.
 
-One line is one record in order of arrival: {"at": epoch seconds, "partition": n, "key": text or null,
-"value_b64": base64 or null}. Nothing here decodes a report: what is malformed stays exactly as malformed.
+What a capture looks like as a file is captures.py's.
 """
 
 import asyncio
-import base64
-import binascii
 import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from sf_healer.adapters import kafka
+from sf_healer.captures import CaptureError, Line
 from sf_healer.settings import Settings
 
 # Above any broker's limit: what a broker refuses it shall refuse itself, and say so.
@@ -27,39 +24,6 @@ _POLL_MS = 200
 _HELD_PER_PARTITION = 10_000  # records read ahead of a slower partition before we stop reading this one
 _POLLS_WITHOUT_HOPE = 5
 _MS = 1000
-
-
-class CaptureError(ValueError):
-    """A capture that cannot be read or sent; the message names the line."""
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One record of a capture."""
-
-    at: float
-    partition: int
-    key: str | None = None
-    value_b64: str | None = None
-
-    def value(self) -> bytes | None:
-        """Give the record's bytes; a record may have none."""
-        return None if self.value_b64 is None else base64.b64decode(self.value_b64, validate=True)
-
-
-def read(source: Iterable[bytes]) -> Iterator[Line]:
-    """Read the lines of a capture; raises CaptureError at the first that is none."""
-    for number, text in enumerate(source, start=1):
-        try:
-            line = _DECODER.decode(text)
-            line.value()
-        except (msgspec.DecodeError, binascii.Error) as problem:
-            raise CaptureError(f"line {number} is no record of a capture: {problem}") from problem
-        yield line
-
-
-def written(line: Line) -> bytes:
-    """Give a record as the line that `read` reads."""
-    return _ENCODER.encode(line) + b"\n"
 
 
 async def feed(settings: Settings, lines: Iterable[Line], *, topic: str, speed: float | None = None) -> int:
@@ -74,7 +38,7 @@ async def feed(settings: Settings, lines: Iterable[Line], *, topic: str, speed: 
     async with kafka.producer(settings, linger_ms=_LINGER_MS, max_request_size=_LARGEST_RECORD_BYTES) as producer:
         sending = _Sending(producer, topic)
         async for line in _paced(lines, speed):
-            await sending.send(line.value(), line.partition % partitions)
+            await sending.send(line.value, line.partition % partitions)
         await sending.settle()
         return sending.acknowledged
 
@@ -218,9 +182,5 @@ def _line(record: ConsumerRecord) -> Line:
         at=record.timestamp / _MS,
         partition=record.partition,
         key=None if record.key is None else record.key.decode(errors="replace"),
-        value_b64=None if record.value is None else base64.b64encode(record.value).decode(),
+        value=record.value,
     )
-
-
-_DECODER = msgspec.json.Decoder(Line)
-_ENCODER = msgspec.json.Encoder()

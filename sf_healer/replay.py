@@ -4,14 +4,10 @@ Arrival time is append time and source time; a mark is folded at every whole sec
 succeed: the Job gets a new incarnation, which is judged from its first report on (a capture cannot react, so
 usually there is none). One decision is given per change of decision or reason of a Job.
 
-Files: a capture is JSON lines `{"at", "partition", "key", "value_b64"}`, plain or gzip; jobs are a JSON list of
-`{"name", "namespace", "uid", "created_at", "env"}`; a truth gives per Job the verdict and the window of the
-first restart.
+Files: captures are captures.py's; jobs are a JSON list of `{"name", "namespace", "uid", "created_at", "env"}`; a
+truth gives per Job the verdict and the window of the first restart.
 """
 
-import base64
-import binascii
-import gzip
 import heapq
 import math
 from collections.abc import Iterable, Iterator
@@ -20,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from sf_healer.captures import CaptureError, Line
 from sf_healer.core import admission, evidence
 from sf_healer.core.combine import Combiner
 from sf_healer.core.commands import Command
@@ -39,24 +36,12 @@ _TOPIC_ID = "capture"
 T = TypeVar("T")
 
 
-class CaptureError(ValueError):
-    """A file that cannot be replayed; the message names file, line and what is wrong."""
+class Arrival(msgspec.Struct, frozen=True):
+    """A line as the core takes it: numbered within its partition, dated in milliseconds as Kafka does it."""
 
-
-class Line(msgspec.Struct, frozen=True):
-    """One record of a capture; `at` in epoch seconds, `timestamp` in milliseconds as Kafka gives it."""
-
-    at: float
-    partition: int
     offset: int
     timestamp: int
     value: bytes | None
-
-
-class _Row(msgspec.Struct):
-    at: float
-    value_b64: str | None = None
-    partition: int = 0
 
 
 class _JobRow(msgspec.Struct):
@@ -96,26 +81,6 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
     evidence: dict[str, float | int | str | None]
 
 
-def read_capture(path: Path) -> Iterator[Line]:
-    """Read a capture, plain or gzip, in order; raises CaptureError."""
-    offsets: dict[int, int] = {}
-    decode = msgspec.json.Decoder(_Row).decode
-    try:
-        with gzip.open(path) if _is_gzip(path) else path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = decode(line)
-                    value = None if row.value_b64 is None else base64.b64decode(row.value_b64, validate=True)
-                except (msgspec.DecodeError, binascii.Error, UnicodeDecodeError) as error:
-                    raise CaptureError(f"{path}, line {number}: {error}") from None
-                offset = offsets[row.partition] = offsets.get(row.partition, -1) + 1
-                yield Line(row.at, row.partition, offset, math.floor(row.at * 1000), value)
-    except (OSError, EOFError) as error:
-        raise CaptureError(f"{path}: {error}") from None
-
-
 def read_jobs(path: Path) -> list[JobFact]:
     """Read the Jobs that belong to a capture; raises CaptureError."""
     rows = _read(path, list[_JobRow])
@@ -140,11 +105,6 @@ def read_jobs(path: Path) -> list[JobFact]:
 def read_truth(path: Path) -> Truth:
     """Read the truth about a capture; raises CaptureError."""
     return _read(path, Truth)
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
 
 
 def _read(path: Path, type_: type[T]) -> T:
@@ -181,6 +141,7 @@ class Replay:
         )
         self._valve = _Valve(policies.limits)
         self._restarts = 0
+        self._offsets: dict[int, int] = {}
         self._told: dict[str, tuple[str, str]] = {}
         self.reports = 0
         self.rejected: dict[str, int] = {}
@@ -222,8 +183,12 @@ class Replay:
             second += 1
 
     def _report(self, line: Line, at: float) -> None:
+        offset = self._offsets[line.partition] = self._offsets.get(line.partition, -1) + 1
         combined = self._combiner.combine(
-            [line], topic_id=_TOPIC_ID, source_partition=line.partition, marks=self._marks
+            [Arrival(offset, math.floor(line.at * 1000), line.value)],
+            topic_id=_TOPIC_ID,
+            source_partition=line.partition,
+            marks=self._marks,
         )
         self.reports += sum(combined.reports)
         for reject in combined.rejected:

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from sf_healer.adapters import kafka
+from sf_healer.captures import CaptureError, written
 from sf_healer.cli import say, settings_for_a_command
 from sf_healer.commands.feed import with_bootstrap
-from sf_healer.feed import CaptureError, capture, written
+from sf_healer.feed import capture
 
 
 @click.command()

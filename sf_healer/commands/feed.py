@@ -1,7 +1,6 @@
 """`sf-healer feed`: send a capture to a broker."""
 
 import asyncio
-import gzip
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,8 +11,9 @@ import click
 import msgspec
 
 from sf_healer.adapters import kafka
+from sf_healer.captures import CaptureError, decompressed, read
 from sf_healer.cli import say, settings_for_a_command, terminal
-from sf_healer.feed import CaptureError, feed, read
+from sf_healer.feed import feed
 from sf_healer.settings import Settings, bootstrap_servers
 
 
@@ -38,7 +38,7 @@ def command(*, file: Path, bootstrap: str | None, topic: str | None, real_time: 
     try:
         with _opened(file) as source:
             sent = asyncio.run(feed(settings, read(source), topic=topic, speed=1.0 if real_time else speed))
-    except (CaptureError, kafka.BrokerRefusedError, OSError, EOFError) as problem:
+    except (CaptureError, kafka.BrokerRefusedError, OSError) as problem:
         if isinstance(problem, ConnectionError):
             raise
         raise click.ClickException(f"{file}: {problem}") from problem
@@ -65,5 +65,6 @@ def _opened(file: Path) -> Iterator[Iterable[bytes]]:
     with (
         Progress(console=Console(stderr=True), disable=not terminal(sys.stderr), transient=True) as progress,
         progress.open(file, "rb", description=file.name) as raw,
+        decompressed(raw) as lines,
     ):
-        yield gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
+        yield lines

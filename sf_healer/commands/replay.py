@@ -7,9 +7,10 @@ from statistics import median
 import click
 import msgspec
 
+from sf_healer.captures import CaptureError, read_file
 from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
-from sf_healer.replay import CaptureError, Decision, Replay, Score, read_capture, read_jobs, read_truth, score
+from sf_healer.replay import Decision, Replay, Score, read_jobs, read_truth, score
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _COLUMNS = ("AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", "THRESHOLD")
@@ -40,7 +41,7 @@ def command(
         if until is None and truth is not None:
             until = truth.capture_end
         run = Replay(
-            read_capture(file),
+            read_file(file),
             read_jobs(jobs_file) if jobs_file else None,
             read_policies(policy_file),
             until=until,

@@ -1,7 +1,6 @@
 """Captures sent and recorded: what comes back is what went in, on the embedded broker and on Apache Kafka."""
 
 import asyncio
-import base64
 import gzip
 import json
 import os
@@ -19,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sf_healer.adapters import kafka
-from sf_healer.feed import CaptureError, Line, _Merge, capture, feed, read, written
+from sf_healer.captures import CaptureError, Line, read, read_file, written
+from sf_healer.feed import _Merge, capture, feed
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
@@ -28,7 +28,7 @@ WAIT_SECONDS = 30.0
 
 
 def line(at: float, partition: int, value: bytes | None) -> Line:
-    return Line(at=at, partition=partition, value_b64=None if value is None else base64.b64encode(value).decode())
+    return Line(at=at, partition=partition, value=value)
 
 
 LINES = [
@@ -51,7 +51,7 @@ LINES = [
             at=st.floats(min_value=0, max_value=4e9),
             partition=st.integers(0, 100),
             key=st.none() | st.text(max_size=5),
-            value_b64=st.none() | st.binary(max_size=40).map(lambda value: base64.b64encode(value).decode()),
+            value=st.none() | st.binary(max_size=40),
         )
     )
 )
@@ -71,18 +71,60 @@ def test_a_line_has_the_fields_of_the_recorded_captures():
 @pytest.mark.parametrize(
     "broken",
     [
-        b"",
         b"not json",
         b"[]",
         b'{"partition": 0}',
         b'{"at": "now", "partition": 0}',
         b'{"at": 1, "partition": 0, "value_b64": "*"}',
         b'{"at": 1, "partition": 0, "value_b64": "eA"}',
+        b'{"at": 1757527790000, "partition": 0}',  # milliseconds
+        b'{"at": -1, "partition": 0}',
+        b'{"at": 1e999, "partition": 0}',
+        b'{"at": 1, "partition": -1}',
+        b'{"at": 1, "partition": 0, "key": "\xff"}',
+        pytest.param(b'{"at": 1, "partition": 0, "more": ' + b"[" * 100_000, id="deep"),
     ],
 )
 def test_a_line_that_is_no_record_is_told_by_its_number(broken):
     with pytest.raises(CaptureError, match="line 2 is no record of a capture"):
         list(read([written(LINES[0]), broken]))
+
+
+def test_blank_lines_and_other_fields_are_passed_over():
+    assert list(read([b"\n", b'{"at": 1, "partition": 0, "value_b64": "eA==", "topic": "t"}\n', b"", b"  \r\n"])) == [
+        line(1, 0, b"x")
+    ]
+
+
+@pytest.mark.parametrize("name", ["plain.jsonl", "plain.gz", "packed.jsonl.gz", "packed.jsonl"])
+def test_a_file_is_read_as_what_it_holds_whatever_its_name(tmp_path, name):
+    content = b"".join(map(written, LINES))
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(content) if name.startswith("packed") else content)
+    assert list(read_file(file)) == LINES
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+def test_an_empty_file_is_an_empty_capture(tmp_path, content):
+    (tmp_path / "empty").write_bytes(content)
+    assert list(read_file(tmp_path / "empty")) == []
+
+
+def test_an_archive_that_breaks_off_or_is_damaged_is_told_with_the_file(tmp_path):
+    packed = gzip.compress(b"".join(map(written, LINES * 100)))
+    for name, content in {
+        "truncated": packed[:-12],
+        "damaged": packed[:40] + bytes(40) + packed[80:],
+        "foreign tail": packed + b"no archive",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CaptureError, match=f"{name}: the file cannot be read after line [0-9]+"):
+            list(read_file(tmp_path / name))
+
+
+def test_a_file_that_is_not_there_is_told_with_its_name(tmp_path):
+    with pytest.raises(CaptureError, match="nobody-wrote-this"):
+        list(read_file(tmp_path / "nobody-wrote-this"))
 
 
 # ------------------------------------------------------------------ the order of a recording
@@ -184,22 +226,15 @@ async def recorded(settings: Settings, topic: str, count: int) -> list[Line]:
         consumer.assign([TopicPartition(topic, number) for number in range(3)])
         while len(lines) < count:
             for records in (await consumer.getmany(timeout_ms=200)).values():
-                lines += [
-                    Line(at=0.0, partition=found.partition, value_b64=found.value and encoded(found.value))
-                    for found in records
-                ]
+                lines += [line(0.0, found.partition, found.value) for found in records]
     return lines
-
-
-def encoded(value: bytes) -> str:
-    return base64.b64encode(value).decode()
 
 
 async def test_a_capture_is_sent_byte_for_byte_to_its_partitions(settings, topic):
     assert await feed(settings, LINES, topic=topic) == len(LINES)
     arrived = await recorded(settings, topic, len(LINES))
-    wanted = Counter((sent.partition % 3, sent.value() or None) for sent in LINES)
-    assert Counter((found.partition, found.value() or None) for found in arrived) == wanted
+    wanted = Counter((sent.partition % 3, sent.value or None) for sent in LINES)
+    assert Counter((found.partition, found.value or None) for found in arrived) == wanted
 
 
 async def test_a_capture_keeps_its_pace_or_a_faster_one(settings, topic):
@@ -229,8 +264,8 @@ async def test_what_is_fed_while_recording_is_recorded(settings, topic):
             assert sent == len(LINES)
             await asyncio.wait([recording], timeout=0.5)
     assert await recording >= len(LINES)
-    assert {(found.partition, found.value_b64 or None) for found in lines} <= {
-        (sent.partition % 3, sent.value_b64 or None) for sent in LINES
+    assert {(found.partition, found.value or None) for found in lines} <= {
+        (sent.partition % 3, sent.value or None) for sent in LINES
     }
 
 
@@ -316,7 +351,7 @@ async def test_the_past_of_a_topic_is_recorded_in_the_order_of_its_timestamps(ka
     async with asyncio.timeout(WAIT_SECONDS):
         await capture(settings, lines.append, topic=name, stop=asyncio.Event(), since_seconds=60.0, limit=len(paced))
     assert [found.at for found in lines] == sorted(found.at for found in lines)
-    assert {found.value() for found in lines} == {sent.value() for sent in paced}
+    assert {found.value for found in lines} == {sent.value for sent in paced}
 
 
 def start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:

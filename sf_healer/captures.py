@@ -1,0 +1,76 @@
+"""Captures as files: a topic's records as lines of JSON. The one reader of `feed` and `replay`; nothing connects.
+
+One line is one record in order of arrival: {"at": epoch seconds, "partition": n, "key": text or null,
+"value_b64": base64 or null}; other fields are passed over, and so are blank lines. Nothing here decodes a report:
+what is malformed stays exactly as malformed.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Annotated
+
+import msgspec
+
+_GZIP = b"\x1f\x8b"
+#: The year 9999. Above it lie milliseconds taken for seconds, of any date there can be.
+_LATEST_SECONDS = 253_402_300_799
+
+
+class CaptureError(ValueError):
+    """A capture that cannot be read or sent; the message names the line."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One record of a capture."""
+
+    at: Annotated[float, msgspec.Meta(ge=0, le=_LATEST_SECONDS)]
+    partition: Annotated[int, msgspec.Meta(ge=0)] = 0
+    key: str | None = None
+    value: bytes | None = msgspec.field(name="value_b64", default=None)  # msgspec writes bytes as base64
+
+
+def read(source: Iterable[bytes]) -> Iterator[Line]:
+    """Read the lines of a capture; raises CaptureError at the first that is none, and where an archive breaks off."""
+    number = 0
+    try:
+        for text in source:
+            number += 1
+            if text.strip():
+                yield _DECODER.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:  # msgspec passes the last two on
+        raise CaptureError(f"line {number} is no record of a capture: {problem}") from problem
+    except (OSError, EOFError, zlib.error) as problem:
+        raise CaptureError(f"the file cannot be read after line {number}: {problem}") from problem
+
+
+def read_file(path: Path) -> Iterator[Line]:
+    """Read a capture file, plain or gzip; raises CaptureError that names file and line."""
+    try:
+        with path.open("rb") as raw, decompressed(raw) as source:
+            yield from read(source)
+    except (CaptureError, OSError) as problem:
+        raise CaptureError(f"{path}: {problem}") from problem
+
+
+@contextmanager
+def decompressed(raw: IO[bytes]) -> Iterator[Iterable[bytes]]:
+    """Give the lines of an open file, whether it is compressed or not; its name says nothing about that."""
+    with io.BufferedReader(raw) as buffered:  # type: ignore[type-var]  # a file is a raw stream to another buffer
+        if buffered.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
+            with gzip.GzipFile(fileobj=buffered) as lines:
+                yield lines
+        else:
+            yield buffered
+
+
+def written(line: Line) -> bytes:
+    """Give a record as the line that `read` reads."""
+    return _ENCODER.encode(line) + b"\n"
+
+
+_DECODER = msgspec.json.Decoder(Line)
+_ENCODER = msgspec.json.Encoder()
