@@ -142,7 +142,7 @@ class Replay:
         self._valve = _Valve(policies.limits)
         self._restarts = 0
         self._offsets: dict[int, int] = {}
-        self._told: dict[str, tuple[str, str]] = {}
+        self._told: dict[str, tuple[str, str, int]] = {}
         self.reports = 0
         self.rejected: dict[str, int] = {}
 
@@ -245,7 +245,7 @@ class Replay:
                 ),
                 at,
             )
-        told = (decision.decision, decision.reason)
+        told = (decision.decision, decision.reason, decision.attempt)  # another attempt is another incarnation
         if self._told.get(command.key) != told:
             self._told[command.key] = told
             yield decision

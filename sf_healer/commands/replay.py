@@ -50,8 +50,9 @@ def command(
     except CaptureError as error:
         raise click.ClickException(str(error)) from None
     if output == "table":
-        rejected = sum(run.rejected.values())
-        say(f"{run.reports} reports, {rejected} rejected {run.rejected or ''}, {len(decisions)} decisions")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(run.rejected.items()))
+        rejected = f"{sum(run.rejected.values())} rejected" + (f" ({reasons})" if reasons else "")
+        say(f"{run.reports} reports, {rejected}, {len(decisions)} decisions")
     if truth is None:
         return ExitCode.OK
     result = score(decisions, truth)

@@ -1,0 +1,362 @@
+"""Replay over recorded and made-up captures: the right verdicts in time, and the contract of the command."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sf_healer.captures import Line, read_file, written
+from sf_healer.cli import ExitCode, run
+from sf_healer.commands.shared import read_policies
+from sf_healer.local.captures import generate_capture, write_capture
+from sf_healer.replay import Decision, Replay, Truth, TruthRow, read_jobs, read_truth, score
+
+T0 = 1_750_000_000.0
+THRESHOLD_SECONDS = 300.0
+WINDOW_SECONDS = 5.0
+QUEUE = "loader-btcusdt-api-trades-2025-06-01-{short}"
+DECISION_KEYS = ["at", "job", "verdict", "decision", "reason", "attempt", "evidence"]
+
+
+def report(short: str, status: str, **fields: object) -> bytes:
+    queue = QUEUE.format(short=short)
+    named = {"queue_id": queue, "producer": f"arango-connector__{short}", "status": status, "event": status}
+    return json.dumps({**named, "sent_at": T0, "finished": False, **fields}).encode()
+
+
+def name_of(short: str) -> str:
+    return f"{QUEUE.format(short=short).lower()}-arango-connector"
+
+
+def job(short: str, *, created_at: float = T0) -> dict[str, object]:
+    env = {"QUEUE_ID": QUEUE.format(short=short), "TELEMETRY_PRODUCER_ID": f"arango-connector__{short}"}
+    return {"name": name_of(short), "namespace": "stf", "uid": f"uid-{short}", "created_at": created_at, "env": env}
+
+
+def every(seconds: float, short: str, *, start: float = T0, until: float) -> list[Line]:
+    count = int((until - start) / seconds) + 1
+    return [Line(at=start + number * seconds, value=report(short, "loading")) for number in range(count)]
+
+
+def healthy(*shorts: str, until: float) -> list[Line]:
+    return [line for short in shorts for line in every(60.0, short, until=until)]
+
+
+def in_order(*lines: Line) -> list[Line]:
+    return sorted(lines, key=lambda line: line.at)
+
+
+#: Three are well to the end, one falls silent after a minute: within what admission's storm rule lets through.
+END = T0 + 900.0
+SILENT_SINCE = T0 + 60.0
+LINES = in_order(*healthy("aaaaaa", "bbbbbb", "cccccc", until=END), *every(30.0, "dddddd", until=SILENT_SINCE))
+JOBS = [job(short) for short in ("aaaaaa", "bbbbbb", "cccccc", "dddddd")]
+
+
+def decisions_of(lines: list[Line], jobs: Path | None = None, **options: float) -> list[Decision]:
+    facts = read_jobs(jobs) if jobs else None
+    return list(Replay(lines, facts, read_policies(None), **options).decisions())
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    (tmp_path / "jobs.json").write_text(json.dumps(JOBS))
+    (tmp_path / "truth.json").write_text(json.dumps(truth_with("stuck", 0.0)))
+    file = tmp_path / "capture.jsonl"
+    file.write_bytes(b"".join(map(written, LINES)))
+    return file
+
+
+def truth_with(verdict: str, late_seconds: float) -> dict[str, object]:
+    due = SILENT_SINCE + THRESHOLD_SECONDS + late_seconds
+    sick = {"verdict": verdict, "not_before": due, "not_after": due + 10.0, "firm": True}
+    well = {"verdict": "healthy", "not_before": None, "not_after": None, "firm": True}
+    rows = {name_of(short): well for short in ("aaaaaa", "bbbbbb", "cccccc")}
+    return {"capture_end": END, "jobs": {**rows, name_of("dddddd"): sick}}
+
+
+# ------------------------------------------------------------------ whole captures
+
+
+def test_the_recorded_captures_give_the_verdicts_of_their_truths(captures_dir: Path):
+    truths = sorted(captures_dir.rglob("*.truth.json"))
+    assert truths
+    wrong = {}
+    for file in truths:
+        truth, base = read_truth(file), file.name.removesuffix(".truth.json")
+        replay = Replay(
+            read_file(file.with_name(f"{base}.jsonl.gz")),
+            read_jobs(file.with_name(f"{base}.jobs.json")),
+            read_policies(None),
+            until=truth.capture_end,
+        )
+        result = score(replay.decisions(), truth)
+        if not result.holds or not result.jobs:
+            wrong[base] = result
+    assert not wrong
+
+
+@pytest.mark.parametrize(("copies", "seed"), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 4), (4, 5)])
+def test_made_up_captures_give_the_verdicts_of_their_truths(tmp_path, seed, copies):
+    file = write_capture(tmp_path, "made-up", generate_capture(1000 * copies + seed, copies=copies))
+    truth = read_truth(tmp_path / "made-up.truth.json")
+    replay = Replay(
+        read_file(file), read_jobs(tmp_path / "made-up.jobs.json"), read_policies(None), until=truth.capture_end
+    )
+    result = score(replay.decisions(), truth)
+    assert result.wrong == []
+    assert result.jobs > 30 * copies
+    assert replay.rejected  # there was garbage, and it harmed nobody
+
+
+# ------------------------------------------------------------------ what is decided when
+
+
+def test_a_silent_job_is_found_within_a_window_of_its_threshold_with_the_numbers_behind_it():
+    (found,) = decisions_of(LINES)
+    assert found.job == f"stf/{name_of('dddddd')}"
+    assert (found.verdict, found.decision, found.reason, found.attempt) == ("stuck", "restart", "loading_stopped", 0)
+    assert 0.0 < found.at - SILENT_SINCE - THRESHOLD_SECONDS <= WINDOW_SECONDS + 1.0
+    assert found.evidence["last_seen"] == SILENT_SINCE
+    assert found.evidence["threshold_seconds"] == THRESHOLD_SECONDS
+    assert found.evidence["silence_seconds"] == pytest.approx(found.at - SILENT_SINCE)
+    assert found.evidence["source_offset"] == max(place for place, line in enumerate(LINES) if b"dddddd" in line.value)
+
+
+def test_a_capture_ends_with_its_last_arrival_and_no_verdict_falls_later():
+    just_before = [line for line in LINES if line.at < SILENT_SINCE + THRESHOLD_SECONDS]
+    assert decisions_of(just_before) == []
+
+
+def test_until_goes_on_after_the_last_arrival_and_stops_before_it():
+    short = [line for line in LINES if line.at <= SILENT_SINCE]
+    assert {found.job for found in decisions_of(short, until=T0 + 600.0)} == {
+        f"stf/{name_of(name)}" for name in ("aaaaaa", "bbbbbb", "cccccc", "dddddd")
+    }
+    assert decisions_of(LINES, until=SILENT_SINCE + THRESHOLD_SECONDS - 1.0) == []
+
+
+def test_a_verdict_may_fall_at_until_itself():
+    (found,) = decisions_of(LINES)
+    assert decisions_of(LINES, until=found.at) == [found]
+    assert decisions_of(LINES, until=found.at - 0.5) == []
+
+
+def test_a_restarted_job_that_stays_silent_is_no_second_decision():
+    silent_for_long = in_order(
+        *healthy("aaaaaa", "bbbbbb", "cccccc", until=T0 + 7200.0), Line(T0, value=report("dddddd", "loading"))
+    )
+    assert [found.attempt for found in decisions_of(silent_for_long)] == [0]
+
+
+def test_a_restarted_job_that_speaks_and_falls_silent_again_is_the_next_attempt():
+    again = in_order(
+        *healthy("aaaaaa", "bbbbbb", "cccccc", until=T0 + 3600.0),
+        Line(T0, value=report("dddddd", "loading")),
+        *every(10.0, "dddddd", start=T0 + 400.0, until=T0 + 700.0),
+    )
+    found = decisions_of(again)
+    assert [(decision.verdict, decision.decision, decision.attempt) for decision in found] == [
+        ("stuck", "restart", 0),
+        ("stuck", "restart", 1),
+    ]
+    assert 1000.0 < found[1].at - T0 <= 1000.0 + WINDOW_SECONDS + 1.0
+
+
+def test_when_most_fall_silent_at_once_they_are_found_and_the_restarts_refused():
+    shorts = [f"storm{letter}" for letter in "abcdefgh"]
+    found = decisions_of([Line(T0, value=report(short, "loading")) for short in shorts], until=T0 + 320.0)
+    assert {decision.job for decision in found} == {f"stf/{name_of(short)}" for short in shorts}
+    assert {(decision.decision, decision.reason) for decision in found} == {("refuse", "storm")}
+
+
+def test_one_line_is_given_per_change_of_decision_or_reason():
+    found = decisions_of(
+        [Line(T0, value=report(f"storm{letter}", "loading")) for letter in "abcdefgh"], until=T0 + 3600.0
+    )
+    told: dict[str, tuple[str, str]] = {}
+    for decision in found:
+        assert told.get(decision.job) != (decision.decision, decision.reason)
+        told[decision.job] = (decision.decision, decision.reason)
+
+
+def test_the_same_file_gives_the_same_decisions_twice(capture):
+    jobs = capture.with_name("jobs.json")
+    assert decisions_of(list(read_file(capture)), jobs) == decisions_of(list(read_file(capture)), jobs)
+
+
+def test_a_job_of_the_inventory_that_never_speaks_is_never_started(tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps([*JOBS, job("mmmmmm", created_at=T0 + 100.0)]))
+    found = [d for d in decisions_of(LINES, tmp_path / "jobs.json") if "mmmmmm" in d.job]
+    assert [(decision.verdict, decision.evidence["uid"]) for decision in found] == [("never_started", "uid-mmmmmm")]
+    assert 600.0 < found[0].at - T0 - 100.0 <= 600.0 + WINDOW_SECONDS + 1.0
+
+
+def test_a_report_of_nobody_in_the_inventory_touches_no_job(tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps(JOBS[:3]))
+    replay = Replay(LINES, read_jobs(tmp_path / "jobs.json"), read_policies(None))
+    assert list(replay.decisions()) == []
+    assert replay.rejected == {"unresolved_unknown_producer": 3}
+
+
+def test_lines_a_little_out_of_order_are_taken_as_they_come():
+    shuffled = [*LINES[:5], *reversed(LINES[5:8]), *LINES[8:]]
+    assert [decision.job for decision in decisions_of(shuffled)] == [f"stf/{name_of('dddddd')}"]
+
+
+def test_an_empty_capture_has_no_decisions():
+    assert decisions_of([]) == []
+    assert decisions_of([], until=T0) == []
+
+
+# ------------------------------------------------------------------ the score
+
+
+def found(short: str, at: float, decision: str = "restart", verdict: str = "stuck") -> Decision:
+    return Decision(at, f"stf/{short}", verdict, decision, "any", 0, {})
+
+
+ROWS = Truth(
+    jobs={
+        "sick": TruthRow("stuck", not_before=100.0, not_after=200.0),
+        "well": TruthRow("healthy"),
+        "unsure": TruthRow("stuck", not_before=100.0, not_after=200.0, firm=False),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "wrong"),
+    [
+        ([found("sick", 150.0)], []),
+        ([found("sick", 150.0, "refuse")], []),
+        ([found("sick", 150.0, "refuse"), found("sick", 900.0)], []),
+        ([found("sick", 150.0), found("well", 150.0, "refuse")], []),
+        ([], ["sick: stuck from 100.0 on, never found"]),
+        ([found("sick", 99.0)], ["sick: found at 99.0, right from 100.0 to 200.0"]),
+        ([found("sick", 201.0)], ["sick: found at 201.0, right from 100.0 to 200.0"]),
+        ([found("sick", 150.0, verdict="failed")], ["sick: found as failed, truth says stuck"]),
+        (
+            [found("sick", 150.0), found("well", 7.0)],
+            ["well: healthy, yet restarted at 7.0 as stuck (any)"],
+        ),
+    ],
+)
+def test_the_sick_are_to_be_found_in_time_and_the_others_never_to_be_restarted(decisions, wrong):
+    result = score(decisions, ROWS)
+    assert result.wrong == wrong
+    assert result.holds is (not wrong)
+    assert result.soft == ["unsure: stuck from 100.0 on, never found"]
+    assert (result.right, result.jobs) == (2 - len(wrong), 2)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def replay(*arguments: object) -> ExitCode:
+    return run(["replay", *map(str, arguments)])
+
+
+def test_jsonl_is_one_object_per_decision_on_stdout_and_nothing_else(capture, capsys):
+    code = replay(
+        capture, "--jobs", capture.with_name("jobs.json"), "--truth", capture.with_name("truth.json"), "-o", "jsonl"
+    )
+    printed, told = capsys.readouterr()
+    (only,) = map(json.loads, printed.splitlines())
+    assert list(only) == DECISION_KEYS
+    assert (only["job"], only["verdict"], only["decision"]) == (f"stf/{name_of('dddddd')}", "stuck", "restart")
+    assert only["evidence"]["uid"] == "uid-dddddd"
+    assert code is ExitCode.OK
+    assert "4 of 4 firm Jobs as the truth says: holds" in told
+
+
+@pytest.mark.parametrize(
+    ("truth", "code"),
+    [(truth_with("stuck", 0.0), 0), (truth_with("failed", 0.0), 3), (truth_with("stuck", 60.0), 3)],
+)
+@pytest.mark.parametrize("output", ["table", "jsonl"])
+def test_a_truth_that_does_not_hold_is_exit_status_3(capture, capsys, truth, code, output):
+    capture.with_name("truth.json").write_text(json.dumps(truth))
+    assert replay(capture, "--truth", capture.with_name("truth.json"), "-o", output) == code
+    assert ("DOES NOT HOLD" in capsys.readouterr().err) is (code == 3)
+
+
+def test_the_end_is_that_of_the_truth_unless_until_says_otherwise(capture, capsys):
+    early = truth_with("stuck", 0.0) | {"capture_end": SILENT_SINCE + 100.0}
+    capture.with_name("truth.json").write_text(json.dumps(early))
+    assert replay(capture, "--truth", capture.with_name("truth.json"), "-o", "jsonl") is ExitCode.NO
+    assert capsys.readouterr().out == ""
+    until = ("--until", str(END))
+    assert replay(capture, "--truth", capture.with_name("truth.json"), *until, "-o", "jsonl") is ExitCode.OK
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_packed_capture_is_read_like_a_plain_one(capture, capsys):
+    packed = capture.with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(capture.read_bytes()))
+    outputs = []
+    for file in (capture, packed):
+        assert replay(file, "-o", "jsonl") is ExitCode.OK
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
+
+
+def test_the_table_has_a_row_per_decision_and_counts_in_plain_words(capture, capsys):
+    capture.write_bytes(capture.read_bytes() + written(Line(END, value=b"{")) + written(Line(END, value=None)))
+    assert replay(capture) is ExitCode.OK
+    printed, told = capsys.readouterr()
+    header, row = printed.splitlines()
+    assert header.split() == ["AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", "THRESHOLD"]
+    assert row.split()[1:5] == [f"stf/{name_of('dddddd')}", "stuck", "restart", "loading_stopped"]
+    assert told.strip() == f"{len(LINES)} reports, 2 rejected (1 not_json, 1 null), 1 decisions"
+
+
+@pytest.mark.parametrize("output", ["table", "jsonl"])
+def test_a_line_that_is_no_record_is_told_with_file_and_number(capture, capsys, output):
+    lines = capture.read_bytes().splitlines(keepends=True)
+    capture.write_bytes(b"".join([*lines[:6], b'{"at": "soon"}\n', *lines[6:]]))
+    assert replay(capture, "-o", output) is ExitCode.ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"Error: {capture}: line 7 is no record of a capture")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--truth"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b'{"jobs": {"a": {}}}', b'[{"name": "a"}]'])
+def test_a_broken_file_beside_the_capture_is_told_with_its_name(capture, capsys, option, content):
+    broken = capture.with_name("broken.json")
+    broken.write_bytes(content)
+    assert replay(capture, option, broken) is ExitCode.ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"Error: {broken}: ")
+    assert len(told.splitlines()) == 1
+
+
+def test_another_policy_decides_otherwise_and_a_broken_one_is_a_usage_error(capture, capsys):
+    policy = capture.with_name("policy.toml")
+    policy.write_text("[defaults]\nreporting = true\nsilence_threshold_seconds = 700\n")
+    assert replay(capture, "--policy", policy, "-o", "jsonl") is ExitCode.OK
+    (only,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert only["evidence"]["threshold_seconds"] == 700.0
+    policy.write_text("[defaults]\nsilence_threshold_second = 700\n")
+    assert replay(capture, "--policy", policy) is ExitCode.USAGE
+    assert "--policy" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(tmp_path, capsys):
+    assert replay(tmp_path / "nobody-wrote-this.jsonl") is ExitCode.USAGE
+    assert "nobody-wrote-this.jsonl" in capsys.readouterr().err
+
+
+def test_replay_needs_neither_kafka_nor_a_cluster(capture):
+    look = (
+        "import sys\nfrom sf_healer.cli import run\n"
+        f"code = run(['replay', {str(capture)!r}, '-o', 'jsonl'])\n"
+        "print(int(code), sorted(set(sys.modules) & {'aiokafka', 'faust', 'kubernetes', 'httpx'}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0 []"
+    assert len(done.stdout.splitlines()) == 1
