@@ -118,7 +118,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
         Call it on the app's loop.
         """
-        self.thread_loop.call_soon_threadsafe(self._wake)
+        if not self.thread_loop.is_closed():  # an agent may acknowledge while the app stops
+            self.thread_loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._woken = True
