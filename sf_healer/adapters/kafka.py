@@ -117,14 +117,14 @@ async def admin(
     that it declined.
     """
     await wait_for_broker(settings, patience_seconds=patience_seconds)
-    client = AIOKafkaAdminClient(**_client_options(settings))
+    client = AIOKafkaAdminClient(**client_options(settings))
     try:
         await client.start()
         yield Admin(client, settings)
     except (KafkaError, TimeoutError) as problem:
         if isinstance(problem, BrokerResponseError) and not isinstance(problem, RequestTimedOutError):
-            raise BrokerRefusedError(f"Kafka at {_servers(settings)}: {_told(problem)}") from problem
-        raise BrokerUnreachableError(_servers(settings), _told(problem)) from problem
+            raise BrokerRefusedError(f"Kafka at {_servers(settings)}: {in_words(problem)}") from problem
+        raise BrokerUnreachableError(_servers(settings), in_words(problem)) from problem
     finally:
         await client.close()
 
@@ -224,7 +224,7 @@ class Admin:
 @asynccontextmanager
 async def producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
     """Open a plain producer that waits for all in-sync replicas."""
-    async with AIOKafkaProducer(**_client_options(settings), acks="all", **options) as opened:
+    async with AIOKafkaProducer(**client_options(settings), acks="all", **options) as opened:
         yield opened
 
 
@@ -232,7 +232,7 @@ async def producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafka
 async def consumer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a plain consumer without a group; the caller assigns and seeks."""
     async with AIOKafkaConsumer(
-        **_client_options(settings), enable_auto_commit=False, group_id=None, **options
+        **client_options(settings), enable_auto_commit=False, group_id=None, **options
     ) as opened:
         yield opened
 
@@ -261,7 +261,7 @@ async def _knock(settings: Settings) -> None:
             return
     raise BrokerUnreachableError(
         _servers(settings),
-        "; ".join(dict.fromkeys(map(_told, reasons))),
+        "; ".join(dict.fromkeys(map(in_words, reasons))),
         lasting=all(isinstance(reason, _LASTING) for reason in reasons),
     )
 
@@ -270,7 +270,7 @@ def _worth_another_try(problem: Exception) -> bool:
     return isinstance(problem, BrokerUnreachableError) and not problem.lasting
 
 
-def _told(problem: Exception) -> str:
+def in_words(problem: Exception) -> str:
     """Put a client's exception into words that name the setting to look at."""
     if isinstance(problem, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({problem.verify_message}); see {PREFIX}CA_FILE"
@@ -298,7 +298,8 @@ def _with_leaders(topics: list[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def _client_options(settings: Settings) -> dict[str, Any]:
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Give what every aiokafka client of ours is made with; raises as `client_security` does."""
     return {
         "bootstrap_servers": list(settings.bootstrap_servers),
         "client_id": _CLIENT_ID,
