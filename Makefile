@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv demo test lab test-lab check format lock clean
+.PHONY: help venv demo test lab test-lab steady-load check format lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
 
 venv: $(READY) ## Build .venv from the hashed requirements.lock
 
@@ -34,6 +34,9 @@ lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes contr
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
 	$(PYTEST) -m 'kafka or kube'
+
+steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
+	$(BIN)/python -m benchmarks.steady_load
 
 check: $(READY) ## Lint, types, layering
 	$(BIN)/ruff check .

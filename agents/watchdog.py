@@ -5,6 +5,7 @@ minute with something to read. A broker or cluster that is away, or a rebalance,
 alive: restarting it would mend nothing. A worker that is not alive also ends itself, for where no probe does.
 """
 
+import gc
 import time
 from typing import Any, cast
 
@@ -53,8 +54,12 @@ def not_alive() -> list[str]:
 @detector.task  # type: ignore[untyped-decorator]  # Faust's
 async def watch_progress() -> None:
     """Look every few seconds whether the batched topics are being read, and end the process when they are not."""
+    frozen = False
     while not detector.should_stop:
         await detector.sleep(LOOK_EVERY_SECONDS)
+        if not frozen and ready():
+            gc.freeze()  # what start-up made stays; looking through it again and again is half the CPU of a batch
+            frozen = True
         if detector.rebalancing or detector.in_recovery or not inventory.first_list.is_set():
             _progress.forget()
             continue

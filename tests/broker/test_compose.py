@@ -26,7 +26,7 @@ INSIDE = "kafka:19092"  # the address at which the services find Kafka
 class _Strict(yaml.SafeLoader):
     """YAML without the silent overwriting of a key that stands twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  PyYAML's signature
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         assert len(keys) == len(set(keys)), f"a key stands twice: {keys}, {node.start_mark}"
         return super().construct_mapping(node, deep)
@@ -34,7 +34,7 @@ class _Strict(yaml.SafeLoader):
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    return yaml.load(COMPOSE.read_text(), Loader=_Strict)["services"]  # noqa: S506  it is a safe loader
+    return yaml.load(COMPOSE.read_text(), Loader=_Strict)["services"]  # a safe loader
 
 
 def test_every_image_is_pinned_and_every_server_tells_its_health(services: dict[str, Any]):
