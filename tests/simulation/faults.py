@@ -1,0 +1,111 @@
+"""Faults as data: which of them a seed has, and how often. Each seed draws a subset (swarm testing), for faults that
+are always all on hide what a few of them do together."""
+
+import random
+
+import msgspec
+
+
+class Faults(msgspec.Struct, kw_only=True):
+    """Rates are per hour, chances per occasion, all 0 where a seed does not have the fault."""
+
+    # -- workers
+    kills: float = 0.0
+    death_at_a_point: float = 0.0  # chance, at each send, store and commit
+    stops: float = 0.0  # SIGSTOP for up to two minutes
+    rebalances: float = 0.0
+    all_down: float = 0.0
+    disk_lost: float = 0.0  # chance at a restart
+    slow_batches: float = 0.0  # seconds for each batch
+    # -- broker
+    outages: float = 0.0
+    clock_steps: float = 0.0
+    leader_skew_seconds: float = 0.0
+    retention: float = 0.0
+    topic_anew: float = 0.0
+    partition_added: float = 0.0
+    control_records: float = 0.0
+    backlog_seconds: float = 0.0  # how long the platform ran before the healer came
+    # -- telemetry
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay: float = 0.0
+    delay_seconds: float = 5.0
+    garbage: float = 0.0
+    telemetry_outages: float = 0.0
+    producer_skew_seconds: float = 0.0
+    producer_clock_steps: float = 0.0
+    storms: float = 0.0
+    # -- cluster
+    api_chance: float = 0.0
+    api_outages: float = 0.0
+    watch_breaks: float = 0.0
+    create_refused: float = 0.0
+    overlooked: float = 0.0
+    pending_long: float = 0.0
+    lingering: float = 0.0
+    api_skew_seconds: float = 0.0
+    # -- people and the platform
+    pauses: float = 0.0
+    skips: float = 0.0
+    suspends: float = 0.0
+    removals: float = 0.0
+    replacements: float = 0.0
+    namesakes: float = 0.0  # chance, when a Job of the healer's is gone
+    stop_commands: float = 0.0
+
+
+_FULL = {
+    "kills": (1.0, 8.0),
+    "death_at_a_point": (0.0002, 0.003),
+    "stops": (1.0, 6.0),
+    "rebalances": (1.0, 6.0),
+    "all_down": (0.5, 1.5),
+    "disk_lost": (0.3, 1.0),
+    "slow_batches": (0.5, 8.0),
+    "outages": (0.5, 3.0),
+    "clock_steps": (0.5, 2.0),
+    "leader_skew_seconds": (0.05, 1.0),
+    "retention": (0.5, 2.0),
+    "topic_anew": (0.5, 1.0),
+    "partition_added": (0.5, 1.0),
+    "control_records": (5.0, 60.0),
+    "backlog_seconds": (300.0, 3600.0),
+    "drop": (0.001, 0.05),
+    "duplicate": (0.01, 0.2),
+    "delay": (0.01, 0.2),
+    "delay_seconds": (1.0, 60.0),
+    "garbage": (5.0, 60.0),
+    "telemetry_outages": (0.5, 2.0),
+    "producer_skew_seconds": (0.5, 120.0),
+    "producer_clock_steps": (0.5, 4.0),
+    "storms": (0.5, 1.5),
+    "api_chance": (0.02, 0.3),
+    "api_outages": (0.5, 3.0),
+    "watch_breaks": (1.0, 6.0),
+    "create_refused": (0.05, 0.5),
+    "overlooked": (0.05, 0.4),
+    "pending_long": (0.05, 0.3),
+    "lingering": (0.05, 0.3),
+    "api_skew_seconds": (0.1, 2.0),
+    "pauses": (0.5, 4.0),
+    "skips": (0.5, 2.0),
+    "suspends": (0.5, 2.0),
+    "removals": (0.5, 2.0),
+    "replacements": (0.5, 2.0),
+    "namesakes": (0.1, 0.5),
+    "stop_commands": (0.5, 4.0),
+}
+#: Each fault is in a seed with this chance.
+_SHARE = 0.35
+
+
+def draw(rng: random.Random) -> Faults:
+    """Draw the faults of a seed."""
+    share = rng.choice((0.0, 0.15, _SHARE, _SHARE, 0.6))
+    return Faults(**{name: rng.uniform(*span) for name, span in _FULL.items() if rng.random() < share})
+
+
+def without() -> Faults:
+    """Give a world in which nothing goes wrong but the Jobs."""
+    return Faults()

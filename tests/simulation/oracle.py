@@ -1,0 +1,530 @@
+"""What must hold in the simulated world, checked as it happens against what really happened.
+
+Nothing here asks the code under test for its opinion: a verdict is held against the reports that were in the
+source log at the moment its watermark stands for, a delete against the Job as the API had it, a budget against the
+records of the steps log. docs/simulation.md lists the rules.
+"""
+
+from bisect import bisect_right
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sf_healer import topics
+from sf_healer.core import commands, evidence, steps
+from sf_healer.core.actuator import Actuator
+from sf_healer.core.admission import scopes_of
+from sf_healer.core.combine import Rejected
+from sf_healer.core.commands import Command, Outcome, Pause, ProofKind, Result, Resume
+from sf_healer.core.events import Kind
+from sf_healer.core.evidence import Bundle, Hold, Mark
+from sf_healer.core.facts import ACTION_ID_ANNOTATION
+from sf_healer.core.partition import Changes, Partition
+from sf_healer.core.partitioning import partition_of
+from sf_healer.core.policy import Policy, PolicyBook
+from sf_healer.core.steps import Admitted, Announced, Settled, Step
+from sf_healer.core.watermark import Advance
+from tests.simulation.clock import Process, Scheduler
+from tests.simulation.kafka import Broker, Log, Place, Record, Taken
+from tests.simulation.kube import Kube, Manifest
+from tests.simulation.loaders import SOURCE
+from tests.simulation.truth import Incarnation, MadeBy, Said
+
+_LIFE = frozenset({Kind.STARTED, Kind.LOADING})
+_RIGHT_AFTER_SECONDS = 2.0
+#: Clocks of partition leaders differ, and times are cut to milliseconds.
+_TOLERANCE_SECONDS = 0.05
+#: A step is taken within the fence and may arrive this much later: what a call takes at most in this world.
+_ACTING_SECONDS = 120.0
+
+
+class Violation(Exception):  # noqa: N818  not an error of the simulator
+    """A rule was broken: `rule` names it, the message says how."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"{rule}: {message}")
+        self.rule = rule
+
+
+class _Restart(msgspec.Struct, eq=False):
+    """What is known of one admitted command."""
+
+    command: Command
+    admitted: float
+    touched: float | None = None
+    paused_by: str = ""  # a pause that was on the log before the delete was announced
+    settled: bool = False
+
+
+class Oracle:
+    """Watches one world."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        broker: Broker,
+        kube: Kube,
+        policies: PolicyBook,
+        *,
+        partitions: int,
+        mark_interval_seconds: float,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.outcomes: list[tuple[float, Outcome]] = []
+        self.restarts: dict[str, _Restart] = {}
+        self.commands: list[tuple[float, Command]] = []
+        #: Rules not to be checked, for telling what each of them alone finds.
+        self.ignored: frozenset[str] = frozenset()
+        self.trace: Any = None
+        self._scheduler = scheduler
+        self._broker = broker
+        self._kube = kube
+        self._policies = policies
+        self._limits = policies.limits
+        self._partitions = partitions
+        self._mark_interval = mark_interval_seconds
+        # Time: by evidence partition, when the record with a timestamp was appended.
+        self._append_of: dict[int, dict[int, float]] = defaultdict(dict)
+        self._offsets_from: list[float] = [0.0]
+        self._offsets: list[float] = [0.0]
+        # Coverage: by (evidence, source) partition, reports in the order they landed, and what bundles hold.
+        self._waiting: dict[tuple[int, int], deque[tuple[Said, str]]] = defaultdict(deque)
+        self._covered: dict[tuple[int, int], dict[tuple[str, Kind], int]] = defaultdict(dict)
+        self._said_at: dict[tuple[int, int], Said] = {}
+        self._holds: dict[str, int] = {}
+        self._pauses: dict[str, Pause] = {}
+        self._tokens = float(self._limits.rate_burst)
+        self._tokens_at = 0.0
+        self._window = 1
+        self._deleted_by: dict[str, set[str]] = defaultdict(set)
+        self._action_ids: dict[str, str] = {}  # by uid of what was created
+        self._source_topic_id = broker.topic_ids[SOURCE]
+        broker.listeners |= {
+            topics.EVIDENCE: self._on_evidence,
+            topics.ACTIONS: self._on_action,
+            topics.STEPS: self._on_step,
+            topics.OUTCOMES: self._on_outcome,
+        }
+
+    def fail(self, rule: str, message: str) -> None:
+        if rule not in self.ignored:
+            raise Violation(rule, message)
+
+    # ---- time
+
+    def clock_stepped(self) -> None:
+        self._offsets_from.append(self._scheduler.now)
+        self._offsets.append(self._broker.clock_offset)
+
+    def _clock(self, partition: int, at: float) -> float:
+        """Return the clock of an evidence partition's leader at a moment."""
+        offset = self._offsets[bisect_right(self._offsets_from, at) - 1]
+        return at + offset + self._broker.logs[topics.EVIDENCE, partition].skew
+
+    def _moment_of(self, partition: int, w: float) -> float:
+        """Return the moment a watermark stands for: the append of the record that has it as its time."""
+        known = self._append_of[partition].get(round(w * 1000))
+        if known is None:
+            self.fail("watermark", f"{w} is the time of no record of evidence partition {partition}")
+            return self._scheduler.now
+        return known
+
+    # ---- the source
+
+    def landed(self, incarnation: Incarnation, said: Said, place: Place) -> None:
+        self._said_at[place[1], said.offset] = said
+        if incarnation.managed:
+            partition = partition_of(incarnation.key, self._partitions)
+            self._waiting[partition, place[1]].append((said, incarnation.key))
+
+    def lost(self, place: Place) -> None:
+        """Retention went past some records."""
+        start = self._broker.logs[place].start
+        for (partition, source), waiting in self._waiting.items():
+            if source == place[1]:
+                kept = [each for each in waiting if each[0].offset >= start]
+                self._doubt((partition, source), (each for each in waiting if each[0].offset < start))
+                waiting.clear()
+                waiting.extend(kept)
+
+    def _doubt(self, where: tuple[int, int], waiting: Iterable[tuple[Said, str]]) -> None:
+        for said, key in waiting:
+            if self._covered[where].get((key, said.kind), -1) < said.offset:
+                said.doubtful = True
+
+    def topic_made_anew(self) -> None:
+        for where, waiting in self._waiting.items():
+            self._doubt(where, waiting)
+        self._waiting.clear()
+        self._covered.clear()
+        self._said_at.clear()
+        self._source_topic_id = self._broker.topic_ids[SOURCE]
+
+    # ---- the evidence log
+
+    def _on_evidence(self, log: Log, record: Record, _process: Process | None) -> None:
+        partition = log.partition
+        self._append_of[partition].setdefault(record.timestamp, record.landed)
+        entry = evidence.decode(record.value or b"")
+        match entry:
+            case Bundle() if entry.topic_id == self._source_topic_id:
+                covered = self._covered[partition, entry.source_partition]
+                for beat in entry.beats:
+                    _raise(covered, (beat.key, Kind.LOADING), beat.offset)
+                for word in entry.words:
+                    _raise(covered, (word.key, word.kind), word.offset)
+            case Mark() if entry.topic_id == self._source_topic_id:
+                for source, w in entry.sources:
+                    self._check_claim(partition, source, w)
+            case Hold():
+                self._holds[entry.key] = record.timestamp
+
+    def _check_claim(self, partition: int, source: int, w: float) -> None:
+        """Everything the source partition held at the moment of W is on this log before the mark."""
+        moment = self._moment_of(partition, w)
+        waiting, covered = self._waiting[partition, source], self._covered[partition, source]
+        while waiting and waiting[0][0].landed is not None and waiting[0][0].landed < moment:
+            said, key = waiting.popleft()
+            if not said.doubtful and covered.get((key, said.kind), -1) < said.offset:
+                self.fail(
+                    "claim",
+                    f"a mark claims source {source} up to {moment:.3f} in partition {partition}, but {said.kind.name} "
+                    f"of {key} (offset {said.offset}, landed {said.landed:.3f}) is not on the log",
+                )
+
+    # ---- commands
+
+    def _on_action(self, _log: Log, record: Record, process: Process | None) -> None:
+        command = commands.decode_action(record.value)
+        if not isinstance(command, Command):
+            return
+        self.counts[f"command {command.verdict}"] += 1
+        self.commands.append((record.landed, command))
+        if self.trace is not None:
+            self.trace(process.name if process else "person", "command", command.verdict, command.key, command.uid)
+        if process is not None:
+            self._check_verdict(command)
+
+    def _check_verdict(self, command: Command) -> None:
+        incarnation = self._incarnation(command.uid)
+        if incarnation is None:
+            self.fail("unknown", f"{command.key} has no incarnation {command.uid}")
+            return
+        assert command.evidence.watermark is not None
+        partition = partition_of(command.key, self._partitions)
+        w = command.evidence.watermark
+        moment = self._moment_of(partition, w)
+        if not incarnation.managed:
+            self.fail("foreign", f"{command.key} is none of the platform's Jobs")
+        hold = self._holds.get(command.key)
+        if hold is not None and hold / 1000 > self._clock(partition, incarnation.created):
+            held = w - hold / 1000
+            policy = self.policy(incarnation)
+            if 0.0 <= held < policy.stop_hold_seconds - _TOLERANCE_SECONDS:
+                self.fail("held", f"{command.key} was told to stop {held:.1f} s before the watermark")
+        why = self._why_well(incarnation, command, partition, moment, w)
+        if why:
+            self.fail("false verdict", f"{command.key} ({command.uid}) is no {command.verdict}: {why}")
+
+    def _why_well(self, job: Incarnation, command: Command, partition: int, moment: float, w: float) -> str:
+        """Say why a Job was not what it was judged to be at the moment of the watermark; "" if it was."""
+        policy = self.policy(job)
+        all_said = [each for each in job.said if each.landed is not None and each.landed <= moment]
+        said = [each for each in all_said if not each.doubtful]
+        life = [each for each in said if each.kind in _LIFE]
+        spoke = max((each.emitted for each in life), default=0.0)
+        interrupted = [each for each in said if each.kind is Kind.INTERRUPTED and each.emitted > spoke]
+        if interrupted:
+            return "it said interrupted"
+        errors = [each for each in all_said if each.kind is Kind.ERROR]
+        finished = [each for each in said if each.kind is Kind.FINISHED and each.emitted > spoke]
+        by_error = any(
+            abs(end.emitted - error.emitted) <= _RIGHT_AFTER_SECONDS + 0.5
+            for end in all_said
+            if end.kind is Kind.FINISHED and end.emitted > spoke
+            for error in errors
+        )
+        if finished and not by_error:
+            return "it said finished"
+        if command.verdict == "failed":
+            return self._why_not_failed(job, command, policy, errors, life, by_error, moment, w)
+        return self._why_not_silent(job, command, policy, life, partition, w)
+
+    def _why_not_silent(
+        self, job: Incarnation, command: Command, policy: Policy, life: list[Said], partition: int, w: float
+    ) -> str:
+        never = command.verdict == "never_started"
+        threshold = policy.startup_threshold_seconds if never else policy.silence_threshold_seconds
+        if life:
+            heard = max(each.landed or 0.0 for each in life)
+            silent = w - self._clock(partition, heard)
+            if silent < threshold - _TOLERANCE_SECONDS:
+                return f"it was heard {silent:.2f} s before the watermark, of {threshold:g} s"
+            return ""
+        if not job.running:
+            return "it never ran"
+        ran = w - self._clock(partition, job.running[0][0])
+        return "" if ran >= threshold - _TOLERANCE_SECONDS else f"it ran for {ran:.2f} s only"
+
+    def _why_not_failed(
+        self,
+        job: Incarnation,
+        command: Command,
+        policy: Policy,
+        errors: list[Said],
+        life: list[Said],
+        finished_by_error: bool,  # noqa: FBT001  a fact among facts
+        moment: float,
+        w: float,
+    ) -> str:
+        del w
+        if command.evidence.proof is ProofKind.CONDITION:
+            return (
+                ""
+                if job.condition_at(self._scheduler.now) in {"failed", "deleting", "gone"}
+                else "the Job has not failed"
+            )
+        if not errors:
+            return "it said no error"
+        last = max(each.emitted for each in errors)
+        # Two reports within a mark interval may be put in one order as well as in the other (design §4).
+        after = [each for each in life if each.emitted > last + self._mark_interval + 1.0]
+        if after:
+            return f"it went on {after[0].emitted - last:.2f} s after its last error"
+        if finished_by_error or any(each.finished for each in errors if each.emitted == last):
+            return ""
+        if any(until is not None and until <= self._scheduler.now for _, until in job.running[-1:]):
+            return ""  # its pod has ended
+        spoke = max((each.emitted for each in life), default=0.0)
+        first = min(each.landed or 0.0 for each in errors if each.emitted > spoke - self._mark_interval - 1.0)
+        waited = moment - first
+        stepped = max(self._offsets) - min(self._offsets)
+        if waited < policy.error_grace_seconds - _TOLERANCE_SECONDS - stepped:
+            return f"its error was {waited:.2f} s ago, of {policy.error_grace_seconds:g} s"
+        return ""
+
+    # ---- the steps log
+
+    def _on_step(self, _log: Log, record: Record, process: Process | None) -> None:
+        entry = steps.decode(record.value)
+        match entry:
+            case Admitted():
+                self._admitted(entry, record)
+            case Announced() if entry.step is Step.DELETE:
+                self._announced(entry)
+            case Settled():
+                self._settled(entry)
+            case Pause():
+                self._pauses[entry.scope] = entry
+            case Resume():
+                self._pauses.pop(entry.scope, None)
+        if self.trace is not None and not isinstance(entry, steps.Tick | steps.FleetCounts):
+            self.trace(process.name if process else "?", "step", record.offset, entry)
+
+    def _admitted(self, admitted: Admitted, record: Record) -> None:
+        command, now = admitted.command, record.timestamp / 1000
+        if command.id in self.restarts and not self.restarts[command.id].settled:
+            return  # said twice, after a crash or by a zombie
+        limits = self._limits
+        self._tokens += max(0.0, now - self._tokens_at) * limits.rate_per_minute / 60.0
+        self._tokens = min(self._tokens, float(limits.rate_burst)) - 1.0
+        self._tokens_at = now
+        if self._tokens < -1.0:  # one to spare: the budget is spent a moment before the record is written
+            self.fail("rate", f"{command.key} is one too many in a minute")
+        open_ones = [each for each in self.restarts.values() if not each.settled]
+        if len(open_ones) >= self._window:
+            self.fail("in flight", f"{command.key} is one more than {self._window} at once")
+        if any(each.command.key == command.key for each in open_ones):
+            self.fail("in flight", f"{command.key} has a restart under way already")
+        self.restarts[command.id] = _Restart(command, record.landed)
+        self.counts["admitted"] += 1
+
+    def _announced(self, announced: Announced) -> None:
+        restart = self.restarts.get(announced.action_id)
+        if restart is not None and restart.touched is None:
+            restart.paused_by = next(
+                (
+                    scope
+                    for scope in scopes_of(restart.command)
+                    if scope in self._pauses and self._in_force(self._pauses[scope])
+                ),
+                "",
+            )
+
+    def _in_force(self, pause: Pause) -> bool:
+        return pause.until is None or pause.until > self._scheduler.now + self._broker.clock_offset + 5.0
+
+    def _settled(self, settled: Settled) -> None:
+        restart = self.restarts.get(settled.action_id)
+        if restart is None or restart.settled:
+            return
+        restart.settled = True
+        if settled.repaired is True:
+            self._window = min(2 * self._window, self._limits.in_flight)
+        elif settled.repaired is False:
+            self._window = max(1, self._window // 2)
+
+    def _on_outcome(self, _log: Log, record: Record, _process: Process | None) -> None:
+        outcome = commands.decode_outcome(record.value)
+        assert isinstance(outcome, Outcome)
+        if any(known.id == outcome.id for _, known in self.outcomes[-20:]):
+            return
+        self.outcomes.append((record.landed, outcome))
+        self.counts[f"{outcome.result} {outcome.reason}"] += 1
+
+    # ---- the cluster
+
+    def before_delete(self, name: str, uid: str) -> None:
+        """The API is about to begin the deletion of a Job for us."""
+        job = self._kube.get(name)
+        assert job is not None
+        truth, now = job.truth, self._scheduler.now
+        restart = self._restart_of(truth)
+        if restart is None:
+            made_for = job.manifest["metadata"].get("annotations", {}).get(ACTION_ID_ANNOTATION, "")
+            owner = next((each for each in self.restarts if made_for.startswith(each) and made_for), "")
+            if owner and not truth.running:
+                self.counts["empty Job replaced"] += 1
+                return
+            self.fail("unasked delete", f"{name} ({uid}) was deleted, and nothing was admitted for it")
+            return
+        self._deleted_by[uid].add(restart.command.id)
+        if len(self._deleted_by[uid]) > 1:
+            self.fail("two actions", f"{name} ({uid}) is deleted by a second action")
+        first = restart.touched is None
+        if self.trace is not None:
+            self.trace("kube", "delete", name, uid, "first" if first else "again")
+        if first:
+            restart.touched = now
+            self.counts["deleted"] += 1
+        self._check_state(job, restart, now)
+        if first:
+            self._check_brakes(restart, now)
+
+    def _check_state(self, job: Any, restart: _Restart, now: float) -> None:
+        name, truth, command = job.name, job.truth, restart.command
+        if not truth.managed:
+            self.fail("foreign", f"{name} is none of the platform's Jobs")
+        if truth.skip_since is not None:
+            self.fail("exempt", f"{name} carries the skip annotation since {now - truth.skip_since:.1f} s")
+        if truth.managed_by:
+            self.fail("exempt", f"{name} is managed by {truth.managed_by}")
+        if job.suspended:
+            self.fail("suspended", name)
+        if job.ended.lower() not in {"", command.evidence.condition}:
+            self.fail("ended", f"{name} is {job.ended}, and was judged {command.evidence.condition}")
+        if truth.drained_since is not None and now - truth.drained_since > 1.0:
+            self.fail("idle", f"{name} has nothing to do since {now - truth.drained_since:.0f} s")
+
+    def _check_brakes(self, restart: _Restart, now: float) -> None:
+        command = restart.command
+        if restart.paused_by:
+            self.fail("paused", f"{command.key}: {restart.paused_by}")
+        late = now + self._broker.clock_offset - command.expires_at
+        stepped = max(self._offsets) - min(self._offsets)
+        if late > _ACTING_SECONDS + stepped:
+            self.fail("expired", f"{command.key} was judged until {late:.0f} s ago")
+        self._check_storm(command)
+
+    def _check_storm(self, command: Command) -> None:
+        """More Jobs turned sick together than the storm limit, and their canary is not due yet."""
+        limits = self._limits
+        turned = command.evidence.unhealthy_at or 0.0
+        sick: dict[str, float] = {}
+        for _, each in self.commands:
+            at = each.evidence.unhealthy_at or 0.0
+            if turned - limits.storm_window_seconds < at <= turned and each.requested_by == "":
+                sick[each.key] = max(at, sick.get(each.key, 0.0))
+        base = sum(1 for job in self._kube.jobs.values() if job.truth.managed) + 1
+        limit = max(limits.storm_jobs, int(limits.storm_share * base))
+        if len(sick) <= limit + 1:  # one to spare for Jobs that come and go meanwhile
+            return
+        onset = sorted(sick.values())[limit + 1]
+        since = self._scheduler.now + self._broker.clock_offset - onset
+        if since < limits.storm_canary_after_seconds - 60.0:
+            self.fail("storm", f"{command.key} is restarted {since:.0f} s after {len(sick)} of {base} turned sick")
+
+    def before_create(self, name: str, manifest: Manifest) -> None:
+        """The API is about to create a Job for us; there is none of this name."""
+        past = [each for each in self._kube.all if each.key.endswith("/" + name)]
+        for each in past:
+            if self._kube.pods_of(name, each.uid):
+                self.fail("side by side", f"{name} is created while pods of {each.uid} are there")
+        action_id = manifest["metadata"].get("annotations", {}).get(ACTION_ID_ANNOTATION, "")
+        if past and past[-1].removed_by not in {"healer", ""}:
+            restart = next((each for key, each in self.restarts.items() if action_id.startswith(key)), None)
+            if restart is None or restart.touched is None:
+                self.counts["created after others removed it"] += 1
+
+    def created(self, job: Any) -> None:
+        """A Job was created by anybody."""
+        truth: Incarnation = job.truth
+        if truth.made_by is not MadeBy.HEALER:
+            return
+        self.counts["created"] += 1
+        action_id = job.manifest["metadata"].get("annotations", {}).get(ACTION_ID_ANNOTATION, "")
+        twins = action_id and [
+            each
+            for each in self._kube.all
+            if each is not truth and each.key == truth.key and self._action_ids.get(each.uid) == action_id
+        ]
+        if twins:
+            self.fail("second create", f"{truth.key}: the same action has made {twins[0].uid} before")
+        self._action_ids[truth.uid] = action_id
+        before = [each for each in self._kube.all if each is not truth and each.key == truth.key]
+        if before and before[-1].spec != truth.spec:
+            self.fail("spec", f"{truth.key} is not what it was")
+
+    # ---- the ear of the workers
+
+    def folded(self, worker: Any, partition: Partition, batch: Taken, changes: Changes) -> None:
+        """A worker folded a batch of evidence."""
+        if self.trace is not None:
+            for state, judgement in changes.judged:
+                self.trace(worker.process.name, "judged", state.key, judgement.verdict, judgement.rule)
+
+    def advanced(self, worker: Any, partition: Partition, advance: Advance) -> None:
+        self.counts["feed gaps" if advance.gap else "watermarks"] += 1
+        if advance.gap and self.trace is not None:
+            self.trace(worker.process.name, "gap", partition.number, advance.to)
+
+    def buried(self, batch: Any, rejected: Sequence[Rejected]) -> None:
+        for reject in rejected:
+            self.counts["dead letters"] += 1
+            said = self._said_at.get((batch.partition, reject.record.offset))
+            if said is not None and reject.reason != "not_evidence":
+                said.doubtful = True
+                self.counts["reports buried"] += 1
+
+    def read(self, worker: Any, actuator: Actuator, record: Record) -> None:
+        """A worker read a record of the steps log."""
+
+    # ---- what is looked up
+
+    def _incarnation(self, uid: str) -> Incarnation | None:
+        return next((each for each in self._kube.all if each.uid == uid), None)
+
+    def _restart_of(self, truth: Incarnation) -> _Restart | None:
+        found = [each for each in self.restarts.values() if each.command.uid == truth.uid]
+        return found[-1] if found else None
+
+    def policy(self, job: Incarnation) -> Policy:
+        return self._policies_by_target(job.target)
+
+    def _policies_by_target(self, target: str) -> Policy:
+        for policy in self._policies.policies():
+            if policy.name == target:
+                return policy
+        return self._policies.policies()[-1]
+
+
+def _raise(covered: dict[tuple[str, Kind], int], what: tuple[str, Kind], offset: int) -> None:
+    if covered.get(what, -1) < offset:
+        covered[what] = offset
+
+
+def told(outcome: Outcome) -> bool:
+    """Say whether an outcome answers for its Job: restarted, refused, or failed and said so."""
+    return outcome.result in {Result.RESTARTED, Result.REFUSED, Result.FAILED}

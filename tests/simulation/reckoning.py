@@ -1,0 +1,198 @@
+"""What must hold at the end, after a calm: no sick Job forgotten, no Job lost, every state the fold of its log."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sf_healer import topics
+from sf_healer.core import evidence, steps
+from sf_healer.core.actuator import Actuator
+from sf_healer.core.commands import Unreadable
+from sf_healer.core.events import Kind
+from sf_healer.core.partition import Partition
+from sf_healer.core.partitioning import partition_of
+from sf_healer.core.state import JobState
+from tests.simulation.kube import Job
+from tests.simulation.loaders import CONSUMERS
+from tests.simulation.truth import Incarnation
+from tests.simulation.worker import Worker
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: From the watermark that proves it to an outcome: counts of all partitions, ticks, calls, sends.
+_ADMISSION_SECONDS = 45.0
+#: A worker that starts when the calm begins has a rebalance and a recovery before it.
+_SETTLING_SECONDS = 90.0
+_LIFE = frozenset({Kind.STARTED, Kind.LOADING})
+
+
+def reckon(world: "World") -> None:
+    """Check it all; raises Violation."""
+    _nobody_forgotten(world)
+    _no_job_lost(world)
+    _states_are_folds(world)
+
+
+# ---- liveness
+
+
+def _nobody_forgotten(world: "World") -> None:
+    calm_from = world.calm_since + _SETTLING_SECONDS
+    setup, now = world.setup, world.scheduler.now
+    for job in world.kube.jobs.values():
+        found = _sick_since(world, job, calm_from)
+        if found is None:
+            continue
+        what, since, threshold = found
+        slack = 2 * setup.window_seconds + 2 * setup.mark_interval_seconds + _ADMISSION_SECONDS
+        if since < calm_from:
+            # A feed gap may have re-based it, and a restart of its worker put it at the end of its checkpoint.
+            since = calm_from
+            slack += world.policies.checkpoint_seconds
+        deadline = since + threshold + slack
+        if deadline >= now:
+            continue
+        answers = [at for at, outcome in world.oracle.outcomes if outcome.uid == job.uid or outcome.new_uid == job.uid]
+        if not any(at <= deadline for at in answers):
+            late = f"answered after {answers[0] - since:.0f} s" if answers else "never answered"
+            world.oracle.fail(
+                "forgotten",
+                f"{job.truth.key} ({job.uid}) is {what} since {since:.1f}, threshold {threshold:g} s, {late}",
+            )
+
+
+def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float, float] | None:
+    """Say what a Job suffers from, since when, and how long it may; None: from nothing that is healed."""
+    truth = job.truth
+    policy = world.oracle.policy(truth)
+    if not truth.managed or truth.skip_since is not None or truth.managed_by or job.suspended or job.is_leaving:
+        return None
+    if truth.drained_since is not None and truth.target in CONSUMERS:
+        return None
+    said = [each for each in truth.said if each.landed is not None and not each.doubtful]
+    spoke = max((each.emitted for each in said if each.kind in _LIFE), default=0.0)
+    if any(each.kind in {Kind.INTERRUPTED, Kind.FINISHED} for each in said if each.emitted > spoke - 1.0):
+        return None  # an end, or an end by error: which of them is the verdict's business
+    if job.ended == "Failed":
+        return "failed", truth.conditions[-1][0], 0.0
+    errors = [each for each in said if each.kind is Kind.ERROR and each.emitted > spoke]
+    if errors and not job.ended:
+        since = min(each.landed or 0.0 for each in errors)
+        return "failed", since, policy.error_grace_seconds
+    if job.ended or not truth.running or truth.running[-1][1] is not None or not policy.judge_silence:
+        return None
+    if not policy.reporting and not any(each.kind is Kind.LOADING for each in said):
+        return None
+    ran = truth.running[-1][0]
+    if not spoke:
+        return "never started", ran, policy.startup_threshold_seconds
+    heard = max(each.landed or 0.0 for each in said if each.kind in _LIFE)
+    return "silent", max(heard, ran), policy.silence_threshold_seconds
+
+
+# ---- Jobs
+
+
+def _no_job_lost(world: "World") -> None:
+    newest: dict[str, Incarnation] = {truth.key: truth for truth in world.kube.all}
+    for truth in newest.values():
+        if truth.gone is None or truth.removed_by != "healer":
+            continue
+        last = max((at for at, outcome in world.oracle.outcomes if outcome.key == truth.key), default=0.0)
+        world.oracle.fail(
+            "lost",
+            f"{truth.key} ({truth.uid}) was deleted by the healer, is gone since {truth.gone:.1f} and was not created "
+            f"again; last outcome at {last:.1f}",
+        )
+
+
+# ---- states
+
+
+def _states_are_folds(world: "World") -> None:
+    for worker in world.workers.values():
+        if worker is None:
+            continue
+        _finish_batches(world, worker)
+        for number, partition in worker.detector.partitions.items():
+            _compare_partition(world, number, partition, worker.detector.evidence.positions().get(number))
+        if worker.actions.current is not None:
+            _compare_actuator(world, worker.actions.current, worker.actions.steps.positions().get(0))
+
+
+def _finish_batches(world: "World", worker: Worker) -> None:
+    """Let a worker come to the end of what it has in its hands, so that its state is that of its position."""
+    for _ in range(200):
+        if not (worker.detector.evidence.in_flight() or worker.actions.steps.in_flight()):
+            return
+        world.scheduler.run(world.scheduler.now + 0.01)
+    world.oracle.fail("fold", f"{worker.process.name} does not finish what it has in its hands")
+
+
+def _compare_partition(world: "World", number: int, hot: Partition, position: int | None) -> None:
+    """Fold the whole log once, by one who never died, and hold the survivor's state against it."""
+    reference = world.reference(number)
+    for record in world.broker.logs[topics.EVIDENCE, number].records:
+        if position is None or record.offset >= position:
+            break
+        reference.apply(evidence.decode(record.value or b""), record.timestamp / 1000)
+        reference.take()
+    if hot.watermark.value != reference.watermark.value:
+        world.oracle.fail(
+            "fold", f"partition {number}: watermark {hot.watermark.value}, the log says {reference.watermark.value}"
+        )
+    for key in sorted(hot.jobs.keys() | reference.jobs.keys()):
+        mine, its = hot.jobs.get(key), reference.jobs.get(key)
+        difference = _difference(mine, its, world.policies.checkpoint_seconds)
+        if difference:
+            world.oracle.fail("fold", f"{key} in partition {number}: {difference}")
+    assert all(partition_of(key, world.setup.partitions) == number for key in hot.jobs)
+
+
+#: What one who restarted may know otherwise: when he looks, and what he said and when.
+_OWN = frozenset(
+    {
+        "window",
+        "verdict",
+        "unhealthy_at",
+        "command_id",
+        "command_uid",
+        "command_verdict",
+        "command_source",
+        "command_deadline",
+        "alive_uid",
+        "retry_at",
+    }
+)
+
+
+def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds: float) -> str:
+    if mine is None or its is None:
+        only = mine or its
+        assert only is not None
+        return "" if only.fact is None or only.fact.condition == "gone" else f"known to one only ({mine is None})"
+    for field in JobState.__struct_fields__:
+        one, other = getattr(mine, field), getattr(its, field)
+        if field in _OWN or one == other:
+            continue
+        if field == "loading_at" and 0.0 <= one - other <= checkpoint_seconds + 0.001:
+            continue
+        return f"{field} is {one!r}, and {other!r} by the log"
+    return ""
+
+
+def _compare_actuator(world: "World", hot: Actuator, position: int | None) -> None:
+    reference = world.reference_actuator()
+    for record in world.broker.logs[topics.STEPS, 0].records:
+        if position is None or record.offset >= position:
+            break
+        entry = steps.decode(record.value)
+        assert not isinstance(entry, Unreadable)
+        reference.apply(entry, record.offset, record.timestamp / 1000)
+    if msgspec.structs.replace(hot.ledger, offset=0) != msgspec.structs.replace(reference.ledger, offset=0):
+        world.oracle.fail("fold", f"the ledger is {hot.ledger}, and {reference.ledger} by the log")
+    for key in sorted(hot.jobs.keys() | reference.jobs.keys()):
+        mine, its = hot.jobs.get(key), reference.jobs.get(key)
+        if mine is None or its is None or mine.action != its.action or mine.history != its.history:
+            world.oracle.fail("fold", f"the actions of {key}: {mine}, and {its} by the log")
