@@ -94,6 +94,7 @@ def _counts_of(partition: Partition) -> Outgoing:
         base=counts.base,
         unhealthy=counts.unhealthy,
         sick=counts.sick,
+        suspected=counts.suspected,
     )
     return Outgoing(topics.steps_of_detector, steps.encode(record), partition=0)
 

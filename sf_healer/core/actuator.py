@@ -1,12 +1,15 @@
 """The actuator's whole state, folded from `sf-healer-steps`: the ledger, and a record for each Job.
 
 `apply` takes one record with its offset and append time and says what follows. The agent then does, in this
-order: publish the outcomes and send the records, all acknowledged; store the one write; start the calls. So a
-crash repeats work and loses none: what is sent twice is told by its ids, what was not started is announced
-again by a tick. Each stored value carries the offset of the last record in it, and a record that comes again
-is passed over.
+order: publish the outcomes and send the records, all acknowledged; store the one write; start the calls and the
+looks. So a crash repeats work and loses none: what is sent twice is told by its ids, what was not started is
+begun again by a tick. Each stored value carries the offset of the last record in it, and a record that comes
+again is passed over.
 
-No I/O and no clock. Which command is followed: admission.py. How: actions.py.
+A command about a silent consumer is held until its group has been looked at, by whoever reads the log; only what
+comes back as a record decides.
+
+No I/O and no clock. Which command is followed: admission.py. How: actions.py. Idle or stuck: groups.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,9 +36,10 @@ from sf_healer.core.actions import (
 from sf_healer.core.admission import (
     HELD_COMMANDS,
     REMEMBERED,
+    WAITS,
     Allowed,
     History,
-    Idle,
+    Inquiry,
     Ledger,
     Reason,
     Refused,
@@ -54,12 +58,14 @@ from sf_healer.core.commands import (
     outcome_id,
 )
 from sf_healer.core.evidence import UnknownSchema
+from sf_healer.core.groups import Idle, describe, is_idle
 from sf_healer.core.manifest import redact
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import (
     Admitted,
     Announced,
     FleetCounts,
+    GroupLooked,
     Resulted,
     Seen,
     Settled,
@@ -69,6 +75,7 @@ from sf_healer.core.steps import (
     Tick,
     What,
 )
+from sf_healer.core.verdicts import Verdict
 
 SCHEMA_VERSION = 1
 #: The ledger's key in the table; no Job has it, for a Job's key holds a slash.
@@ -99,6 +106,13 @@ class Task(msgspec.Struct, frozen=True):
     step: Step
 
 
+class Look(msgspec.Struct, frozen=True):
+    """A consumer group to look at now; what it shows goes to the log as `GroupLooked`."""
+
+    command: Command
+    seq: int
+
+
 class Effects(msgspec.Struct):
     """What one record caused."""
 
@@ -106,6 +120,7 @@ class Effects(msgspec.Struct):
     sends: list[StepsRecord]
     write: tuple[bytes, bytes | None] | None  # None as value: remove the key
     tasks: list[Task]
+    looks: list[Look]
 
 
 class _Version(msgspec.Struct, array_like=True):
@@ -167,9 +182,12 @@ class Actuator:
         limits: Limits,
         observe_only: bool,
         pace: Pace | None = None,
-        idle_of: Callable[[Command], Idle] = lambda _command: Idle.NOT_ASKED,
+        idle_of: Callable[[Command], Idle] | None = None,
     ) -> None:
+        """`idle_of` answers for consumer groups at once, where they need not be looked at."""
         self.worker = worker
+        if observe_only and limits.idle_unknown_acts is None:
+            limits = msgspec.structs.replace(limits, idle_unknown_acts=True)  # nothing is touched: say what would be
         self.limits = limits
         self.observe_only = observe_only
         self.pace = pace or Pace()
@@ -201,12 +219,14 @@ class Actuator:
     def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
         """Fold one record of the log, appended at `at` (epoch seconds)."""
         self.now = max(self.now, at)
-        effects = Effects([], [], None, [])
+        effects = Effects([], [], None, [], [])
         match record:
             case Command() if offset > self.ledger.offset:
                 self._command(record, offset, effects)
             case FleetCounts() | Pause() | Resume() | Settled() if offset > self.ledger.offset:
                 self._fold_ledger(record, offset, effects)
+            case GroupLooked() if offset > self.ledger.offset:
+                self._group_looked(record, offset, effects)
             case Admitted():
                 self._admitted(record, offset, effects)
             case Announced() | Resulted() | Withdraw() | Alive() | Seen() | Resolve():
@@ -225,9 +245,9 @@ class Actuator:
         if isinstance(answer, Allowed):
             self._admit(command, effects)
             self._write_ledger(offset, effects)
-        elif answer.reason is Reason.COUNTS and len(self.ledger.held) < HELD_COMMANDS:
-            held = (*(each for each in self.ledger.held if each.key != command.key), command)
-            self.ledger = msgspec.structs.replace(self.ledger, held=held)
+        elif answer.reason in WAITS and len(self.ledger.held) < HELD_COMMANDS:
+            self._hold((*(each for each in self.ledger.held if each.key != command.key), command))
+            self._look_at_groups(effects)
             self._write_ledger(offset, effects)
         else:
             effects.outcomes.append(self._refusal(command, answer))
@@ -250,6 +270,7 @@ class Actuator:
             ledger = msgspec.structs.replace(
                 ledger, slots=(*ledger.slots, Slot(command.key, record.action.id, self.now))
             )
+        idle, group = self._group_of(command)
         return admission.admit(
             ledger,
             command,
@@ -257,14 +278,15 @@ class Actuator:
             self.limits,
             self.now,
             history=record.history,
-            idle=self._idle_of(command),
+            idle=idle,
+            group=group,
         )
 
     def _admit(self, command: Command, effects: Effects) -> None:
         fleet = admission.fleet_of(self.ledger)
         ledger = admission.watch_fleet(self.ledger, fleet, self.limits, self.now)
         self.ledger = admission.reserve(ledger, command, self.limits, self.now)
-        effects.sends.append(Admitted(command=command, observe_only=self.observe_only))
+        effects.sends.append(Admitted(command=self._with_group(command), observe_only=self.observe_only))
 
     def _refusal(self, command: Command, refused: Refused) -> Outcome:
         return Outcome(
@@ -279,22 +301,76 @@ class Actuator:
             detail=refused.detail,
             verdict=command.verdict,
             policy=command.policy,
-            evidence=command.evidence,
+            evidence=self._with_group(command).evidence,
             requested_by=command.requested_by,
             quarantined=refused.reason is Reason.QUARANTINED,
         )
 
     def _decide_held(self, effects: Effects) -> None:
-        """Decide anew what was held until the fleet was counted."""
-        held, self.ledger = self.ledger.held, msgspec.structs.replace(self.ledger, held=())
+        """Decide anew what is held, now that the fleet was counted, a group looked at, or time has passed."""
+        held, kept = self.ledger.held, []
+        self.ledger = msgspec.structs.replace(self.ledger, held=())
         for command in held:
             answer = self._decide(command, self.jobs.get(command.key, JobRecord()))
             if isinstance(answer, Allowed):
                 self._admit(command, effects)
-            elif answer.reason is Reason.COUNTS:
-                self.ledger = msgspec.structs.replace(self.ledger, held=(*self.ledger.held, command))
+            elif answer.reason in WAITS:
+                kept.append(command)
             else:
                 effects.outcomes.append(self._refusal(command, answer))
+        self._hold(tuple(kept))
+
+    def _hold(self, commands: tuple[Command, ...]) -> None:
+        """Hold these commands and no others, each consumer's with what is known of its group."""
+        known = self.ledger.inquiries
+        inquiries = {
+            command.id: known.get(command.id, Inquiry())
+            for command in commands
+            if self._group_of(command)[0] is not Idle.NOT_ASKED
+        }
+        self.ledger = msgspec.structs.replace(self.ledger, held=commands, inquiries=inquiries)
+
+    # ---- idle or stuck
+
+    def _group_of(self, command: Command) -> tuple[Idle, str]:
+        """Say what is known of the group of a command's Job, and in words on what that rests."""
+        if self._idle_of is not None:
+            return self._idle_of(command), ""
+        if not command.consumer or command.verdict != Verdict.STUCK:
+            return Idle.NOT_ASKED, ""
+        inquiry = self.ledger.inquiries.get(command.id, Inquiry())
+        return inquiry.idle, inquiry.told
+
+    def _with_group(self, command: Command) -> Command:
+        group = self._group_of(command)[1]
+        if not group:
+            return command
+        return msgspec.structs.replace(command, evidence=msgspec.structs.replace(command.evidence, group=group))
+
+    def _look_at_groups(self, effects: Effects) -> None:
+        """Have the groups looked at whose look is due; what they show comes back as a record."""
+        for command in self.ledger.held:
+            inquiry = self.ledger.inquiries.get(command.id)
+            if inquiry is None or inquiry.idle is not Idle.TO_ASK or inquiry.due_at > self.now:
+                continue
+            if self._say(command.key, f"{command.id}/{command.decided_at!r}", inquiry.seq):
+                effects.looks.append(Look(command, inquiry.seq))
+
+    def _group_looked(self, looked: GroupLooked, offset: int, effects: Effects) -> None:
+        inquiry = self.ledger.inquiries.get(looked.command_id)
+        if inquiry is None or inquiry.idle is not Idle.TO_ASK or looked.seq != inquiry.seq:
+            return  # the command is not held any more, or this look was taken twice
+        inquiry = Inquiry(
+            seq=inquiry.seq + 1,
+            due_at=self.now + self.limits.idle_look_seconds,
+            before=looked.look,
+            idle=is_idle(inquiry.before, looked.look),
+            told=describe(inquiry.before, looked.look),
+        )
+        inquiries = {**self.ledger.inquiries, looked.command_id: inquiry}
+        self.ledger = msgspec.structs.replace(self.ledger, inquiries=inquiries)
+        self._decide_held(effects)
+        self._write_ledger(offset, effects)
 
     def _fold_ledger(self, record: FleetCounts | Pause | Resume | Settled, offset: int, effects: Effects) -> None:
         match record:
@@ -390,9 +466,8 @@ class Actuator:
         """Take back a command that is held, or admitted while its action is not opened yet."""
         held = [each for each in self.ledger.held if each.id == event.id]
         if held:
-            rest = tuple(each for each in self.ledger.held if each.id != event.id)
-            self.ledger = msgspec.structs.replace(self.ledger, held=rest)
             effects.outcomes.append(self._refusal(held[0], Refused(Reason.SUPERSEDED, 0.0, event.reason)))
+            self._hold(tuple(each for each in self.ledger.held if each.id != event.id))
             self._write_ledger(offset, effects)
         elif offset > record.offset and any(slot.action_id == event.id for slot in self.ledger.slots):
             withdrawn = (*record.history.withdrawn, (event.id, self.now))[-REMEMBERED:]
@@ -402,7 +477,8 @@ class Actuator:
     # ---- time
 
     def _tick(self, offset: int, effects: Effects) -> None:
-        """Say what is due: steps of all actions, calls that will not be answered, expired commands."""
+        """Say what is due: steps of all actions, calls that will not be answered, looks, expired commands."""
+        self._look_at_groups(effects)
         for key in self._open:
             action = self.jobs[key].action
             assert action is not None
@@ -504,6 +580,7 @@ def _remembered(history: History, action: Action, outcome: Outcome, limits: Limi
             acted=(*history.acted, action.id)[-REMEMBERED:],
             replaced=(*history.replaced, action.command.uid)[-REMEMBERED:],
         )
+    limits = admission.limits_of(action.command, limits)
     tried_out = len(admission.recent_attempts(history, limits, now)) >= limits.attempts
     if outcome.quarantined or (outcome.result is Result.FAILED and tried_out and _is_the_job(outcome)):
         return admission.quarantine(history, now)

@@ -14,10 +14,11 @@ import msgspec
 
 from sf_healer.core.commands import ALL_JOBS, REQUESTED_VERDICT, Command, Pause
 from sf_healer.core.facts import Condition, JobFact
+from sf_healer.core.groups import GroupLook, Idle
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts
 
-# Commands kept until the fleet has been counted; more of them are refused, for the ledger is one record.
+# Commands kept until the fleet is counted or a group looked at; more are refused, for the ledger is one record.
 HELD_COMMANDS = 64
 # How many ids and uids of a Job's past are remembered: more than its attempts in any window.
 REMEMBERED = 8
@@ -34,6 +35,8 @@ class Reason(StrEnum):
     EXEMPT = "exempt"
     SUPERSEDED = "superseded"
     IDLE = "idle"
+    IDLE_UNKNOWN = "idle_unknown"
+    ASKING = "asking"
     QUARANTINED = "quarantined"
     BACKOFF = "backoff"
     COUNTS = "counts"
@@ -42,13 +45,8 @@ class Reason(StrEnum):
     IN_FLIGHT = "in_flight"
 
 
-class Idle(StrEnum):
-    """Whether a silent consumer has nothing to do, as its own consumer group shows."""
-
-    NOT_ASKED = "not_asked"  # no consumer
-    BUSY = "busy"
-    IDLE = "idle"
-    UNKNOWN = "unknown"
+#: Refusals for want of a fact that is on its way: the command is held till it comes.
+WAITS = frozenset({Reason.ASKING, Reason.COUNTS})
 
 
 class Allowed(msgspec.Struct, frozen=True):
@@ -64,13 +62,17 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """The Jobs of all evidence partitions together; `as_of` is the oldest count, 0 while one is missing."""
+    """The Jobs of all evidence partitions together; `as_of` is the oldest count, 0 while one is missing.
+
+    `suspected` of the unhealthy are silent consumers that may yet turn out to be idle.
+    """
 
     base: int
     unhealthy: int
     sick: int
     as_of: float
     missing: int = 0
+    suspected: int = 0
 
 
 class History(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +93,16 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     key: str
     action_id: str
     at: float
+
+
+class Inquiry(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of the consumer group of a held command's Job; fields in wire order, add at the end only."""
+
+    seq: int = 0  # of the look that comes next
+    due_at: float = 0.0
+    before: GroupLook | None = None
+    idle: Idle = Idle.TO_ASK
+    told: str = ""
 
 
 class Phase(StrEnum):
@@ -116,6 +128,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True):
     counts: dict[int, FleetCounts] = {}
     pauses: dict[str, Pause] = {}
     held: tuple[Command, ...] = ()
+    inquiries: dict[str, Inquiry] = {}  # by the id of a held command
 
 
 NO_HISTORY = History()
@@ -131,16 +144,23 @@ def admit(
     history: History = NO_HISTORY,
     job: JobFact | None = None,
     idle: Idle = Idle.NOT_ASKED,
+    group: str = "",
 ) -> Allowed | Refused:
     """Say whether a command may be followed now, and if not, the first reason in the order of the design.
 
     `history` is what is remembered of the Job, `job` the newest fact about it where one is at hand; a command
-    of a person passes the Job's own brakes (quarantine, back-off), never those of the fleet.
+    of a person passes the Job's own brakes (quarantine, back-off), never those of the fleet. `group` says in
+    words what `idle` rests on.
     """
-    refused = _unfit(ledger, command, now, history, job) or _not_needed(idle, limits)
+    refused = _unfit(ledger, command, now, history, job) or _not_needed(idle, group, limits)
     if refused is None and command.verdict != REQUESTED_VERDICT:
-        refused = _tried_too_often(history, limits, now)
+        refused = _tried_too_often(history, limits_of(command, limits), now)
     return refused or _fleet_brakes(ledger, command, fleet, limits, now) or Allowed()
+
+
+def limits_of(command: Command, limits: Limits) -> Limits:
+    """Give the limits as the policy of the command's Job has them."""
+    return msgspec.structs.replace(limits, attempts=command.attempts) if command.attempts else limits
 
 
 def reserve(ledger: Ledger, command: Command, limits: Limits, now: float) -> Ledger:
@@ -210,6 +230,7 @@ def fleet_of(ledger: Ledger) -> Fleet:
         sick=sum(each.sick for each in counts),
         as_of=0.0 if missing else min((each.at for each in counts), default=0.0),
         missing=missing,
+        suspected=sum(each.suspected for each in counts),
     )
 
 
@@ -287,11 +308,14 @@ def _exemption(job: JobFact) -> str:
     return f"managed by {job.managed_by}" if job.managed_by else "not a Job of the platform"
 
 
-def _not_needed(idle: Idle, limits: Limits) -> Refused | None:
+def _not_needed(idle: Idle, group: str, limits: Limits) -> Refused | None:
+    retry_after = limits.refused_retry_seconds
     if idle is Idle.IDLE:
-        return Refused(Reason.IDLE, limits.refused_retry_seconds, "its consumer group lives and has no lag")
+        return Refused(Reason.IDLE, retry_after, group or "its consumer group lives and has no lag")
     if idle is Idle.UNKNOWN and not limits.idle_unknown_acts:
-        return Refused(Reason.IDLE, limits.refused_retry_seconds, "its consumer group cannot be asked")
+        return Refused(Reason.IDLE_UNKNOWN, retry_after, group or "its consumer group cannot be asked")
+    if idle is Idle.TO_ASK:
+        return Refused(Reason.ASKING, retry_after, group or "its consumer group has not been looked at")
     return None
 
 
@@ -322,6 +346,9 @@ def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits
     if ledger.phase is Phase.STORM:
         wait = ledger.phase_since + limits.storm_canary_after_seconds - now
         return Refused(Reason.STORM, max(wait, 0.0), f"{fleet.unhealthy} of {fleet.base} turned unhealthy together")
+    if not _is_stormy(fleet, limits) and _exceeds(fleet.unhealthy, fleet, limits):
+        detail = f"{fleet.suspected} silent consumers may be idle or a storm"
+        return Refused(Reason.COUNTS, _COUNTS_RETRY_SECONDS, detail)
     tokens = _tokens(ledger, limits, now)
     if tokens < 1.0:
         wait = (1.0 - tokens) * 60.0 / limits.rate_per_minute
@@ -337,7 +364,12 @@ def _is_fresh(fleet: Fleet, limits: Limits, now: float) -> bool:
 
 
 def _is_stormy(fleet: Fleet, limits: Limits) -> bool:
-    return fleet.unhealthy > limits.storm_jobs and fleet.unhealthy > limits.storm_share * fleet.base
+    """Say whether too many are known to have turned unhealthy: drained consumers go silent together every day."""
+    return _exceeds(fleet.unhealthy - fleet.suspected, fleet, limits)
+
+
+def _exceeds(unhealthy: int, fleet: Fleet, limits: Limits) -> bool:
+    return unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * fleet.base
 
 
 def _tokens(ledger: Ledger, limits: Limits, now: float) -> float:

@@ -52,13 +52,15 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True):
     source_offset: int = -1
     condition: str = "active"  # the Job's condition as it was judged (facts.Condition)
     detail: str = ""
+    group: str = ""  # what the consumer group of a silent consumer showed (core/groups.py)
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="restart"):
     """Restart this incarnation of a Job, for this reason, until `expires_at`.
 
     `decided_at` and `expires_at` are watermark time. `attempt` counts restarts of the Job before this one.
-    `startup_seconds` is how long the new incarnation may take to its first sign of life.
+    `startup_seconds` is how long the new incarnation may take to its first sign of life. `consumer`: before the
+    Job is taken for stuck its own group on `kafka_topic` is looked at, told from others by `pod_ip`.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -78,6 +80,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     startup_seconds: float = 600.0
     proof_of_life: ProofOfLife = ProofOfLife.TELEMETRY
     requested_by: str = ""
+    attempts: int = 0  # before quarantine, for this Job; 0: as for any
+    consumer: bool = False
+    kafka_topic: str = ""
+    pod_ip: str = ""
 
 
 class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="withdraw"):

@@ -69,6 +69,7 @@ class Counts(msgspec.Struct, frozen=True):
     unhealthy: int  # turned so within the storm window
     sick: int  # are so now
     by_verdict: dict[str, int]
+    suspected: int = 0  # of the unhealthy: silent consumers whose groups may not have been looked at yet
 
 
 Effect = Command | Withdraw | Alive
@@ -217,7 +218,7 @@ class Partition:
         window = self.policies.limits.storm_window_seconds
         while self._turned_unhealthy and self._turned_unhealthy[0][0] < now - window:
             self._turned_unhealthy.popleft()
-        sick = {key for _, key in self._turned_unhealthy if key in self.jobs}
+        sick = {key for _, key in self._turned_unhealthy if key in self.jobs and self.jobs[key].verdict != Verdict.IDLE}
         away = sum(1 for key in sick if self.jobs[key].verdict not in _BASE)
         base = sum(self.counts_by_verdict[verdict] for verdict in _BASE) + away
         return Counts(
@@ -227,6 +228,15 @@ class Partition:
             len(sick),
             sum(self.counts_by_verdict[verdict] for verdict in RESTARTABLE),
             dict(+self.counts_by_verdict),
+            sum(1 for key in sick if self._is_suspected(self.jobs[key], now)),
+        )
+
+    def _is_suspected(self, state: JobState, now: float) -> bool:
+        """Say whether a Job counts as unhealthy only for want of a look at its group; two looks have time."""
+        return (
+            state.verdict == Verdict.STUCK
+            and now - state.unhealthy_at < 2 * self.policies.limits.idle_look_seconds
+            and self.policy_of(state).consumer
         )
 
     # ---- folding
@@ -422,6 +432,9 @@ class Partition:
             queue_id=fact.queue_id,
             startup_seconds=policy.startup_threshold_seconds,
             proof_of_life=ProofOfLife.TELEMETRY if policy.reporting else ProofOfLife.POD,
+            consumer=policy.consumer,
+            kafka_topic=fact.kafka_topic,
+            pod_ip=fact.pod_ip,
         )
 
     def _unheard(self, state: JobState) -> bool:

@@ -71,7 +71,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     delete_deadline_seconds: float = 300.0
     create_deadline_seconds: float = 900.0
     refused_retry_seconds: float = 30.0
-    idle_unknown_acts: bool = False
+    idle_look_seconds: float = 15.0
+    idle_unknown_acts: bool | None = None
 
 
 class _Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ report would be most of the cost.
 
 import msgspec
 
+from sf_healer.core.admission import Reason
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Hold, OutcomeSeen, Word
 from sf_healer.core.facts import Condition, JobFact, PodState
@@ -78,6 +79,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     condition_at: float = NEVER
     #: Newest sign of life that looks older than the incarnation: see fold_beat.
     doubtful_life_at: float = NEVER
+    #: When its consumer group was last seen to excuse its silence.
+    idle_at: float = NEVER
 
     @property
     def created_at(self) -> float:
@@ -241,7 +244,7 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float) -> None:
         state.interrupted_at = state.interrupted_source = NEVER
     if state.hold_at < created_at:
         state.hold_at = NEVER
-    state.retry_at = NEVER
+    state.retry_at = state.idle_at = NEVER
 
 
 def _trusted_from(created_at: float) -> float:
@@ -260,12 +263,16 @@ def fold_hold(state: JobState, hold: Hold, *, at: float) -> bool:
 def fold_outcome(state: JobState, outcome: OutcomeSeen, *, at: float, retry_seconds: float) -> bool:
     """Fold what became of a command: it closes the command it answers, and the newest outcome is remembered.
 
-    The incarnation that was judged is not judged again for `retry_seconds`, or longer if the outcome says so.
+    The incarnation that was judged is not judged again for `retry_seconds`, or longer if the outcome says so; one
+    that was found idle was well just then, so its silence counts anew.
     """
     closes = outcome.final and outcome.command_id == state.command_id != ""
     if closes:
         state.command_id = state.command_uid = state.command_verdict = ""
         state.command_deadline = NEVER
+    if state.fact is not None and outcome.uid == state.fact.uid and outcome.reason == Reason.IDLE:
+        closes = closes or at > state.idle_at
+        state.idle_at = max(state.idle_at, at)
     if state.outcome is not None and _order_of(outcome) <= _order_of(state.outcome):
         return closes
     state.outcome = outcome

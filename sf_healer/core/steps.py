@@ -21,6 +21,7 @@ from sf_healer.core.commands import (
     check_header,
 )
 from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.groups import GroupLook
 
 
 class Step(StrEnum):
@@ -119,7 +120,8 @@ class FleetCounts(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
     `base` are the running Jobs known before the wave (no mute, idle, quarantined or gone ones, those being
     restarted included), `unhealthy` those that turned unhealthy within the storm window, `sick` those that
-    are unhealthy now.
+    are unhealthy now. `suspected` of the unhealthy are consumers silent so lately that their groups may not have
+    been looked at.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -129,6 +131,17 @@ class FleetCounts(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     base: int
     unhealthy: int
     sick: int
+    suspected: int = 0
+
+
+class GroupLooked(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="group"):
+    """What look number `seq` at the consumer group of a command's Job showed."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    command_id: str
+    seq: int
+    look: GroupLook
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tick"):
@@ -151,6 +164,7 @@ StepsRecord = (
     | Seen
     | Settled
     | FleetCounts
+    | GroupLooked
     | Tick
 )
 
@@ -168,6 +182,7 @@ _KINDS = frozenset(
         "fact",
         "settled",
         "counts",
+        "group",
         "tick",
     }
 )

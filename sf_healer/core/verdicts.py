@@ -13,7 +13,8 @@ Rules, in this order (design §6 and the platform's facts):
 - the Job's condition Failed is a failure;
 - an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the pod
   has ended), else after the grace;
-- silence is measured from the newest of `loading`, `started` and the start of the running pod.
+- silence is measured from the newest of `loading`, `started`, the start of the running pod, and the last look
+  that found the Job's consumer group idle.
 
 A failure counts when the watermark has passed everything it rests on: until then a word of another source
 partition may still be on its way (`interrupted`, the `started` of a second pod) that tells another story.
@@ -42,6 +43,7 @@ class Verdict(StrEnum):
     NEVER_STARTED = "never_started"
     FAILED = "failed"
     HEALTHY = "healthy"
+    IDLE = "idle"
     STARTING = "starting"
     HELD = "held"
     NOT_RUNNING = "not_running"
@@ -84,6 +86,7 @@ class Rule(StrEnum):
     NOT_DECLARED = "not_declared"
     SILENCE_NOT_JUDGED = "silence_not_judged"
     REPORTS = "reports"
+    GROUP_IDLE = "group_idle"
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -223,6 +226,10 @@ def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
     return now + policy.error_grace_seconds - gaps.silence(error_open_since(state), now)
 
 
+#: The rules of verdicts that hold because a clock has not run out.
+_EXCUSES = {Verdict.HEALTHY: Rule.REPORTS, Verdict.IDLE: Rule.GROUP_IDLE}
+
+
 class _Clock(NamedTuple):
     """Since when a Job is expected to do something, how long it may take, and what it is called then."""
 
@@ -245,7 +252,7 @@ def _silent(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
     if silence > clock.threshold:
         look_at = NO_LOOK if clock.too_late in RESTARTABLE else look_at
         return Judgement(clock.too_late, clock.rule, look_at, clock.since, silence, clock.threshold)
-    rule = Rule.REPORTS if clock.in_time is Verdict.HEALTHY else clock.rule
+    rule = _EXCUSES.get(clock.in_time, clock.rule)
     look_at = min(look_at, now + clock.threshold - silence)
     return Judgement(clock.in_time, rule, look_at, clock.since, silence, clock.threshold)
 
@@ -258,12 +265,13 @@ def _clock(state: JobState, policy: Policy) -> _Clock | None:
     if state.fact.pod is not PodState.RUNNING:
         threshold = policy.not_running_threshold_seconds
         return _Clock(state.idle_pod_at, threshold, Rule.POD_NOT_RUNNING, Verdict.NOT_RUNNING, Verdict.STARTING)
+    in_time = Verdict.IDLE if state.idle_at > state.life_at else Verdict.HEALTHY
     if state.loading_at != NEVER:
-        since = max(state.life_at, running_at)
-        return _Clock(since, silence, Rule.LOADING_STOPPED, Verdict.STUCK, Verdict.HEALTHY)
+        since = max(state.life_at, running_at, state.idle_at)
+        return _Clock(since, silence, Rule.LOADING_STOPPED, Verdict.STUCK, in_time)
     if not policy.reporting:
         return None
     if state.started_at != NEVER:
-        since = max(state.started_at, running_at)
-        return _Clock(since, silence, Rule.STARTED_ONLY, Verdict.STUCK, Verdict.HEALTHY)
+        since = max(state.started_at, running_at, state.idle_at)
+        return _Clock(since, silence, Rule.STARTED_ONLY, Verdict.STUCK, in_time)
     return _Clock(running_at, startup, Rule.NO_REPORT, Verdict.NEVER_STARTED, Verdict.STARTING)

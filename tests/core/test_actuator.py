@@ -23,12 +23,14 @@ from sf_healer.core.commands import (
 )
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.groups import GroupLook
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import (
     Admitted,
     Announced,
     FleetCounts,
+    GroupLooked,
     Resulted,
     Seen,
     Settled,
@@ -75,6 +77,7 @@ class Log:
         self.table = {}
         self.outcomes = []
         self.tasks = []
+        self.looks = []
 
     def append(self, *records):
         self.records += [(record, self.now) for record in records]
@@ -90,6 +93,7 @@ class Log:
                 key, value = effects.write
                 self.table.pop(key, None) if value is None else self.table.update({key: value})
             self.tasks += effects.tasks
+            self.looks += effects.looks
             self.read += 1
         return self
 
@@ -146,6 +150,177 @@ def test_a_command_becomes_an_action_once_the_fleet_is_counted():
     assert not log.ledger.held
     assert [task.step for task in log.tasks] == [Step.OBSERVE]
     assert [type(record) for record, _ in log.records[3:]] == [Admitted, Announced]
+
+
+# ---- idle or stuck
+
+DRAINED = GroupLook(group="g", members=1, committed=10)
+BEHIND = GroupLook(group="g", members=1, committed=10, lag=5)
+WORKING = GroupLook(group="g", members=1, committed=11, lag=4)
+NO_RIGHTS = GroupLook(unknown="no rights")
+
+
+def a_silent_consumer(name="a", **changes):
+    return a_command(name, consumer=True, kafka_topic="q1", pod_ip="10.0.0.1", **changes)
+
+
+def see(log, look):
+    """Answer the look that is under way."""
+    (asked,) = log.looks
+    log.looks.clear()
+    return log.append(GroupLooked(key=asked.command.key, command_id=asked.command.id, seq=asked.seq, look=look)).drain()
+
+
+def consumer_log(**options):
+    return Log(**options).append(counts(), a_silent_consumer()).drain()
+
+
+def test_a_silent_consumer_is_held_until_its_group_was_looked_at():
+    log = consumer_log()
+    assert [look.command for look in log.looks] == [a_silent_consumer()]
+    assert not log.tasks
+    assert not log.outcomes
+    see(log, DRAINED)
+    (outcome,) = log.outcomes
+    assert (outcome.result, outcome.reason) == (Result.REFUSED, "idle")
+    assert outcome.detail == outcome.evidence.group == "its group g has 1 live member and no lag"
+    assert log.ledger.held == ()
+    assert log.ledger.inquiries == {}
+
+
+def test_a_consumer_that_is_behind_is_looked_at_twice_and_is_idle_if_it_moved():
+    log = see(consumer_log(), BEHIND)
+    assert not log.looks
+    assert not log.outcomes
+    log.tick(14.0)
+    assert not log.looks
+    log.tick(1.0)
+    see(log, WORKING)
+    assert [outcome.reason for outcome in log.outcomes] == ["idle"]
+
+
+def test_a_consumer_that_is_behind_and_stands_still_is_restarted_and_the_outcome_says_so():
+    log = see(consumer_log(), BEHIND)
+    log.tick(15.0).append(counts(log.now)).drain()
+    see(log, BEHIND)
+    for result in (found("u-a"), DONE, ABSENT, StepResult(What.DONE, uid="n-a")):
+        log.answer(result)
+    log.append(Alive(key="stf/a", uid="n-a", at=log.now)).drain()
+    (outcome,) = log.outcomes
+    assert outcome.result is Result.RESTARTED
+    assert (
+        outcome.evidence.group
+        == "its group g has 1 live member, 5 records of lag, and committed none between two looks"
+    )
+
+
+def test_a_consumer_without_a_live_member_is_restarted_after_one_look():
+    log = see(consumer_log(), GroupLook(group="g"))
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+
+
+def test_an_unknown_group_stops_a_restart_unless_the_policy_says_otherwise():
+    log = see(consumer_log(), NO_RIGHTS)
+    (outcome,) = log.outcomes
+    assert (outcome.reason, outcome.retry_after) == ("idle_unknown", 30.0)
+    assert "no rights" in outcome.detail
+    acting = see(consumer_log(limits=Limits(idle_unknown_acts=True)), NO_RIGHTS)
+    assert [task.step for task in acting.tasks] == [Step.OBSERVE]
+
+
+def test_in_observe_mode_an_unknown_group_is_no_reason_to_say_less_unless_the_policy_says_so():
+    observing = see(consumer_log(observe_only=True), NO_RIGHTS)
+    assert [task.step for task in observing.tasks] == [Step.OBSERVE]
+    strict = see(consumer_log(observe_only=True, limits=Limits(idle_unknown_acts=False)), NO_RIGHTS)
+    assert [outcome.reason for outcome in strict.outcomes] == ["idle_unknown"]
+
+
+@pytest.mark.parametrize("changes", [{"verdict": "failed"}, {"verdict": "never_started"}, {"verdict": "requested"}])
+def test_only_silence_is_excused_by_a_group(changes):
+    log = Log().append(counts(), a_silent_consumer(**changes)).drain()
+    assert not log.looks
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+
+
+def test_a_command_that_is_refused_anyway_is_not_looked_into():
+    log = Log().append(counts(), Pause(scope="*", reason="maintenance"), a_silent_consumer()).drain()
+    assert not log.looks
+    assert [outcome.reason for outcome in log.outcomes] == ["paused"]
+
+
+def test_a_consumer_that_is_not_idle_waits_for_the_counts_without_being_looked_at_again():
+    log = see(Log().append(a_silent_consumer()).drain(), GroupLook(group="g"))
+    assert log.ledger.held
+    log.append(counts(START - 1.0)).drain()
+    log.tick()
+    assert not log.looks
+    log.append(counts()).drain()
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+
+
+def test_a_look_that_is_not_answered_is_taken_again_and_only_one_answer_counts():
+    log = consumer_log()
+    (first,) = log.looks
+    log.looks.clear()
+    log.tick(9.0)
+    assert not log.looks
+    log.tick(1.0)
+    (second,) = log.looks
+    assert first == second
+    see(log, BEHIND)
+    late = GroupLooked(key="stf/a", command_id=first.command.id, seq=first.seq, look=DRAINED)
+    log.append(late).drain()
+    assert not log.outcomes
+    log.tick(15.0)
+    assert [look.seq for look in log.looks] == [1]
+
+
+def test_another_worker_takes_the_looks_over():
+    log = see(consumer_log(), BEHIND).restart()
+    log.tick(15.0)
+    see(log, WORKING)
+    assert [outcome.reason for outcome in log.outcomes] == ["idle"]
+
+
+def test_a_consumer_whose_group_is_not_looked_at_in_time_is_refused_as_expired():
+    log = consumer_log()
+    log.tick(60.0)
+    assert [outcome.reason for outcome in log.outcomes] == ["expired"]
+    assert log.ledger.inquiries == {}
+
+
+def test_a_consumer_that_speaks_while_its_group_is_looked_at_is_left_alone():
+    log = consumer_log()
+    log.append(Withdraw(id=a_silent_consumer().id, key="stf/a", reason="reports")).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["superseded"]
+    see(log, GroupLook(group="g"))
+    assert not log.tasks
+    assert log.ledger.inquiries == {}
+
+
+def test_more_consumers_than_can_be_held_are_refused_and_come_again():
+    log = Log().append(counts())
+    for number in range(70):
+        log.append(a_silent_consumer(f"j{number}", uid=f"u{number}"))
+    log.drain()
+    assert len(log.looks) == 64
+    assert [outcome.reason for outcome in log.outcomes] == ["asking"] * 6
+
+
+def test_a_burst_of_drained_consumers_is_found_idle_and_holds_nobody():
+    log = Log(limits=Limits(in_flight=8))
+    suspects = msgspec.structs.replace(counts(base=6, unhealthy=4, sick=4), suspected=4)
+    log.append(suspects)
+    for number in range(3):
+        log.append(a_silent_consumer(f"j{number}", uid=f"u{number}"))
+    log.append(a_command("stuck", "u-stuck")).drain()
+    assert not log.tasks  # it may be a storm
+    for asked in list(log.looks):
+        log.append(GroupLooked(key=asked.command.key, command_id=asked.command.id, seq=asked.seq, look=DRAINED))
+    log.drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["idle"] * 3
+    log.append(counts(log.now, base=3, unhealthy=1, sick=1)).drain()
+    assert [task.action.command.name for task in log.tasks] == ["stuck"]
 
 
 def test_a_restart_end_to_end_leaves_no_action_no_slot_and_no_manifest():

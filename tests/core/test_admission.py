@@ -86,6 +86,8 @@ EVERY_REASON = {
     Reason.EXEMPT: {"job": a_fact(skip=True)},
     Reason.SUPERSEDED: {"job": a_fact(uid="u2")},
     Reason.IDLE: {"idle": Idle.IDLE},
+    Reason.IDLE_UNKNOWN: {"idle": Idle.UNKNOWN},
+    Reason.ASKING: {"idle": Idle.TO_ASK},
     Reason.QUARANTINED: {"history": THREE},
     Reason.BACKOFF: {"history": ONE},
     Reason.COUNTS: {"fleet": msgspec.structs.replace(WELL, missing=1, as_of=0.0)},
@@ -130,7 +132,9 @@ def test_the_reasons_are_checked_in_the_order_of_the_design():
         Reason.DUPLICATE: lambda a: a | {"history": msgspec.structs.replace(a["history"], acted=())},
         Reason.EXEMPT: lambda a: a | {"job": a_fact()},
         Reason.SUPERSEDED: lambda a: a | {"history": msgspec.structs.replace(a["history"], replaced=())},
-        Reason.IDLE: lambda a: a | {"idle": Idle.BUSY},
+        Reason.IDLE: lambda a: a | {"idle": Idle.UNKNOWN},
+        Reason.IDLE_UNKNOWN: lambda a: a | {"idle": Idle.TO_ASK},
+        Reason.ASKING: lambda a: a | {"idle": Idle.BUSY},
         Reason.QUARANTINED: lambda a: a | {"history": ONE},
         Reason.BACKOFF: lambda a: a | {"history": History()},
         Reason.COUNTS: lambda a: a | {"fleet": WELL},
@@ -186,10 +190,23 @@ def test_a_withdrawn_command_is_superseded_until_the_judgement_is_made_again():
 
 
 def test_whether_an_unknown_consumer_group_may_be_restarted_is_for_the_policy_to_say():
-    assert ask(idle=Idle.UNKNOWN).reason is Reason.IDLE
+    assert ask(idle=Idle.UNKNOWN).reason is Reason.IDLE_UNKNOWN
     acts = Limits(idle_unknown_acts=True)
     assert admit(Ledger(), a_command(), WELL, acts, NOW, idle=Idle.UNKNOWN) == Allowed()
     assert ask(idle=Idle.BUSY) == Allowed()
+
+
+def test_a_refusal_says_what_the_consumer_group_showed():
+    assert ask(idle=Idle.IDLE, group="its group g has no lag").detail == "its group g has no lag"
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_a_policy_may_allow_its_jobs_more_or_fewer_attempts(attempts):
+    history = History(attempts=tuple(NOW - 900.0 + n for n in range(attempts - 1)), ended_at=NOW - 800.0)
+    command = a_command(attempts=attempts)
+    assert ask(command=command, history=history) == Allowed()
+    history = msgspec.structs.replace(history, attempts=(*history.attempts, NOW - 800.0))
+    assert ask(command=command, history=history).reason is Reason.QUARANTINED
 
 
 def test_backoff_doubles_from_ten_seconds_to_six_minutes():
@@ -428,3 +445,30 @@ def test_the_ledger_survives_its_own_bytes():
     ledger = msgspec.structs.replace(ledger, pauses=PAUSED.pauses, held=(a_command(),))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=Ledger) == ledger
     assert admission.Ledger() == msgspec.msgpack.decode(msgspec.msgpack.encode(Ledger()), type=Ledger)
+
+
+# ---- silent consumers that may be idle
+
+
+def test_silent_consumers_that_may_be_idle_are_no_storm_and_let_nobody_through_either():
+    fleet = Fleet(base=5, unhealthy=3, sick=3, as_of=NOW, suspected=3)
+    assert watch_fleet(Ledger(), fleet, LIMITS, NOW).phase is Phase.CALM
+    assert ask(fleet=fleet).reason is Reason.COUNTS
+    assert "may be idle" in ask(fleet=fleet).detail
+    found_idle = Fleet(base=2, unhealthy=0, sick=0, as_of=NOW)
+    assert ask(fleet=found_idle) == Allowed()
+    found_stuck = Fleet(base=5, unhealthy=3, sick=3, as_of=NOW)
+    assert ask(fleet=found_stuck).reason is Reason.STORM
+
+
+def test_a_few_silent_consumers_among_many_hold_nobody():
+    assert ask(fleet=Fleet(base=100, unhealthy=30, sick=30, as_of=NOW, suspected=30)) == Allowed()
+
+
+def test_suspects_are_added_up_over_the_partitions():
+    ledger = Ledger()
+    for partition, suspected in enumerate((1, 2)):
+        made = msgspec.structs.replace(counts(partition=partition, partitions=2, unhealthy=3), suspected=suspected)
+        ledger = count(ledger, made, LIMITS, NOW)
+    fleet = fleet_of(ledger)
+    assert (fleet.unhealthy, fleet.suspected) == (6, 3)

@@ -12,6 +12,7 @@ from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Bundle, Fact, Hold, HoldCause, Mark, OutcomeSeen, Snapshot, Word
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.partition import FORGET_GONE_SECONDS, Meta
+from sf_healer.core.policy import Limits
 from sf_healer.core.state import NEVER, JobState
 from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Rule, Verdict, judge
 from sf_healer.core.windows import NO_WINDOW
@@ -787,6 +788,87 @@ def test_a_restored_partition_counts_as_the_one_that_was_stored():
 
 
 # ---- counts for admission
+
+
+def a_silent_consumer():
+    """Make a partition that has just sent a command for a silent consumer; hands out the command too."""
+    driver = Driver()
+    driver.fact(target="consumer", pod_ip="10.0.0.1")
+    driver.run(1)
+    driver.loading()
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    return driver, command
+
+
+def found_idle(driver, command):
+    driver.apply(an_outcome(command.id, at=driver.now, reason="idle", retry_after=RETRY))
+
+
+def test_a_consumers_command_says_where_its_group_is_found():
+    _, command = a_silent_consumer()
+    assert (command.consumer, command.pod_ip) == (True, "10.0.0.1")
+    assert command.kafka_topic == a_fact().kafka_topic
+    _, other = a_stuck_driver()
+    assert not other.consumer
+
+
+def test_a_consumer_found_idle_is_idle_until_it_has_been_silent_for_its_threshold_again():
+    driver, command = a_silent_consumer()
+    found_idle(driver, command)
+    assert driver.judgement().verdict is Verdict.IDLE
+    driver.run(SILENCE)
+    assert driver.effects() == []
+    driver.run(SLACK)
+    (again,) = driver.effects()
+    assert (again.id, again.verdict) == (command.id, "stuck")
+    found_idle(driver, again)
+    assert driver.judgement().verdict is Verdict.IDLE
+
+
+def test_an_idle_consumer_survives_a_restart_of_its_worker():
+    driver, command = a_silent_consumer()
+    found_idle(driver, command)
+    stored = Stored()
+    for changes in [*driver.taken, driver.take()]:
+        stored.store(changes)
+    restored = stored.restored()
+    assert restored.judgement(restored.jobs[JOB]).verdict is Verdict.IDLE
+
+
+def test_an_idle_consumer_is_counted_neither_well_nor_unhealthy():
+    driver, command = a_silent_consumer()
+    found_idle(driver, command)
+    counts = driver.partition.counts()
+    assert (counts.base, counts.unhealthy, counts.sick, counts.suspected) == (0, 0, 0, 0)
+
+
+def test_a_silent_consumer_is_suspected_until_its_group_has_had_time_to_be_looked_at():
+    driver, _ = a_silent_consumer()
+    assert (driver.partition.counts().unhealthy, driver.partition.counts().suspected) == (1, 1)
+    driver.run(2 * Limits().idle_look_seconds)
+    assert (driver.partition.counts().unhealthy, driver.partition.counts().suspected) == (1, 0)
+
+
+def test_a_silent_loader_and_a_consumer_that_says_error_are_suspected_of_nothing():
+    driver, _ = a_stuck_driver()
+    assert driver.partition.counts().suspected == 0
+    driver = Driver()
+    driver.fact(target="consumer")
+    driver.run(1)
+    driver.says(Kind.ERROR, finished=True)
+    driver.run(SLACK)
+    assert driver.judgement().verdict is Verdict.FAILED
+    assert driver.partition.counts().suspected == 0
+
+
+def test_the_new_incarnation_of_an_idle_job_is_judged_on_its_own():
+    driver, command = a_silent_consumer()
+    found_idle(driver, command)
+    driver.fact(uid="u2", created_at=driver.now, resource_version=20, target="consumer")
+    assert driver.state().idle_at == NEVER
+    found_idle(driver, command)  # late, of the incarnation before
+    assert driver.state().idle_at == NEVER
 
 
 def test_the_fleet_is_counted_without_mute_ended_and_gone_jobs_and_with_those_being_restarted():

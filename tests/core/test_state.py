@@ -612,6 +612,7 @@ OUTCOMES = st.lists(
         uid=st.sampled_from(["u1", "u0"]),
         at=st.integers(0, 5).map(lambda second: T0 + second),
         final=st.booleans(),
+        reason=st.sampled_from(["idle", "storm"]),
     ),
     max_size=6,
     unique_by=lambda outcome: (outcome.command_id, outcome.at, outcome.final),

@@ -290,6 +290,22 @@ def test_silence_counts_from_a_doubtful_sign_of_life_if_that_is_later(reports):
     assert judged(state, 501 + STARTUP).restartable
 
 
+@pytest.mark.parametrize("reports", [[(LOADING, 5)], [(STARTED, 5)]])
+def test_silence_counts_from_the_last_look_that_found_the_group_idle(reports):
+    state = said(*reports, idle_at=T0 + 500)
+    before, after = judged(state, 500 + SILENCE), judged(state, 501 + SILENCE)
+    assert short(before) == (Verdict.IDLE, Rule.GROUP_IDLE)
+    assert before.look_at == T0 + 500 + SILENCE
+    assert not before.restartable
+    assert after.verdict is Verdict.STUCK
+
+
+def test_an_idle_job_that_reports_again_is_healthy():
+    state = said((LOADING, 5), idle_at=T0 + 500)
+    fold_beat(state, a_beat(T0 + 501), at=T0 + 501, source_partition=0)
+    assert short(judged(state, 502)) == (Verdict.HEALTHY, Rule.REPORTS)
+
+
 @pytest.mark.parametrize(
     ("reports", "changes", "rule"),
     [
