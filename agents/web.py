@@ -20,6 +20,7 @@ import tables.actions
 from agents import watchdog
 from sf_healer.app import actuator, detector
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from sf_healer.views.page import draw_jobs
 from tables.jobs import hot, jobs
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,18 @@ class Jobs(View):
         answers, unreachable = await gather_peers("/jobs/")
         rows = {row["job"]: row for peer in [{"jobs": local}, *answers] for row in peer["jobs"]}
         return answer(self, {"jobs": [rows[job] for job in sorted(rows)], "unreachable": unreachable})
+
+
+@detector.page("/ui/")
+class Page(View):
+    """The Jobs of all workers as a page for people."""
+
+    async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
+        """Draw the Jobs."""
+        answers, unreachable = await gather_peers("/jobs/")
+        rows = {row["job"]: row for peer in answers for row in peer["jobs"]}
+        rows |= {row["job"]: row for row in build_jobs(list(hot.values()))}
+        return self.html(draw_jobs(list(rows.values()), unreachable=unreachable))
 
 
 @detector.page("/jobs/{namespace}/{name}/")
