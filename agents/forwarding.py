@@ -7,7 +7,7 @@ A batch is forwarded and acknowledged by the broker before the next one is taken
 nothing overtakes. For a mark W is noted first and the ends are read after it (core/marks.py has the rule).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sf_healer.core import evidence
@@ -117,15 +117,17 @@ class Forwarding:
         Returns how many marks were sent.
         """
         forwarder, ports = self.forwarder, self._ports
-        owned = ports.positions()
+        owned, topic_id = ports.positions(), forwarder.topic_id
         if not owned:
             return 0
-        identity = await ports.identity(max_age_seconds=IDENTITY_AGE_SECONDS)
-        forwarder.topic_id = identity.topic_id
+        identity = await ports.identity(max_age_seconds=IDENTITY_AGE_SECONDS if topic_id else 0.0)
         stale = forwarder.stale(now=ports.clock(), interval=self._mark_interval_seconds)
         await self._append([Addressed(partition, evidence.EMPTY) for partition in stale])
         w = forwarder.w()
         ends = await ports.ends(owned)
+        if forwarder.topic_id != topic_id or _is_beyond(ports.positions(), ends):
+            return 0  # the topic was made anew meanwhile: which one is read will show at the next mark
+        forwarder.topic_id = identity.topic_id
         forwarder.note_ends(ends, w, now=ports.clock())
         reached = {partition: at for partition, at in ports.positions().items() if partition in owned}
         marks = forwarder.claims(reached, identity.partitions)
@@ -140,6 +142,11 @@ class Forwarding:
         sent_at = self._ports.clock()
         for appended in await self._ports.append(records):
             self.forwarder.acknowledged(appended.partition, appended_at=appended.at, sent_at=sent_at)
+
+
+def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    """Say whether a position lies behind the end of its log: it is one of a topic that is no more."""
+    return any(position > ends[partition] for partition, position in positions.items() if partition in ends)
 
 
 def fact_record(fact: JobFact, partitions: int) -> Addressed:

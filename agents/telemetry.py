@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -90,6 +91,13 @@ async def mark_loop() -> None:
         except KafkaError as error:
             metrics.MARK_FAILURES.inc()
             log.warning("mark_failed", error=str(error) or type(error).__name__)
+
+
+@app.on_partitions_assigned.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
+async def _note_assignment(_app: Any, assigned: set[TP], **_: Any) -> None:
+    """Ask again which topic is read: it may have been made anew, and then no offset of ours is out of range."""
+    if any(tp.topic == settings.source_topic for tp in assigned):
+        forwarder.assigned()
 
 
 def _note_reset(reset: OffsetReset) -> None:

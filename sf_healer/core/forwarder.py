@@ -82,6 +82,10 @@ class Forwarder:
         for mark in marks:
             self._resets.difference_update(source for source, _ in mark.sources if source in mark.reset)
 
+    def assigned(self) -> None:
+        """Note that reading began anew: which topic the positions belong to has to be asked."""
+        self.topic_id = ""
+
     def reset(self, source_partition: int, *, from_position: int, to_position: int) -> None:
         """Note that the source's offsets were out of range: what lies between is lost, or the topic is new."""
         self._resets.add(source_partition)

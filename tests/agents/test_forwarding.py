@@ -1,0 +1,139 @@
+"""The order of things in agents/forwarding.py where a source topic is made anew. Found by tests/simulation."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from agents.forwarding import Addressed, Appended, Forwarding
+from sf_healer.core import evidence
+from sf_healer.core.evidence import Bundle, Mark
+from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.identity import JobIndex
+
+
+class Record(NamedTuple):
+    offset: int
+    timestamp: int
+    value: bytes
+
+
+class Batch(NamedTuple):
+    partition: int
+    records: Sequence[Record]
+
+
+class Topic(NamedTuple):
+    topic_id: str
+    partitions: int
+
+
+class Broker:
+    """A source topic with one partition, its metadata as old as one lets it be, and the evidence log."""
+
+    def __init__(self) -> None:
+        self.topic, self.end, self.position = Topic("first", 1), 0, 0
+        self.cached = self.topic
+        self.log: list[Any] = []
+
+    def clock(self) -> float:
+        return float(len(self.log))
+
+    def positions(self) -> dict[int, int]:
+        return {0: self.position}
+
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+        return dict.fromkeys(source_partitions, self.end)
+
+    async def identity(self, *, max_age_seconds: float) -> Topic:
+        if max_age_seconds == 0.0:
+            self.cached = self.topic
+        return self.cached
+
+    async def append(self, records: Sequence[Addressed]) -> list[Appended]:
+        self.log += [evidence.decode(record.value) for record in records]
+        return [Appended(record.partition, 1000.0 + len(self.log)) for record in records]
+
+    async def bury(self, batch: Batch, rejected: Sequence[object]) -> None:
+        raise AssertionError(rejected)
+
+    async def look_again(self) -> bool:
+        return False
+
+    def take_assumed(self) -> list[JobFact]:
+        return []
+
+    def bundles(self) -> list[Bundle]:
+        return [record for record in self.log if isinstance(record, Bundle) and record.beats]
+
+    def marks(self) -> list[Mark]:
+        return [record for record in self.log if isinstance(record, Mark)]
+
+
+def forwarding_on(broker: Broker) -> Forwarding:
+    names = JobIndex()
+    names.put(
+        JobFact(
+            key="stf/a",
+            uid="u",
+            created_at=1.0,
+            resource_version=1,
+            target="loader-producer",
+            queue_id="q",
+            producer_id="p",
+            kafka_topic="",
+            condition=Condition.ACTIVE,
+            pod=PodState.RUNNING,
+            managed=True,
+        ),
+        now=1.0,
+    )
+    return Forwarding(Forwarder(names, partitions=1), broker, mark_interval_seconds=1.0)
+
+
+def reports(*offsets: int) -> Batch:
+    return Batch(0, [Record(offset, 1_000_000, b'{"status": "loading", "producer": "p"}') for offset in offsets])
+
+
+async def test_reports_of_a_topic_made_anew_are_never_told_under_the_old_ones_id() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    await forwarding.forward(reports(0, 1, 2))
+    broker.position = broker.end = 3
+    await forwarding.mark()
+
+    broker.topic, broker.end = Topic("second", 1), 1
+    forwarding.forwarder.reset(0, from_position=3, to_position=0)
+    broker.position = 0
+    await forwarding.mark()  # the metadata at hand is still that of the first topic
+    await forwarding.forward(reports(0))
+
+    assert [bundle.topic_id for bundle in broker.bundles()] == ["first", "second"]
+
+
+async def test_a_new_assignment_asks_which_topic_is_read() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    await forwarding.forward(reports(0, 1, 2))
+
+    broker.topic, broker.position, broker.end = Topic("second", 1), 0, 1
+    forwarding.forwarder.assigned()  # no offset was committed in the new topic, so none is out of range
+    await forwarding.forward(reports(0))
+
+    assert broker.bundles()[-1].topic_id == "second"
+
+
+async def test_a_position_beyond_the_end_claims_nothing_and_keeps_the_id_its_batches_have() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    await forwarding.forward(reports(0, 1, 2))
+    broker.position = broker.end = 3
+    await forwarding.mark()
+    claimed = len(broker.marks())
+
+    broker.topic = broker.cached = Topic("second", 1)
+    broker.end = 1
+    await forwarding.mark()  # the reader has not noticed yet
+    await forwarding.forward(reports(3, 4))  # fetched from the first topic
+
+    assert len(broker.marks()) == claimed
+    assert broker.bundles()[-1].topic_id == "first"
