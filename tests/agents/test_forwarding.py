@@ -54,7 +54,7 @@ class Broker:
         return [Appended(record.partition, 1000.0 + len(self.log)) for record in records]
 
     async def bury(self, batch: Batch, rejected: Sequence[object]) -> None:
-        raise AssertionError(rejected)
+        raise AssertionError(batch, rejected)
 
     async def look_again(self) -> bool:
         return False
