@@ -15,6 +15,7 @@ from agents import topics
 from agents.journal import Journal, copy_of_command, copy_of_pause
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters.cluster import Cluster
+from sf_healer.adapters.groups import GroupReader
 from sf_healer.app import actuator as app
 from sf_healer.app import settings
 from sf_healer.core import commands, evidence, steps
@@ -60,6 +61,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.cluster: Cluster | None = None
+        self.groups = GroupReader(settings)
         self.connected = asyncio.Event()
         self.journal: Journal | None = None
         self.unread_ticks = 0
@@ -70,7 +72,7 @@ class _Reader:
         if actuator is None:
             self.journal = None
         elif self.journal is None or self.journal.actuator is not actuator:
-            self.journal = Journal(actuator, self.cluster, _Faust())
+            self.journal = Journal(actuator, self.cluster, _Faust(), groups=self.groups)
             self.unread_ticks = 0
         return self.journal
 
@@ -86,6 +88,12 @@ async def connect() -> None:
             Cluster.connect, namespace=settings.namespace, kubeconfig=settings.kubeconfig
         )
     _reader.connected.set()
+
+
+@app.on_before_shutdown.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
+async def disconnect(_app: Any, **_: Any) -> None:
+    """Close the connections that looks at consumer groups have opened."""
+    await _reader.groups.close()
 
 
 @app.agent(topics.steps)

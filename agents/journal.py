@@ -1,8 +1,8 @@
 """One record of the steps log at a time: fold it, send what follows, store the state, take the steps.
 
 The order makes a crash harmless (core/actuator.py): outcomes and records are acknowledged first, then the
-table is written, then calls begin. Calls run in threads; what came of them goes back to the log, so nobody
-waits here. Knows nothing of Faust: agents/actuator.py lends it the log, the table and the topics.
+table is written, then calls and looks begin. What came of them goes back to the log, so nobody waits here.
+Knows nothing of Faust: agents/actuator.py lends it the log, the table and the topics.
 """
 
 import asyncio
@@ -12,16 +12,18 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Protocol, TypeVar
 
 import structlog
+from msgspec import to_builtins
 
 from agents.cluster_steps import take
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.core import commands, steps
-from sf_healer.core.actuator import Actuator, Task
+from sf_healer.core.actuator import Actuator, Look, Task
 from sf_healer.core.commands import Outcome, Result, Resume, Unreadable
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.facts import Condition, JobFact, PodState
-from sf_healer.core.steps import Resulted, Step, StepResult, StepsRecord, What
+from sf_healer.core.groups import GroupLook
+from sf_healer.core.steps import GroupLooked, Resulted, Step, StepResult, StepsRecord, What
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,13 @@ class Ports(Protocol):
 
     def crash(self, error: BaseException) -> None:
         """End the process on purpose, so that what was not done is read again."""
+
+
+class Groups(Protocol):
+    """Looks at consumer groups (sf_healer/adapters/groups.py)."""
+
+    async def look(self, *, queue_id: str, topic: str, pod_ip: str) -> GroupLook:
+        """Look at the group of the Job of this queue, topic and pod; says so when there is no answer."""
 
 
 class InThread(Protocol):
@@ -98,12 +107,14 @@ class Journal:
         cluster: Cluster | None,
         ports: Ports,
         *,
+        groups: Groups | None = None,
         clock: Callable[[], float] = time.monotonic,
         in_thread: InThread = in_thread,
     ) -> None:
         self.actuator = actuator
         self._cluster = cluster
         self._ports = ports
+        self._groups = groups
         self._clock = clock  # goes on while the process is stopped
         self._in_thread = in_thread
         self._calls: set[asyncio.Task[None]] = set()
@@ -131,6 +142,8 @@ class Journal:
             self._tell(outcome)
         for task in effects.tasks:
             self._begin(self._take(task, self._clock()))
+        for look in effects.looks:
+            self._begin(self._look(look))
         return True
 
     def _begin(self, work: "Coroutine[None, None, None]") -> None:
@@ -168,6 +181,16 @@ class Journal:
         )
         resulted = Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=step, result=result)
         await self._ports.append([resulted])
+
+    async def _look(self, look: Look) -> None:
+        """Look at the consumer group of a silent consumer and put what it shows on the log."""
+        command = look.command
+        seen = GroupLook(unknown="nobody here looks at groups")
+        if self._groups is not None:
+            seen = await self._groups.look(queue_id=command.queue_id, topic=command.kafka_topic, pod_ip=command.pod_ip)
+        metrics.GROUP_LOOKS.labels(result="unknown" if seen.unknown else "seen").inc()
+        log.info("group_looked_at", job=command.key, command=command.id, look=look.seq, **to_builtins(seen))
+        await self._ports.append([GroupLooked(key=command.key, command_id=command.id, seq=look.seq, look=seen)])
 
     def _tell(self, outcome: Outcome) -> None:
         metrics.OUTCOMES.labels(result=outcome.result).inc()
@@ -213,7 +236,8 @@ def describe(outcome: Outcome) -> str:
         if numbers.silence_seconds is not None and numbers.threshold_seconds
         else ""
     )
-    because = f"{outcome.verdict}{silence}" + (f", {numbers.detail}" if numbers.detail else "")
+    grounds = [outcome.verdict + silence, numbers.detail, numbers.group]
+    because = ", ".join(each for each in grounds if each)
     detail = f": {outcome.detail}" if outcome.detail else ""
     return (
         f"sf-healer: {outcome.result} ({outcome.reason}{detail}); attempt {outcome.attempt}, "

@@ -48,6 +48,9 @@ LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last swee
 
 COMMANDS = Counter("sf_healer_commands", "Records sent to the actuator, by kind.", ["kind"])
 REFUSALS = Counter("sf_healer_refusals", "Commands not followed, by reason.", ["reason"])
+GROUP_LOOKS = Counter(
+    "sf_healer_group_looks", "Looks at the consumer groups of silent consumers, by result (seen, unknown).", ["result"]
+)
 STEPS = Counter("sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"])
 OUTCOMES = Counter("sf_healer_outcomes", "What became of commands, by result.", ["result"])
 

@@ -14,6 +14,7 @@ from sf_healer.core import commands, steps
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.commands import Alive, Command, Grounds, Outcome, Pause, Result, Resume
 from sf_healer.core.evidence import UnknownSchema
+from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, StepResult, Tick, What
 
@@ -234,6 +235,61 @@ def test_an_outcome_is_described_with_its_numbers():
         "sf-healer: failed (no_pods: for 60 s); attempt 2, replaces uid u1; "
         "judged stuck, silent for 301 s of 300 s, no report"
     )
+
+
+# ---- consumer groups
+
+CONSUMER = msgspec.structs.replace(COMMAND, consumer=True, kafka_topic="q1", queue_id="q1", pod_ip="10.0.0.1")
+
+
+class Groups:
+    """Consumer groups that answer what a test says, when it says."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.asked = []
+        self.may_answer = asyncio.Event()
+
+    async def look(self, **question):
+        self.asked.append(question)
+        await self.may_answer.wait()
+        return self.answer
+
+
+async def test_a_group_is_looked_at_beside_the_log_and_decides_only_by_what_is_read_back():
+    ports, groups = Memory(), Groups(GroupLook(group="g", members=1))
+    journal = a_journal(ports, groups=groups)
+    await ports.append([COUNTS, CONSUMER])
+    assert await journal.read(*numbered(ports, 0))
+    assert await journal.read(*numbered(ports, 1))  # returns although the group has not answered
+    assert len(ports.log) == 2
+    groups.may_answer.set()
+    await drain(journal, ports, start=2)
+    assert groups.asked == [{"queue_id": "q1", "topic": "q1", "pod_ip": "10.0.0.1"}]
+    assert [type(steps.decode(value)).__name__ for value, _ in ports.log] == ["FleetCounts", "Command", "GroupLooked"]
+    assert [(outcome.result, outcome.reason) for outcome in ports.outcomes] == [(Result.REFUSED, "idle")]
+    assert "its group g has 1 live member and no lag" in describe(ports.outcomes[0])
+
+
+async def test_the_log_alone_decides_again_what_a_group_showed():
+    ports = Memory()
+    await ports.append([COUNTS, CONSUMER])
+    groups = Groups(GroupLook(group="g", members=1))
+    groups.may_answer.set()
+    await drain(a_journal(ports, groups=groups), ports)
+    again = Memory()
+    again.log = list(ports.log)
+    otherwise = Groups(GroupLook(group="g"))
+    otherwise.may_answer.set()
+    await drain(a_journal(again, groups=otherwise), again)
+    assert again.outcomes == ports.outcomes
+
+
+async def test_where_nobody_looks_at_groups_they_are_unknown():
+    ports = Memory()
+    await ports.append([COUNTS, CONSUMER])
+    await drain(a_journal(ports, observe_only=False), ports)
+    assert [outcome.reason for outcome in ports.outcomes] == ["idle_unknown"]
 
 
 # ---- the fence
