@@ -1,5 +1,7 @@
 """`sf-healer demo`: the main job shown on this machine."""
 
+import signal
+
 import click
 
 from sf_healer.cli import ExitCode
@@ -15,6 +17,9 @@ def command(*, keep: bool) -> ExitCode:
     from sf_healer import demo  # noqa: PLC0415  only where the embedded broker is installed
     from sf_healer.local.broker import BrokerFailed, BrokerNotInstalled  # noqa: PLC0415
 
+    # Also where a shell started us with SIGINT ignored, and for a plain `kill`: everything we started must end.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     try:
         return ExitCode.OK if demo.run(keep=keep) else ExitCode.NO
     except (demo.DemoFailed, BrokerFailed, BrokerNotInstalled) as failed:
