@@ -10,14 +10,19 @@ nothing overtakes. For a mark W is noted first and the ends are read after it (c
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from sf_healer.core import evidence
 from sf_healer.core.combine import Combined, Rejected, SourceRecord
+from sf_healer.core.evidence import Bundle
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.partitioning import partition_of
 
 #: A mark names the topic's id and partition count; metadata older than this may name a topic that is gone.
 IDENTITY_AGE_SECONDS = 10.0
+#: Below what producers (app.PRODUCE_BATCH_BYTES) and brokers (1 MiB) take, with room for a record's own overhead.
+RECORD_BYTES = 900_000
 _UNRESOLVED = "unresolved_"
 
 
@@ -105,7 +110,11 @@ class Forwarding:
         if unknown and await ports.look_again():
             combined = forwarder.combine(batch.records, batch.partition)
         facts = [fact_record(fact, forwarder.partitions) for fact in ports.take_assumed()]
-        bundles = [Addressed(partition, evidence.encode(bundle)) for partition, bundle in combined.bundles.items()]
+        bundles = [
+            Addressed(partition, value)
+            for partition, bundle in combined.bundles.items()
+            for value in within_limit(bundle)
+        ]
         await self._append([*facts, *bundles])
         if combined.rejected:
             await ports.bury(batch, combined.rejected)
@@ -147,6 +156,27 @@ class Forwarding:
 def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
     """Say whether a position lies behind the end of its log: it is one of a topic that is no more."""
     return any(position > ends[partition] for partition, position in positions.items() if partition in ends)
+
+
+def within_limit(bundle: Bundle) -> list[bytes]:
+    """Encode a bundle as one record, or as several where one would be too large for the broker.
+
+    Later records hold higher offsets only: what is not above all that was folded is passed over as redelivered.
+    """
+    value = evidence.encode(bundle)
+    offsets = sorted({beat.offset for beat in bundle.beats} | {word.offset for word in bundle.words})
+    if len(value) <= RECORD_BYTES or len(offsets) == 1:
+        return [value]
+    middle = offsets[len(offsets) // 2]
+    lower, upper = (
+        msgspec.structs.replace(
+            bundle,
+            beats=tuple(beat for beat in bundle.beats if (beat.offset < middle) is below),
+            words=tuple(word for word in bundle.words if (word.offset < middle) is below),
+        )
+        for below in (True, False)
+    )
+    return [*within_limit(lower), *within_limit(upper)]
 
 
 def fact_record(fact: JobFact, partitions: int) -> Addressed:

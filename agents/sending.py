@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
+from faust.exceptions import ProducerSendError
 from faust.types import RecordMetadata, TopicT
 
 
@@ -29,13 +30,17 @@ async def acknowledged(records: Iterable[Outgoing]) -> list[RecordMetadata]:
 
 
 async def _send(record: Outgoing) -> "asyncio.Future[RecordMetadata]":
-    future: Any = await record.topic.send(
-        key=record.key,
-        value=record.value,
-        partition=record.partition,
-        headers=record.headers,
-        key_serializer="raw",
-        value_serializer="raw",
-        force=True,  # now, not when the event's offset is committed
-    )
+    try:
+        future: Any = await record.topic.send(
+            key=record.key,
+            value=record.value,
+            partition=record.partition,
+            headers=record.headers,
+            key_serializer="raw",
+            value_serializer="raw",
+            force=True,  # now, not when the event's offset is committed
+        )
+    except ProducerSendError as wrapped:
+        # Faust wraps what the client raises before the record leaves it, and nothing that comes later.
+        raise wrapped.__cause__ or wrapped from wrapped
     return cast("asyncio.Future[RecordMetadata]", future)

@@ -108,7 +108,11 @@ def _note_reset(reset: OffsetReset) -> None:
 
 
 def dead_letter(topic: str, partition: int, reject: Rejected) -> Outgoing:
-    """Address a record that is evidence of nothing to the dead letters, with where it came from."""
+    """Address a record that is evidence of nothing to the dead letters, with where it came from.
+
+    The key is its place in the source: it keeps redelivered letters apart from others of the same bytes, and no
+    client sends a record that has neither key nor value, as that of a null message would be.
+    """
     value = reject.record.value
     headers = {
         "sf-healer-reason": reject.reason.encode(),
@@ -119,7 +123,8 @@ def dead_letter(topic: str, partition: int, reject: Rejected) -> Outgoing:
         "sf-healer-sha256": hashlib.sha256(value or b"").hexdigest().encode(),
     }
     kept = value if value is None else value[:DEAD_LETTER_BYTES]
-    return Outgoing(topics.dead_letters, kept, partition=0, headers=headers)
+    key = f"{topic}/{partition}/{reject.record.offset}".encode()
+    return Outgoing(topics.dead_letters, kept, partition=0, key=key, headers=headers)
 
 
 def _count(combined: Combined) -> None:

@@ -1,0 +1,263 @@
+"""The edge of the detector's agents: a broker that records, and acknowledges as a broker does or as the test says.
+
+Everything between the edges is the real thing: the agents on their Faust app, the core, the table. The app is a
+global of its module, so `edges()` puts every other global that a test may touch back to what a new process has.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import faust
+import msgspec
+import pytest
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from faust.exceptions import ProducerSendError
+from faust.stores.memory import Store
+from faust.types import TP, RecordMetadata
+
+from agents import inventory, telemetry
+from agents.forwarding import Forwarding
+from sf_healer import topics
+from sf_healer.app import PRODUCE_BATCH_BYTES, detector, settings
+from sf_healer.core import evidence
+from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.identity import JobIndex
+from sf_healer.core.partition import Partition
+from sf_healer.core.partitioning import partition_of
+from sf_healer.transport import Batch, TopicIdentity
+from sf_healer.transport.consumer import Consumer
+from tables.jobs import hot, jobs, new_partition
+from tests.lab.waiting import until_async
+
+WAIT_SECONDS = 10.0
+#: The broker's clock at the first record; it goes on by a millisecond with each.
+BROKER_EPOCH = 1_760_000_000.0
+TOPIC_ID = "topic-1"
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """One record as it reached the broker; `at` is its LogAppendTime in epoch seconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: float
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+
+
+class RecordingProducer:
+    """In the place of `app.producer`: keeps what is sent, and acknowledges each record unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.starts = 0
+        #: Give an error to refuse a record with, when the broker is asked or already when it is handed over.
+        self.refuse: Callable[[Sent], Exception | None] = lambda _: None
+        self.refuse_to_take: Callable[[str], Exception | None] = lambda _: None
+        self.holding = False
+        self._held: list[tuple[asyncio.Future[RecordMetadata], Sent]] = []
+        self._ends: defaultdict[TP, int] = defaultdict(int)
+
+    async def maybe_start(self) -> None:
+        self.starts += 1
+
+    async def send(  # noqa: PLR0917  Faust's signature
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: dict[str, bytes] | None,
+    ) -> Awaitable[RecordMetadata]:
+        """Take a record as Faust's producer does, with aiokafka's own refusals."""
+        assert timestamp is None, "the broker dates records"
+        assert key is not None or value is not None, "Need at least one: key or value"  # aiokafka's words
+        try:
+            if error := self.refuse_to_take(topic):
+                raise error
+            if len(key or b"") + len(value or b"") > PRODUCE_BATCH_BYTES:
+                raise MessageSizeTooLargeError(f"{len(value or b'')} bytes to {topic}")
+        except KafkaError as error:
+            raise ProducerSendError(f"Error while sending: {error!r}") from error  # Faust's way
+        number = 0 if partition is None else partition
+        tp = TP(topic, number)
+        at = BROKER_EPOCH + len(self.sent) / 1000
+        record = Sent(topic, number, self._ends[tp], at, key, value, dict(headers or {}))
+        self._ends[tp] += 1
+        self.sent.append(record)
+        future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        if self.holding:
+            self._held.append((future, record))
+        else:
+            self._answer(future, record)
+        return future
+
+    def release(self) -> None:
+        """Acknowledge what was held back, and from now on at once."""
+        self.holding = False
+        held, self._held = self._held, []
+        for future, record in held:
+            self._answer(future, record)
+
+    def to(self, topic: str) -> list[Sent]:
+        return [record for record in self.sent if record.topic == topic]
+
+    def evidence(self) -> list[tuple[int, Any]]:
+        """Give the decoded evidence records with their partitions, in order."""
+        return [(record.partition, evidence.decode(record.value or b"")) for record in self.to(topics.EVIDENCE)]
+
+    def _answer(self, future: asyncio.Future[RecordMetadata], record: Sent) -> None:
+        if error := self.refuse(record):
+            future.set_exception(error)
+            return
+        tp = TP(record.topic, record.partition)
+        future.set_result(RecordMetadata(*tp, tp, record.offset, int(record.at * 1000), 1))
+
+
+class StandingConsumer(Consumer):
+    """In the place of `app.consumer`: assigned and asked, but connected to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            detector.transport,
+            callback=detector.topics.on_message,
+            on_partitions_revoked=detector._on_partitions_revoked,
+            on_partitions_assigned=detector._on_partitions_assigned,
+        )
+        self.places: dict[TP, int] = {}
+        self.ends: dict[TP, int] = {}
+        self.identity = TopicIdentity(TOPIC_ID, 3)
+        self.asked: list[str] = []
+
+    def positions(self) -> dict[TP, int]:
+        return dict(self.places)
+
+    async def end_offsets(self, tps: Iterable[TP], **_: float) -> dict[TP, int]:
+        self.asked.append("ends")
+        return {tp: self.ends[tp] for tp in tps}
+
+    async def topic_identity(self, topic: str, **_: float) -> TopicIdentity:
+        assert topic == settings.source_topic
+        self.asked.append("identity")
+        return self.identity
+
+    def topic_partitions(self, _topic: str) -> int | None:
+        return None  # not known yet, as before the first metadata
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record of a batch, as aiokafka hands it over."""
+
+    offset: int
+    timestamp: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Edges:
+    """What a test of an agent holds: the producer, the consumer, the names, and the partitions that are ours."""
+
+    def __init__(self) -> None:
+        self.producer = RecordingProducer()
+        self.consumer = StandingConsumer()
+        self.names = JobIndex()
+
+    def own(self, *partitions: int) -> list[Partition]:
+        """Be assigned evidence partitions, with nothing stored."""
+        for number in partitions:
+            hot[number] = new_partition(number)
+            hot[number].restore(None, [])
+            hot[number].take()
+        return [hot[number] for number in partitions]
+
+
+@contextmanager
+def edges() -> Iterator[Edges]:
+    """Put a recording edge around the detector, and everything in between as after the start of a process."""
+    edge = Edges()
+    forwarder = Forwarder(edge.names, partitions=settings.partitions)
+    with pytest.MonkeyPatch.context() as patch:
+        # Faust's guard against a second start keeps its answer when an agent was stopped while it waited for it.
+        detector.__dict__.pop("maybe_start_producer", None)
+        patch.setattr(detector, "_producer", edge.producer)
+        patch.setattr(detector, "_consumer", edge.consumer)
+        patch.setattr(jobs, "_data", Store("memory://", detector, jobs))
+        patch.setattr(inventory, "names", edge.names)
+        patch.setattr(inventory, "_inventory", inventory._Inventory(edge.names))
+        patch.setattr(inventory, "first_list", asyncio.Event())
+        patch.setattr(inventory, "LOOK_AGAIN_LIMIT_SECONDS", 0.2)
+        patch.setattr(telemetry, "forwarder", forwarder)
+        patch.setattr(
+            telemetry,
+            "forwarding",
+            Forwarding(forwarder, telemetry._Faust(), mark_interval_seconds=settings.mark_interval_seconds),
+        )
+        try:
+            yield edge
+        finally:
+            hot.clear()
+            # An agent that raised has crashed its app, which here is everybody's.
+            detector._crashed.clear()
+            detector._crash_reason = None
+
+
+def batch(topic: str, partition: int, values: Iterable[bytes | None], *, first_offset: int = 0) -> Batch:
+    """Make a batch by hand, one record a value, dated by the second from BROKER_EPOCH on."""
+    records = [
+        Record(first_offset + number, int((BROKER_EPOCH + number) * 1000), value) for number, value in enumerate(values)
+    ]
+    return Batch(
+        TP(topic, partition),
+        records,
+        start_position=first_offset,
+        next_position=first_offset + len(records),
+        size_bytes=sum(len(record.value or b"") for record in records),
+    )
+
+
+def reports(values: Iterable[bytes | None], *, partition: int = 0, first_offset: int = 0) -> Batch:
+    return batch(settings.source_topic, partition, values, first_offset=first_offset)
+
+
+def evidence_of(*entries: Any, partition: int = 0, first_offset: int = 0) -> Batch:
+    """Make a batch of the evidence log, of evidence or of bytes as they are."""
+    values = [entry if isinstance(entry, bytes | None) else evidence.encode(entry) for entry in entries]
+    return batch(topics.EVIDENCE, partition, values, first_offset=first_offset)
+
+
+class Driven:
+    """One agent in Faust's test context, with what became of each batch."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    async def put(self, value: Batch) -> faust.Event:
+        """Hand a batch over; returns at once."""
+        return await self._agent.put(value, partition=value.partition, wait=False)
+
+    async def take(self, value: Batch) -> faust.Event:
+        """Hand a batch over and wait until it is acknowledged; raises what the agent raised."""
+        event = await self.put(value)
+        await until_async(lambda: self._settled(event), "the batch to be acknowledged", seconds=WAIT_SECONDS)
+        if self._agent._crash_reason:
+            raise self._agent._crash_reason
+        return event
+
+    async def _settled(self, event: faust.Event) -> bool:
+        return is_acknowledged(event) or self._agent._crash_reason is not None
+
+
+def is_acknowledged(event: faust.Event) -> bool:
+    return bool(event.message.acked)
+
+
+def key_on(partition: int, start: str = "stf/job") -> str:
+    """Find a Job key that lives on an evidence partition."""
+    return next(key for n in range(10_000) if partition_of(key := f"{start}-{n}", settings.partitions) == partition)

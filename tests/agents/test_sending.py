@@ -1,0 +1,66 @@
+"""A send counts when the broker has acknowledged it, and what the broker says reaches the agent."""
+
+import asyncio
+
+import pytest
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, NotEnoughReplicasError
+
+from agents import topics
+from agents.sending import Outgoing, acknowledged
+from sf_healer.topics import EVIDENCE
+from tests.agents.recording import BROKER_EPOCH, edges
+from tests.lab.waiting import until_async
+
+
+@pytest.fixture
+def edge():
+    with edges() as around:
+        yield around
+
+
+def outgoing(value: bytes = b"x", partition: int = 2) -> Outgoing:
+    return Outgoing(topics.evidence_log, value, partition)
+
+
+async def test_the_brokers_acknowledgement_is_what_comes_back(edge):
+    (first, second) = await acknowledged([outgoing(b"a"), outgoing(b"b")])
+    assert [(record.partition, record.value) for record in edge.producer.to(EVIDENCE)] == [(2, b"a"), (2, b"b")]
+    assert (first.offset, second.offset) == (0, 1)
+    assert (first.partition, first.timestamp) == (2, int(BROKER_EPOCH * 1000))
+
+
+async def test_key_partition_and_headers_arrive_as_they_were_given(edge):
+    await acknowledged([Outgoing(topics.commands, b"v", 0, b"stf/a", {"h": b"1"})])
+    (record,) = edge.producer.sent
+    assert (record.key, record.value, record.headers) == (b"stf/a", b"v", {"h": b"1"})
+
+
+async def test_sending_ends_only_with_the_last_acknowledgement(edge):
+    edge.producer.holding = True
+    sending = asyncio.create_task(acknowledged([outgoing(), outgoing()]))
+    await until_async(lambda: sent(edge, 2), "both to be sent", seconds=5)
+    assert not sending.done()
+    edge.producer.release()
+    assert len(await sending) == 2
+
+
+async def sent(edge, count: int) -> bool:
+    return len(edge.producer.sent) == count
+
+
+async def test_sending_nothing_asks_nobody(edge):
+    assert await acknowledged([]) == []
+    assert edge.producer.starts == 0
+
+
+async def test_a_refused_record_raises_the_brokers_error(edge):
+    edge.producer.refuse = lambda record: NotEnoughReplicasError() if record.value == b"b" else None
+    with pytest.raises(NotEnoughReplicasError):
+        await acknowledged([outgoing(b"a"), outgoing(b"b")])
+
+
+@pytest.mark.parametrize("error", [KafkaTimeoutError("no metadata"), MessageSizeTooLargeError("too large")])
+async def test_a_record_that_is_not_even_taken_raises_the_clients_error(edge, error):
+    edge.producer.refuse_to_take = lambda _: error
+    with pytest.raises(type(error)):
+        await acknowledged([outgoing()])
