@@ -156,7 +156,11 @@ class Process(asyncio.AbstractEventLoop):
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._on_error(self, error)
+            self.crash(error)
+
+    def crash(self, error: BaseException) -> None:
+        """End on purpose, for this reason."""
+        self._on_error(self, error)
 
     def answer(self, future: "asyncio.Future[Any]", result: Any) -> None:
         """Resolve a future of the process; the caller is one of its timers."""

@@ -29,8 +29,9 @@ _SCHEDULE_SECONDS = (0.5, 4.0)
 class Pod:
     """A pod, and the process in it."""
 
-    def __init__(self, name: str, manifest: Manifest) -> None:
+    def __init__(self, name: str, address: str, manifest: Manifest) -> None:
         self.name = name
+        self.address = address
         self.manifest = manifest
         self.process: Any = None  # a Loader
         self.is_leaving = False
@@ -71,6 +72,10 @@ class Job:
             if condition["status"] == "True" and condition["type"] in {"Complete", "Failed"}:
                 return str(condition["type"])
         return ""
+
+    def addresses(self) -> set[str]:
+        """Return the addresses of its pods."""
+        return {pod.manifest["status"]["podIP"] for pod in self.pods if "podIP" in pod.manifest["status"]}
 
     @property
     def suspended(self) -> bool:
@@ -240,6 +245,7 @@ class Kube:
         self._pods += 1
         pod = Pod(
             f"{job.name}-{self._pods}",
+            f"10.0.{self._pods // 250}.{self._pods % 250}",
             {
                 "kind": "Pod",
                 "metadata": {
@@ -258,7 +264,7 @@ class Kube:
     def _run(self, job: Job, pod: Pod) -> None:
         if pod not in job.pods or pod.is_leaving or pod.phase != "Pending":
             return
-        pod.manifest["status"] |= {"phase": "Running", "podIP": f"10.0.0.{self._pods % 250}"}
+        pod.manifest["status"] |= {"phase": "Running", "podIP": pod.address}
         job.truth.running.append((self._scheduler.now, None))
         self._bump_pod(job, pod)
         pod.process = self._start_pod(job, pod)

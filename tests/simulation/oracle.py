@@ -95,6 +95,8 @@ class Oracle:
         self._said_at: dict[tuple[int, int], Said] = {}
         self._holds: dict[str, int] = {}
         self._pauses: dict[str, Pause] = {}
+        self._turned: dict[tuple[str, float], None] = {}
+        self._many_since = self._many_at = self._storm_since = float("-inf")
         self._tokens = float(self._limits.rate_burst)
         self._tokens_at = 0.0
         self._window = 1
@@ -202,6 +204,7 @@ class Oracle:
             return
         self.counts[f"command {command.verdict}"] += 1
         self.commands.append((record.landed, command))
+        self._watch_storm(command)
         if self.trace is not None:
             self.trace(process.name if process else "person", "command", command.verdict, command.key, command.uid)
         if process is not None:
@@ -321,7 +324,7 @@ class Oracle:
             case Resume():
                 self._pauses.pop(entry.scope, None)
         if self.trace is not None and not isinstance(entry, steps.Tick | steps.FleetCounts):
-            self.trace(process.name if process else "?", "step", record.offset, entry)
+            self.trace(process.name if process else "?", f"step {record.offset}", brief(entry))
 
     def _admitted(self, admitted: Admitted, record: Record) -> None:
         command, now = admitted.command, record.timestamp / 1000
@@ -428,23 +431,30 @@ class Oracle:
             self.fail("expired", f"{command.key} was judged until {late:.0f} s ago")
         self._check_storm(command)
 
-    def _check_storm(self, command: Command) -> None:
-        """More Jobs turned sick together than the storm limit, and their canary is not due yet."""
-        limits = self._limits
-        turned = command.evidence.unhealthy_at or 0.0
-        sick: dict[str, float] = {}
-        for _, each in self.commands:
-            at = each.evidence.unhealthy_at or 0.0
-            if turned - limits.storm_window_seconds < at <= turned and each.requested_by == "":
-                sick[each.key] = max(at, sick.get(each.key, 0.0))
-        base = sum(1 for job in self._kube.jobs.values() if job.truth.managed) + 1
-        limit = max(limits.storm_jobs, int(limits.storm_share * base))
-        if len(sick) <= limit + 1:  # one to spare for Jobs that come and go meanwhile
+    def _watch_storm(self, command: Command) -> None:
+        """Note since when more Jobs have turned sick together than the storm limit, by the commands themselves."""
+        limits, turned = self._limits, command.evidence.unhealthy_at or 0.0
+        incarnation = self._incarnation(command.uid)
+        if incarnation is None or incarnation.drained_since is not None:
             return
-        onset = sorted(sick.values())[limit + 1]
-        since = self._scheduler.now + self._broker.clock_offset - onset
-        if since < limits.storm_canary_after_seconds - 60.0:
-            self.fail("storm", f"{command.key} is restarted {since:.0f} s after {len(sick)} of {base} turned sick")
+        self._turned[command.key, turned] = None
+        recent = {key for key, at in self._turned if turned - limits.storm_window_seconds < at <= turned}
+        base = sum(1 for job in self._kube.jobs.values() if job.truth.managed) + 1
+        # Who is in the base is the healer's to say (mute and idle Jobs are not): date a storm from when it may have
+        # begun, and speak of one only when it is one in any case.
+        if len(recent) > limits.storm_jobs:
+            if turned - self._many_at > limits.storm_window_seconds:
+                self._many_since = turned
+            self._many_at = max(turned, self._many_at)
+        if len(recent) > max(limits.storm_jobs, int(limits.storm_share * base)) + 1:
+            self._storm_since = self._many_since
+
+    def _check_storm(self, command: Command) -> None:
+        """No restart in a storm before its canary is due."""
+        turned = command.evidence.unhealthy_at or 0.0
+        since = self._scheduler.now + self._broker.clock_offset - self._storm_since
+        if turned >= self._storm_since and since < self._limits.storm_canary_after_seconds - 60.0:
+            self.fail("storm", f"{command.key} is restarted {since:.0f} s after too many turned sick")
 
     def before_create(self, name: str, manifest: Manifest) -> None:
         """The API is about to create a Job for us; there is none of this name."""
@@ -465,11 +475,17 @@ class Oracle:
             return
         self.counts["created"] += 1
         action_id = job.manifest["metadata"].get("annotations", {}).get(ACTION_ID_ANNOTATION, "")
-        twins = action_id and [
-            each
-            for each in self._kube.all
-            if each is not truth and each.key == truth.key and self._action_ids.get(each.uid) == action_id
-        ]
+        restart = self.restarts.get(action_id.rpartition("-")[0] if action_id.count("-") > 4 else action_id)  # noqa: PLR2004
+        # A Job that is put back as it was may carry the id of the restart before.
+        twins = (
+            restart is not None
+            and not restart.settled
+            and [
+                each
+                for each in self._kube.all
+                if each is not truth and each.key == truth.key and self._action_ids.get(each.uid) == action_id
+            ]
+        )
         if twins:
             self.fail("second create", f"{truth.key}: the same action has made {twins[0].uid} before")
         self._action_ids[truth.uid] = action_id
@@ -528,3 +544,22 @@ def _raise(covered: dict[tuple[str, Kind], int], what: tuple[str, Kind], offset:
 def told(outcome: Outcome) -> bool:
     """Say whether an outcome answers for its Job: restarted, refused, or failed and said so."""
     return outcome.result in {Result.RESTARTED, Result.REFUSED, Result.FAILED}
+
+
+def brief(entry: object) -> str:
+    """Say in a line what a record of the steps log is, without its manifests."""
+    match entry:
+        case Command():
+            return f"command {entry.key} {entry.uid} {entry.verdict}"
+        case Admitted():
+            return f"admitted {entry.command.key} {entry.command.uid} {entry.command.verdict}"
+        case Announced():
+            return f"announced {entry.key} {entry.seq} {entry.step} by {entry.worker}"
+        case steps.Resulted():
+            result = entry.result
+            detail = f"{result.uid} {result.condition} {result.pod} pods={result.pods} {result.message}"
+            return f"result {entry.key} {entry.seq} {entry.step} {result.what} {detail}"
+        case Settled():
+            return f"settled {entry.key} repaired={entry.repaired}"
+        case _:
+            return repr(entry)

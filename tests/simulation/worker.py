@@ -21,10 +21,10 @@ from sf_healer.core import commands, evidence, steps, stop_commands
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.changelog import InOrder, persisted_after, stored_of, writes_of
 from sf_healer.core.combine import Rejected
-from sf_healer.core.commands import Command, Outcome
-from sf_healer.core.admission import Idle
+from sf_healer.core.commands import Outcome
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.groups import GroupLook
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.partitioning import partition_of
@@ -87,7 +87,7 @@ class Surroundings(msgspec.Struct, kw_only=True):
     policies: PolicyBook
     pieces: Pieces
     watch: Any  # the oracle's ear, see Ear
-    idle_of: Any  # Callable[[Command], Idle]
+    look: Callable[[str], GroupLook]  # at the consumer group of the pod of this address
     observe_only: bool = False
 
 
@@ -166,6 +166,7 @@ class App:
                         store[record.key] = record.value
                 disk.persisted[place] = record.offset
         self.rebuild({place[1] for place in positions if place[0] == self.table_topic})
+        self.begin()
         self.in_recovery = self.rebalancing = False
         for topic, reader in self.readers.items():
             reader.assign({place: at for place, at in positions.items() if place[0] == topic})
@@ -182,6 +183,9 @@ class App:
             else:
                 store[key] = value
             persisted[place] = persisted_after(persisted.get(place), record.offset)
+
+    def begin(self) -> None:
+        """Reading is about to begin at the assigned positions."""
 
     def drop(self) -> None:
         raise NotImplementedError
@@ -292,6 +296,7 @@ class Detector(App):
             base=counts.base,
             unhealthy=counts.unhealthy,
             sick=counts.sick,
+            suspected=counts.suspected,
         )
 
     async def _census_loop(self) -> None:
@@ -413,6 +418,9 @@ class Detector(App):
 
     # ---- the table
 
+    def begin(self) -> None:
+        self.forwarding.forwarder.assigned()
+
     def drop(self) -> None:
         self.partitions.clear()
 
@@ -505,6 +513,7 @@ class Actions(App):
                 self.current,
                 client,
                 _JournalPorts(self),
+                groups=self.worker,
                 clock=lambda: self.process.scheduler.now,
                 in_thread=self.worker.in_thread,
             )
@@ -526,7 +535,6 @@ class Actions(App):
             worker=self.process.name,
             limits=world.policies.limits,
             observe_only=world.observe_only,
-            idle_of=world.idle_of,
         )
         actuator.restore(list(store.items()), log_end=world.broker.logs[topics.STEPS, 0].end)
         self.current = actuator
@@ -569,7 +577,7 @@ class _JournalPorts:
         return self._app.current is actuator
 
     def crash(self, error: BaseException) -> None:
-        raise error
+        self._worker.process.crash(error)
 
 
 class Worker:
@@ -646,12 +654,16 @@ class Worker:
         await self.process.sleep(self.client.answer_seconds)
         return result
 
+    async def look(self, *, queue_id: str, topic: str, pod_ip: str) -> GroupLook:
+        """Look at a consumer group, as adapters/groups.py does."""
+        assert queue_id == topic
+        await self.process.sleep(self.rng.uniform(0.01, 0.5))
+        if self.world.broker.is_down:
+            return GroupLook(unknown="the broker is away")
+        return self.world.look(pod_ip)
+
     async def _commits(self) -> None:
         while True:
             await self.process.sleep(self.world.setup.commit_seconds)
             self.detector.commit()
             self.actions.commit()
-
-
-def not_asked(_command: Command) -> Idle:
-    return Idle.NOT_ASKED

@@ -10,8 +10,9 @@ import msgspec
 from sf_healer import topics
 from sf_healer.core import commands
 from sf_healer.core.actuator import Actuator
-from sf_healer.core.admission import Idle
-from sf_healer.core.commands import Command, Decision, Pause, Resolve, Resume
+from sf_healer.core.commands import Decision, Pause, Resolve, Resume
+from sf_healer.core.events import Kind
+from sf_healer.core.groups import GroupLook
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.partition import Partition
 from sf_healer.core.policy import PolicyBook, parse
@@ -147,7 +148,7 @@ class World:
             policies=self.policies,
             pieces=pieces,
             watch=self.oracle,
-            idle_of=self._idle_of,
+            look=self._look,
         )
         self.workers: dict[str, Worker | None] = {}
         self._disks: dict[str, Disk] = {}
@@ -610,7 +611,9 @@ class World:
         foreign = rng.random() < 0.07
         manifest = job_manifest(
             f"{queue}-{target}-{self._names}",
-            {} if foreign else {"QUEUE_ID": queue, "TELEMETRY_PRODUCER_ID": f"{target}__{short}x{self._names}"},
+            {}
+            if foreign
+            else {"QUEUE_ID": queue, "KAFKA_TOPIC": queue, "TELEMETRY_PRODUCER_ID": f"{target}__{short}x{self._names}"},
             managed_by="kueue.x-k8s.io/multikueue" if rng.random() < 0.04 else "",
         )
         self.kube.create(manifest, MadeBy.PLATFORM)
@@ -639,12 +642,14 @@ class World:
             number=self._loaders,
         )
 
-    def _idle_of(self, command: Command) -> Idle:
-        """Tell of a consumer whether its group has anything to do, as Kafka's admin API would."""
-        if command.target not in CONSUMERS:
-            return Idle.NOT_ASKED
-        truth = next((each for each in self.kube.all if each.uid == command.uid), None)
-        return Idle.IDLE if truth is not None and truth.drained_since is not None else Idle.BUSY
+    def _look(self, pod_ip: str) -> GroupLook:
+        """Show the consumer group of a Job: a drained one has no lag, a stuck one does nothing about it."""
+        job = next((each for each in self.kube.jobs.values() if pod_ip in each.addresses()), None)
+        if job is None:
+            return GroupLook()
+        idle = job.truth.drained_since is not None
+        done = sum(1 for each in job.truth.said if each.kind is Kind.LOADING)
+        return GroupLook(group=f"arango-consumer-{job.truth.queue_id}", members=1, committed=done, lag=0 if idle else 7)
 
     # ---- for the reckoning
 
@@ -659,9 +664,7 @@ class World:
         )
 
     def reference_actuator(self) -> Actuator:
-        return self.surroundings.pieces.actuator(
-            worker="reference", limits=self.policies.limits, observe_only=False, idle_of=self._idle_of
-        )
+        return self.surroundings.pieces.actuator(worker="reference", limits=self.policies.limits, observe_only=False)
 
 
 def env_of(manifest: Manifest) -> dict[str, str]:
