@@ -15,13 +15,13 @@ import msgspec
 from sf_healer.core.commands import ALL_JOBS, REQUESTED_VERDICT, Command, Pause
 from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.groups import GroupLook, Idle
-from sf_healer.core.policy import Limits
+from sf_healer.core.policy import MOST_ATTEMPTS, Limits
 from sf_healer.core.steps import FleetCounts
 
 # Commands kept until the fleet is counted or a group looked at; more are refused, for the ledger is one record.
 HELD_COMMANDS = 64
 # How many ids and uids of a Job's past are remembered: more than its attempts in any window.
-REMEMBERED = 8
+REMEMBERED = MOST_ATTEMPTS
 _COUNTS_RETRY_SECONDS = 5.0  # counts come this often
 _IN_FLIGHT_RETRY_SECONDS = 10.0
 

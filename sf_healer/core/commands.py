@@ -25,6 +25,7 @@ class ProofKind(StrEnum):
     SILENCE = "silence"
     STARTUP = "startup"
     ERROR = "error"
+    PROGRESS = "progress"
     CONDITION = "condition"
     REQUEST = "request"
 

@@ -266,7 +266,7 @@ class Partition:
     def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int) -> None:
         """Fold a sign of life: the hot path, so a Job that was well and still is costs no judgement."""
         state = self._job(beat.key)
-        heard_at, doubtful_at = state.loading_at, state.doubtful_life_at
+        heard_at, doubtful_at, progress_at = state.loading_at, state.doubtful_life_at, state.progress_at
         had_open_error = has_open_error(state)
         if not fold_beat(state, beat, at=at, source_partition=source_partition):
             return
@@ -275,6 +275,7 @@ class Partition:
             or state.verdict in RESTARTABLE
             or state.doubtful_life_at != doubtful_at
             or self._checkpoint(heard_at) != checkpoint
+            or (state.progress_at != progress_at != heard_at and self._checkpoint(progress_at) != checkpoint)
         ):
             self._dirty[state.key] = None
         if state.verdict != Verdict.HEALTHY or state.command_id or state.window == NO_WINDOW or self._unheard(state):
@@ -400,10 +401,11 @@ class Partition:
         namespace, _, name = state.key.partition("/")
         error = judgement.verdict is Verdict.FAILED and judgement.rule is not Rule.JOB_FAILED
         decisive = state.error_source if error else state.life_source
+        judged_by = state.progress_at if judgement.verdict is Verdict.STALLED else decisive
         source_partition = state.error_partition if error else state.source_partition
         source_offset = state.error_offset if error else state.source_offset
         return Command(
-            id=command_id(state.key, fact.uid, judgement.verdict, decisive, fact.attempt),
+            id=command_id(state.key, fact.uid, judgement.verdict, judged_by, fact.attempt),
             key=state.key,
             namespace=namespace,
             name=name,
@@ -432,6 +434,7 @@ class Partition:
             queue_id=fact.queue_id,
             startup_seconds=policy.startup_threshold_seconds,
             proof_of_life=ProofOfLife.TELEMETRY if policy.reporting else ProofOfLife.POD,
+            attempts=policy.attempts or 0,
             consumer=policy.consumer,
             kafka_topic=fact.kafka_topic,
             pod_ip=fact.pod_ip,
@@ -491,6 +494,7 @@ _PROOF = {
     Rule.LOADING_STOPPED: ProofKind.SILENCE,
     Rule.STARTED_ONLY: ProofKind.SILENCE,
     Rule.NO_REPORT: ProofKind.STARTUP,
+    Rule.NO_PROGRESS: ProofKind.PROGRESS,
     Rule.JOB_FAILED: ProofKind.CONDITION,
 }
 

@@ -16,6 +16,8 @@ import msgspec
 from sf_healer.core.facts import JobFact
 
 ANSWERS_KEPT = 100_000
+#: More attempts than this are not remembered of a Job (core/admission.py).
+MOST_ATTEMPTS = 8
 #: Last-seen is counted in milliseconds, as Kafka's timestamps are: no checkpoint is shorter than one.
 _SHORTEST_CHECKPOINT_SECONDS = 0.001
 
@@ -36,6 +38,8 @@ class Expectations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     not_running_threshold_seconds: float | None = None
     error_grace_seconds: float | None = None
     stop_hold_seconds: float | None = None
+    stall_threshold_seconds: float | None = None
+    attempts: int | None = None
 
 
 class _Rule(Expectations, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +92,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     - `consumer`: it reports one `error` per bad record and goes on (error grace = its silence threshold).
     - `judge_silence` false: only errors and the Job's own failure count.
     - `exempt`: never judged at all.
+    - `stall_threshold_seconds`: `loading` that brings no new `records_written` for longer is no progress; 0: off.
+    - `attempts`: restarts before quarantine; None: as [admission] says.
     """
 
     name: str
@@ -100,6 +106,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     not_running_threshold_seconds: float = 600.0
     error_grace_seconds: float = 60.0
     stop_hold_seconds: float = 120.0
+    stall_threshold_seconds: float = 0.0
+    attempts: int | None = None
 
 
 class PolicyBook:
@@ -118,8 +126,10 @@ class PolicyBook:
     @property
     def checkpoint_seconds(self) -> float:
         """How precisely last-seen survives a restart: a tenth of the shortest threshold (design §4)."""
-        shortest = min(policy.silence_threshold_seconds for policy in self.policies())
-        return max(shortest / 10, _SHORTEST_CHECKPOINT_SECONDS)
+        policies = self.policies()
+        thresholds = [policy.silence_threshold_seconds for policy in policies]
+        thresholds += [policy.stall_threshold_seconds for policy in policies if policy.stall_threshold_seconds]
+        return max(min(thresholds) / 10, _SHORTEST_CHECKPOINT_SECONDS)
 
     def for_job(self, fact: JobFact) -> Policy:
         """Return the first policy that matches the Job."""
@@ -160,7 +170,7 @@ def parse(text: str) -> PolicyBook:
 
 
 def _policy(name: str, said: Expectations, defaults: Expectations) -> Policy:
-    values: dict[str, bool | float] = {}
+    values: dict[str, bool | float | None] = {}
     for field in Expectations.__struct_fields__:
         value = getattr(said, field)
         if value is None:
@@ -197,6 +207,9 @@ def _problems(parsed: _Text) -> Iterator[tuple[_Place, str]]:
         yield from _wrong_numbers(rule, _Place("policy", number), f"policy {rule.name!r}")
     yield from _wrong_numbers(parsed.defaults, _Place("defaults"), "defaults")
     yield from _wrong_numbers(parsed.admission, _Place("admission"), "admission")
+    if parsed.admission.idle_look_seconds >= parsed.admission.command_expires_seconds:
+        problem = "admission: idle_look_seconds is not less than command_expires_seconds: no command lives that long"
+        yield _Place("admission", key="idle_look_seconds"), problem
 
 
 def _wrong_numbers(values: Expectations | Limits, place: _Place, owner: str) -> Iterator[tuple[_Place, str]]:
@@ -211,6 +224,8 @@ def _wrong_numbers(values: Expectations | Limits, place: _Place, owner: str) -> 
             yield at, f"{owner}: {field} is negative"
         elif value == 0 and field in {"silence_threshold_seconds", "startup_threshold_seconds"}:
             yield at, f"{owner}: {field} is 0: every Job would be sick"
+        elif field == "attempts" and not 1 <= value <= MOST_ATTEMPTS:
+            yield at, f"{owner}: attempts is not 1 to {MOST_ATTEMPTS} (exempt = true leaves a Job alone)"
 
 
 def _at(place: _Place, text: str, problem: str) -> PolicyError:

@@ -81,6 +81,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     doubtful_life_at: float = NEVER
     #: When its consumer group was last seen to excuse its silence.
     idle_at: float = NEVER
+    #: When a `loading` last brought another `records_written` than the one before.
+    progress_at: float = NEVER
 
     @property
     def created_at(self) -> float:
@@ -138,8 +140,9 @@ def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int) 
     _place_life(state, source_at, source_partition, beat.offset)
     if source_at >= state.loading_source:
         state.loading_source = source_at
-        if beat.records_written >= 0:
-            state.records_written = beat.records_written
+        if beat.records_written >= 0 and beat.records_written != state.records_written:
+            # Any other number is progress: a pod that is tried again begins to count from the start.
+            state.records_written, state.progress_at = beat.records_written, at
     return is_news
 
 
@@ -228,7 +231,7 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float) -> None:
     if state.life_source < created_at:
         state.source_partition = state.source_offset = -1
     if state.loading_source < created_at:
-        state.loading_at = state.loading_source = NEVER
+        state.loading_at = state.loading_source = state.progress_at = NEVER
         state.records_written = -1
     if state.started_source < created_at:
         state.started_at = state.started_source = NEVER
@@ -315,10 +318,19 @@ def durable(state: JobState, checkpoint_seconds: float, *, exact: bool = False) 
 
     The changelog is written once per checkpoint, so after a restore the Job may have been heard later than
     the record says, but never later than this: the verdict comes late by a checkpoint at most, never early.
-    What was restored stays where it is when written again, else every restart would add a checkpoint.
-    `exact`: every `loading` of this Job is stored as it comes, so nothing needs to be assumed.
+    The same holds for its progress. What was restored stays where it is when written again, else every restart
+    would add a checkpoint. `exact`: every `loading` of this Job is stored as it comes, so nothing needs to be
+    assumed.
     """
     if exact or state.loading_at == NEVER:
         return msgspec.structs.replace(state, window=-1)
-    end = checkpoint_of(state.loading_at, checkpoint_seconds) * round(checkpoint_seconds * 1000) / 1000
-    return msgspec.structs.replace(state, loading_at=end, window=-1)
+    return msgspec.structs.replace(
+        state,
+        loading_at=_end_of_checkpoint(state.loading_at, checkpoint_seconds),
+        progress_at=_end_of_checkpoint(state.progress_at, checkpoint_seconds),
+        window=-1,
+    )
+
+
+def _end_of_checkpoint(at: float, checkpoint_seconds: float) -> float:
+    return checkpoint_of(at, checkpoint_seconds) * round(checkpoint_seconds * 1000) / 1000

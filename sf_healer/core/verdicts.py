@@ -14,7 +14,8 @@ Rules, in this order (design §6 and the platform's facts):
 - an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the pod
   has ended), else after the grace;
 - silence is measured from the newest of `loading`, `started`, the start of the running pod, and the last look
-  that found the Job's consumer group idle.
+  that found the Job's consumer group idle;
+- where the policy asks for it, `loading` that goes on with the same `records_written` is no progress.
 
 A failure counts when the watermark has passed everything it rests on: until then a word of another source
 partition may still be on its way (`interrupted`, the `started` of a second pod) that tells another story.
@@ -42,6 +43,7 @@ class Verdict(StrEnum):
     STUCK = "stuck"
     NEVER_STARTED = "never_started"
     FAILED = "failed"
+    STALLED = "stalled"
     HEALTHY = "healthy"
     IDLE = "idle"
     STARTING = "starting"
@@ -57,7 +59,7 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-RESTARTABLE = frozenset({Verdict.STUCK, Verdict.NEVER_STARTED, Verdict.FAILED})
+RESTARTABLE = frozenset({Verdict.STUCK, Verdict.NEVER_STARTED, Verdict.FAILED, Verdict.STALLED})
 
 
 class Rule(StrEnum):
@@ -85,6 +87,7 @@ class Rule(StrEnum):
     NO_REPORT = "no_report"
     NOT_DECLARED = "not_declared"
     SILENCE_NOT_JUDGED = "silence_not_judged"
+    NO_PROGRESS = "no_progress"
     REPORTS = "reports"
     GROUP_IDLE = "group_idle"
 
@@ -254,7 +257,23 @@ def _silent(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
         return Judgement(clock.too_late, clock.rule, look_at, clock.since, silence, clock.threshold)
     rule = _EXCUSES.get(clock.in_time, clock.rule)
     look_at = min(look_at, now + clock.threshold - silence)
+    if policy.stall_threshold_seconds and clock.rule is Rule.LOADING_STOPPED and state.progress_at != NEVER:
+        stalled = _stalled(state, now, policy, gaps)
+        if stalled.restartable:
+            return stalled
+        look_at = min(look_at, stalled.look_at)
     return Judgement(clock.in_time, rule, look_at, clock.since, silence, clock.threshold)
+
+
+def _stalled(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
+    """Judge whether a Job that reports gets on; one that has said nothing since its progress is merely silent."""
+    since, threshold = max(state.progress_at, state.started_at, state.running_at), policy.stall_threshold_seconds
+    waited = gaps.silence(since, now)
+    if waited > threshold and state.loading_at > since:
+        return Judgement(Verdict.STALLED, Rule.NO_PROGRESS, NO_LOOK, since, waited, threshold)
+    # A `loading` that moves nothing makes nobody look: where one may come, look once in a threshold.
+    look_at = now + (threshold - waited if waited <= threshold else threshold)
+    return Judgement(Verdict.HEALTHY, Rule.REPORTS, look_at, since, waited, threshold)
 
 
 def _clock(state: JobState, policy: Policy) -> _Clock | None:

@@ -48,6 +48,13 @@ targets = ["loader"]
 reporting = true
 
 [[policy]]
+name = "steppers"
+targets = ["stepper"]
+reporting = true
+stall_threshold_seconds = 60
+attempts = 2
+
+[[policy]]
 name = "quiet"
 targets = ["visualizer"]
 judge_silence = false

@@ -790,6 +790,70 @@ def test_a_restored_partition_counts_as_the_one_that_was_stored():
 # ---- counts for admission
 
 
+# ---- progress
+
+
+def a_stepper():
+    driver = Driver()
+    driver.fact(target="stepper")
+    driver.run(1)
+    return driver
+
+
+def loads(driver, records, *, times, every=5):
+    for _ in range(times):
+        driver.apply(a_bundle(a_beat(driver.now, offset=next(driver.offsets), records_written=records)))
+        driver.run(every)
+
+
+def test_a_job_that_reports_without_progress_is_commanded_once_and_spared_when_it_gets_on():
+    driver = a_stepper()
+    loads(driver, 100, times=12)
+    assert driver.effects() == []
+    loads(driver, 100, times=3)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.proof, command.attempts) == ("stalled", ProofKind.PROGRESS, 2)
+    assert command.evidence.silence_seconds > command.evidence.threshold_seconds == 60
+    loads(driver, 100, times=3)
+    assert driver.effects() == []
+    loads(driver, 101, times=1)
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="reports")]
+
+
+def test_a_job_that_gets_on_is_not_commanded_however_rarely():
+    driver = a_stepper()
+    for records in range(10):
+        loads(driver, records, times=1, every=35)
+    assert driver.effects() == []
+
+
+def test_a_stalled_job_is_found_after_a_crash_and_progress_that_was_not_stored_makes_it_late_not_early():
+    driver = a_stepper()
+    stored = Stored()
+    loads(driver, 100, times=4)
+    stored.store(driver.take())
+    loads(driver, 101, times=1, every=1)  # in a checkpoint that is stored already, or the first of the next one
+    progressed_at = driver.now - 1
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    loads(driver, 101, times=14)
+    (command,) = driver.effects()
+    assert progressed_at + 60 < command.decided_at <= progressed_at + 60 + SLACK + 4
+
+
+def test_beats_store_progress_once_a_checkpoint():
+    driver = a_stepper()
+    driver.take()
+    stored = 0
+    for records in range(40):  # ten checkpoints of four seconds
+        loads(driver, records, times=1, every=1)
+        stored += JOB in driver.take().jobs
+    assert stored <= 12
+
+
+# ---- idle consumers
+
+
 def a_silent_consumer():
     """Make a partition that has just sent a command for a silent consumer; hands out the command too."""
     driver = Driver()
@@ -1272,4 +1336,4 @@ def test_beats_alone_never_cost_more_than_one_look_a_threshold(beats):
 
 def test_the_state_of_a_job_is_a_plain_record():
     assert JobState(JOB).verdict == Verdict.UNKNOWN
-    assert frozenset({"stuck", "never_started", "failed"}) == RESTARTABLE
+    assert frozenset({"stuck", "never_started", "failed", "stalled"}) == RESTARTABLE

@@ -179,6 +179,7 @@ targets = ["b"]
         (1, "policy = 3\n", "Expected `array`, got `int`"),
         (3, "# [defaults]\n[admission]\nattempts = 1.5\n", "Expected `int`, got `float`"),
         (2, "[admission]\nrate_per_minute = -0.5\n", "admission: rate_per_minute is negative"),
+        (2, "[admission]\nidle_look_seconds = 60\n", "not less than command_expires_seconds"),
         (12, TWO_POLICIES.format("silence_threshold_seconds = 'x'"), "got `str`"),
         (12, TWO_POLICIES.format("silence_threshold_seconds = -3"), "policy 'second': silence_threshold"),
         (12, TWO_POLICIES.format("threshold = 3"), "unknown field `threshold`"),
@@ -218,3 +219,26 @@ def test_any_text_is_a_policy_or_an_error_with_a_line(text):
 def test_no_wrong_number_of_the_safety_valve_is_taken(field, wrong):
     with pytest.raises(PolicyError, match=r"^line 2: "):
         parse(f"[admission]\n{field} = {wrong}")
+
+
+# ---- progress and attempts
+
+
+def test_progress_and_attempts_are_asked_for_policy_by_policy():
+    book = parse(
+        a_text('targets = ["loader"]\nstall_threshold_seconds = 20\nattempts = 5')
+        + "[defaults]\nstall_threshold_seconds = 900\n"
+    )
+    assert (book.for_job(a_fact()).stall_threshold_seconds, book.for_job(a_fact()).attempts) == (20.0, 5)
+    other = book.for_job(a_fact(uid="u2", target="other"))
+    assert (other.stall_threshold_seconds, other.attempts) == (900.0, None)
+    assert Policy(name="x").stall_threshold_seconds == 0.0
+    assert book.checkpoint_seconds == 2.0
+
+
+@pytest.mark.parametrize("attempts", [0, 9])
+def test_attempts_that_would_never_or_always_be_over_are_refused(attempts):
+    with pytest.raises(PolicyError, match=r"line 4: .*attempts is not 1 to 8"):
+        parse(a_text(f'targets = ["loader"]\nattempts = {attempts}'))
+    with pytest.raises(PolicyError, match=r"line 2: admission: attempts is not 1 to 8"):
+        parse(f"[admission]\nattempts = {attempts}\n")

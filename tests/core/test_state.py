@@ -533,10 +533,14 @@ def told(said):
 
 
 def comparable(state):
-    """Leave out what only people see, and the start of a row of errors: its order is checked by judgement."""
+    """Leave out what only people see, and what depends on order but then comes late, never early.
+
+    The start of a row of errors: its order is checked by judgement. Progress: that a number is another one.
+    """
     return msgspec.structs.replace(
         state,
         records_written=-1,
+        progress_at=NEVER,
         error_detail="",
         error_since_at=NEVER,
         error_since_source=NEVER,

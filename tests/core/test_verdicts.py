@@ -300,6 +300,55 @@ def test_silence_counts_from_the_last_look_that_found_the_group_idle(reports):
     assert after.verdict is Verdict.STUCK
 
 
+STALL = 60
+
+
+def stepping(*loads, **changes):
+    """Make the state of a Job whose progress is watched; each load is its time and the records written."""
+    state = a_state(fact=a_fact(target="stepper"), **changes)
+    for seconds, records in loads:
+        at = T0 + seconds
+        fold_beat(state, a_beat(at, offset=int(seconds * 8), records_written=records), at=at, source_partition=0)
+    return state
+
+
+def test_a_job_that_reports_but_does_not_get_on_is_stalled():
+    state = stepping((10, 100), (40, 100), (69, 100))
+    assert short(judged(state, 10 + STALL)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert judged(state, 11).look_at == T0 + 10 + STALL
+    after = judged(state, 11 + STALL)
+    assert short(after) == (Verdict.STALLED, Rule.NO_PROGRESS)
+    assert (after.since, after.silence, after.threshold) == (T0 + 10, 61, STALL)
+    assert after.restartable
+
+
+@pytest.mark.parametrize("records", [101, 5])  # fewer: a pod that was tried again begins anew
+def test_any_other_number_of_records_is_progress(records):
+    assert judged(stepping((10, 100), (69, records)), 80).verdict is Verdict.HEALTHY
+
+
+def test_a_job_that_is_silent_since_its_progress_is_stuck_and_not_stalled():
+    state = stepping((10, 100))
+    assert judged(state, 10 + SILENCE).verdict is Verdict.HEALTHY
+    assert judged(state, 11 + SILENCE).verdict is Verdict.STUCK
+
+
+def test_a_job_that_never_counts_its_records_is_not_stalled():
+    assert judged(stepping((10, -1), (50, -1), (80, -1)), 90).verdict is Verdict.HEALTHY
+
+
+def test_a_feed_gap_and_a_second_pod_are_no_want_of_progress():
+    assert judged(stepping((10, 100), (60, 100), running_at=T0 + 50), 80).verdict is Verdict.HEALTHY
+    gaps = Gaps(((T0 + 20, T0 + 500),))
+    assert judged(stepping((10, 100), (510, 100)), 520, gaps=gaps).verdict is Verdict.HEALTHY
+
+
+def test_progress_is_not_asked_of_a_job_whose_policy_does_not_say_so():
+    state = stepping((10, 100), (40, 100), (69, 100))
+    state.fact = a_fact()
+    assert judged(state, 90).verdict is Verdict.HEALTHY
+
+
 def test_an_idle_job_that_reports_again_is_healthy():
     state = said((LOADING, 5), idle_at=T0 + 500)
     fold_beat(state, a_beat(T0 + 501), at=T0 + 501, source_partition=0)
@@ -359,6 +408,7 @@ STATES = st.builds(
             "condition_at": moments(),
             "hold_at": st.just(NEVER) | moments(),
             "doubtful_life_at": st.just(NEVER) | moments(),
+            "idle_at": st.just(NEVER) | moments(),
         }
     ),
     st.lists(beats() | words(), max_size=6),
@@ -366,7 +416,7 @@ STATES = st.builds(
         {
             "condition": st.sampled_from(Condition),
             "pod": st.sampled_from(PodState),
-            "target": st.sampled_from(["loader", "consumer", "visualizer", "off", "new"]),
+            "target": st.sampled_from(["loader", "consumer", "stepper", "visualizer", "off", "new"]),
             "skip": st.booleans(),
         }
     ),
@@ -437,7 +487,7 @@ def test_only_a_managed_job_that_nobody_stopped_or_exempted_is_restartable(state
 
 @given(STATES, GAPS, st.integers(0, 4000), moments(400, 800))
 def test_a_sign_of_life_now_makes_any_job_well_that_has_not_failed_in_kubernetes(state, gaps, eighths, at):
-    fold_beat(state, a_beat(at, offset=2000), at=at, source_partition=0)
+    fold_beat(state, a_beat(at, offset=2000, records_written=99), at=at, source_partition=0)
     judgement = judged(state, at - T0, gaps=gaps)
     if judgement.restartable:
         assert judgement.rule is Rule.JOB_FAILED
