@@ -40,6 +40,7 @@ class _Faust:
 
     async def bury(self, batch: EvidenceBatch, reject: Rejected) -> None:
         await acknowledged([dead_letter(EVIDENCE, batch.partition, reject)])
+        metrics.DEAD_LETTERS.labels(reason=reject.reason).inc()
 
     async def store(self, number: int, changes: Changes, offset: int) -> None:
         await store(number, changes, offset)

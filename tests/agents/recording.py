@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faust.exceptions import ProducerSendError
 from faust.stores.memory import Store
 from faust.types import TP, RecordMetadata
+from mode.utils.locks import Event
 
 from agents import inventory, telemetry
 from agents.forwarding import Forwarding
@@ -188,6 +189,9 @@ def edges() -> Iterator[Edges]:
         detector.__dict__.pop("maybe_start_producer", None)
         patch.setattr(detector, "_producer", edge.producer)
         patch.setattr(detector, "_consumer", edge.consumer)
+        # An event belongs to the loop it was first waited in; and an agent that raised has crashed its app.
+        for state in ("_stopped", "_crashed"):
+            patch.setattr(detector, state, Event())
         patch.setattr(jobs, "_data", Store("memory://", detector, jobs))
         patch.setattr(inventory, "names", edge.names)
         patch.setattr(inventory, "_inventory", inventory._Inventory(edge.names))
@@ -203,9 +207,6 @@ def edges() -> Iterator[Edges]:
             yield edge
         finally:
             hot.clear()
-            # An agent that raised has crashed its app, which here is everybody's.
-            detector._crashed.clear()
-            detector._crash_reason = None
 
 
 def batch(topic: str, partition: int, values: Iterable[bytes | None], *, first_offset: int = 0) -> Batch:

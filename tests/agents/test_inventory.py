@@ -1,0 +1,235 @@
+"""Which Jobs there are: a snapshot at assignment and at every list, facts only to the partitions that are ours."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from aiokafka.errors import NotEnoughReplicasError
+
+from agents import inventory
+from sf_healer.adapters.cluster import ApiFailure, Change, Failure, Listing
+from sf_healer.core import steps
+from sf_healer.core.evidence import Fact, Snapshot
+from sf_healer.core.facts import JobFact, gone
+from sf_healer.topics import EVIDENCE, STEPS
+from tables.jobs import hot
+from tests.agents.recording import BROKER_EPOCH, WAIT_SECONDS, edges, key_on
+from tests.core.strategies import a_fact
+from tests.lab.waiting import until_async
+
+OURS, THEIRS = 1, 4
+
+
+class ScriptedCluster:
+    """In the place of the API server: what a list gives, and a watch that brings what the test puts into it."""
+
+    def __init__(self, *jobs: JobFact) -> None:
+        self.jobs = list(jobs)
+        self.version = 100
+        self.listings = 0
+        self.failures: list[ApiFailure] = []
+        self.watches: list[threading.Event] = []
+        self._changes: list[Change | ApiFailure] = []
+        self._news = threading.Condition()
+
+    def list_jobs(self) -> Listing | ApiFailure:
+        if self.failures:
+            return self.failures.pop(0)
+        self.listings += 1
+        return Listing(tuple(self.jobs), str(self.version), str(self.version), BROKER_EPOCH)
+
+    def tell(self, *changes: Change | ApiFailure) -> None:
+        with self._news:
+            self._changes += changes
+            self._news.notify_all()
+
+    def watch(self, _listing: Listing, stop: threading.Event) -> Iterator[Change | ApiFailure]:
+        self.watches.append(stop)
+        while not stop.is_set():
+            with self._news:
+                self._news.wait_for(lambda: self._changes, timeout=0.02)
+                change = self._changes.pop(0) if self._changes else None
+            if change is not None:
+                yield change
+            if isinstance(change, ApiFailure):
+                return
+
+
+@pytest.fixture
+def edge(monkeypatch):
+    monkeypatch.setattr(inventory, "RETRY_SECONDS", 0.01)
+    with edges() as around:
+        yield around
+
+
+@pytest.fixture
+async def following(edge):
+    """Follow a cluster until the test is over."""
+    tasks: list[tuple[asyncio.Task[None], ScriptedCluster]] = []
+
+    def follow(cluster: ScriptedCluster) -> ScriptedCluster:
+        tasks.append((asyncio.create_task(inventory._inventory.run(cluster)), cluster))
+        return cluster
+
+    yield follow
+    for task, _ in tasks:
+        inventory._inventory.stop_watching.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def job(partition: int, **changes: object) -> JobFact:
+    key = key_on(partition)
+    return a_fact(key, **{"uid": f"uid-{key}", "producer_id": f"{key}__x", **changes})
+
+
+def facts(edge) -> list[tuple[int, JobFact]]:
+    return [(partition, entry.fact) for partition, entry in edge.producer.evidence() if isinstance(entry, Fact)]
+
+
+def snapshots(edge) -> list[tuple[int, Snapshot]]:
+    return [(partition, entry) for partition, entry in edge.producer.evidence() if isinstance(entry, Snapshot)]
+
+
+async def until_snapshots(edge, count: int) -> None:
+    async def are_there() -> bool:
+        return len(snapshots(edge)) >= count
+
+    await until_async(are_there, f"{count} snapshots", seconds=WAIT_SECONDS)
+
+
+async def until_facts(edge, count: int) -> None:
+    async def are_there() -> bool:
+        return len(facts(edge)) >= count
+
+    await until_async(are_there, f"{count} facts", seconds=WAIT_SECONDS)
+
+
+async def test_the_first_list_lets_reports_be_named_and_names_all_jobs(edge, following):
+    following(ScriptedCluster(job(OURS), job(THEIRS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    assert {fact.key for fact in edge.names.facts()} == {key_on(OURS), key_on(THEIRS)}
+
+
+async def test_a_partition_of_ours_is_told_its_jobs_and_then_all_uids_there_are(edge, following):
+    edge.own(OURS)
+    following(ScriptedCluster(job(OURS), job(THEIRS)))
+    await until_snapshots(edge, 1)
+    assert facts(edge) == [(OURS, job(OURS))]
+    assert snapshots(edge) == [(OURS, Snapshot(100, ((key_on(OURS), f"uid-{key_on(OURS)}"),)))]
+    assert isinstance(edge.producer.evidence()[-1][1], Snapshot), "the snapshot comes after the facts"
+
+
+async def test_a_partition_assigned_later_is_told_then(edge, following):
+    following(ScriptedCluster(job(OURS), job(THEIRS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    edge.own(THEIRS)
+    await until_snapshots(edge, 1)
+    assert [partition for partition, _ in snapshots(edge)] == [THEIRS]
+    assert facts(edge) == [(THEIRS, job(THEIRS))]
+
+
+async def test_a_partition_that_left_and_came_back_is_told_again(edge, following):
+    edge.own(OURS)
+    cluster = following(ScriptedCluster(job(OURS)))
+    await until_snapshots(edge, 1)
+    del hot[OURS]
+    cluster.tell(Change(job(THEIRS)))  # something to take notice by
+
+    async def is_forgotten() -> bool:
+        return OURS not in inventory._inventory.census._told
+
+    await until_async(is_forgotten, "the partition to be forgotten", seconds=WAIT_SECONDS)
+    edge.own(OURS)
+    await until_snapshots(edge, 2)
+
+
+async def test_a_change_is_told_to_its_partition_only_if_that_is_ours(edge, following):
+    edge.own(OURS)
+    cluster = following(ScriptedCluster(job(OURS), job(THEIRS)))
+    await until_snapshots(edge, 1)
+    changed = job(OURS, resource_version=500, attempt=1)
+    cluster.tell(Change(job(THEIRS, resource_version=499)), Change(changed))
+    await until_facts(edge, 2)
+    assert facts(edge)[1:] == [(OURS, changed)]
+    assert edge.names.get(key_on(THEIRS)).resource_version == 499, "every worker's index has it"
+
+
+async def test_a_job_that_is_gone_is_told_and_left_out_of_the_next_snapshot(edge, following):
+    edge.own(OURS)
+    cluster = following(ScriptedCluster(job(OURS)))
+    await until_snapshots(edge, 1)
+    cluster.jobs, cluster.version = [], 600
+    cluster.tell(Change(gone(job(OURS), 550)), ApiFailure(Failure.GONE, 410, "too old"))
+    await until_snapshots(edge, 2)
+    assert facts(edge)[1][1].condition == "gone"
+    assert snapshots(edge)[-1] == (OURS, Snapshot(600, ()))
+
+
+async def test_a_watch_that_breaks_lists_again(edge, following):
+    cluster = following(ScriptedCluster(job(OURS)))
+    cluster.tell(ApiFailure(Failure.GONE, 410, "too old"))
+
+    async def listed_twice() -> bool:
+        return cluster.listings == 2
+
+    await until_async(listed_twice, "a second list", seconds=WAIT_SECONDS)
+    assert all(stop.is_set() for stop in cluster.watches[:-1]), "the old watch is over"
+
+
+async def test_a_list_that_fails_is_asked_for_again_and_nothing_is_taken_for_gone(edge, following):
+    edge.own(OURS)
+    cluster = ScriptedCluster(job(OURS))
+    cluster.failures = [ApiFailure(Failure.UNREACHABLE, 0, "refused"), ApiFailure(Failure.SERVER, 500, "no")]
+    following(cluster)
+    await until_snapshots(edge, 1)
+    assert cluster.failures == []
+    assert len(facts(edge)) == 1
+
+
+async def test_an_unknown_name_brings_one_fresh_list_within_ten_seconds(edge, following, monkeypatch):
+    monkeypatch.setattr(inventory, "LOOK_AGAIN_LIMIT_SECONDS", WAIT_SECONDS)
+    cluster = following(ScriptedCluster(job(OURS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    cluster.jobs.append(job(THEIRS))
+    assert await inventory.look_again() is True
+    assert cluster.listings == 2
+    assert edge.names.get(key_on(THEIRS)) is not None
+    assert await inventory.look_again() is False
+    assert cluster.listings == 2
+
+
+async def test_a_list_that_does_not_come_is_not_waited_for_long(edge):
+    assert await inventory.look_again() is False
+
+
+async def test_what_a_broker_did_not_acknowledge_is_told_again(edge, following, monkeypatch):
+    edge.own(OURS)
+    cluster = ScriptedCluster(job(OURS))
+    monkeypatch.setattr(inventory.Cluster, "connect", lambda **_: cluster)
+    refusals = [NotEnoughReplicasError(), NotEnoughReplicasError()]
+    edge.producer.refuse = lambda record: refusals.pop() if refusals and record.topic == EVIDENCE else None
+    task = asyncio.create_task(inventory.follow_cluster())
+    try:
+        await until_snapshots(edge, 2)
+        assert refusals == []
+    finally:
+        inventory._inventory.stop_watching.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_becomes_of_a_job_that_we_created_is_told_to_the_actuator_by_its_owner(edge, following):
+    edge.own(OURS)
+    cluster = following(ScriptedCluster(job(OURS)))
+    await until_snapshots(edge, 1)
+    again = job(OURS, uid="u-2", resource_version=700, attempt=1, action_id="a1")
+    cluster.tell(Change(job(THEIRS, resource_version=701, action_id="a2")), Change(again))
+    await until_facts(edge, 2)
+
+    async def told() -> bool:
+        return bool(edge.producer.to(STEPS))
+
+    await until_async(told, "the actuator to be told", seconds=WAIT_SECONDS)
+    assert [steps.decode(record.value).fact for record in edge.producer.to(STEPS)] == [again]
