@@ -317,14 +317,33 @@ def _decision(command: Command, at: float, decision: str, reason: str) -> Decisi
 # ---- scoring
 
 
+class Findings(msgspec.Struct):
+    """How well one verdict was given, over the firm rows of a truth; delays beyond the earliest right moment."""
+
+    found: int = 0  # Jobs with this verdict first
+    found_rightly: int = 0
+    sick: int = 0  # Jobs of which the truth says so
+    delay_seconds: list[float] = []
+
+    @property
+    def precision(self) -> float | None:
+        """What part of the Jobs so judged is so; None when none is so judged."""
+        return self.found_rightly / self.found if self.found else None
+
+    @property
+    def recall(self) -> float | None:
+        """What part of the Jobs that are so is found in time; None when none is so."""
+        return self.found_rightly / self.sick if self.sick else None
+
+
 class Score(msgspec.Struct):
-    """How decisions compare with a truth; delays in seconds beyond the earliest right moment, by verdict."""
+    """How decisions compare with a truth."""
 
     right: int = 0
     jobs: int = 0
     wrong: list[str] = []
     soft: list[str] = []
-    delays: dict[str, list[float]] = {}
+    verdicts: dict[str, Findings] = {}
 
     @property
     def holds(self) -> bool:
@@ -345,7 +364,7 @@ def score(decisions: Iterable[Decision], truth: Truth) -> Score:
         first.setdefault(name, decision)
         if decision.decision == "restart":
             restarted.setdefault(name, decision)
-    result = Score(wrong=[], soft=[], delays={})
+    result = Score(wrong=[], soft=[], verdicts={})
     for name, row in truth.jobs.items():
         problem = _compare(row, first.get(name), restarted.get(name))
         if problem is not None:
@@ -353,9 +372,26 @@ def score(decisions: Iterable[Decision], truth: Truth) -> Score:
         if row.firm:
             result.jobs += 1
             result.right += problem is None
-        if row.not_before is not None and name in first:
-            result.delays.setdefault(row.verdict, []).append(first[name].at - row.not_before)
+            _count(result.verdicts, row, first.get(name), rightly=problem is None)
     return result
+
+
+def _count(verdicts: dict[str, Findings], row: TruthRow, found: Decision | None, *, rightly: bool) -> None:
+    """Count a Job of the truth under the verdict it should have, and under the one it was given."""
+    if row.not_before is not None:
+        verdicts.setdefault(row.verdict, Findings(delay_seconds=[])).sick += 1
+    if found is None:
+        return
+    given = verdicts.setdefault(found.verdict, Findings(delay_seconds=[]))
+    given.found += 1
+    if row.not_before is not None and rightly:
+        given.found_rightly += 1
+        given.delay_seconds.append(found.at - row.not_before)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Give the smallest value that `share` of all do not exceed (nearest rank); there must be one."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _compare(row: TruthRow, found: Decision | None, restart: Decision | None) -> str | None:

@@ -2,24 +2,28 @@
 
 import sys
 from pathlib import Path
-from statistics import median
 
 import click
 import msgspec
 
+from sf_healer.backtest import Difference, differences
 from sf_healer.captures import CaptureError, read_file
 from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
-from sf_healer.replay import Decision, Replay, Score, read_jobs, read_truth, score
+from sf_healer.replay import Decision, Replay, Score, percentile, read_jobs, read_truth, score
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _COLUMNS = ("AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", "THRESHOLD")
+_DIFFERENT_COLUMNS = ("CHANGE", "SECONDS", *_COLUMNS)
 
 
 @click.command()
 @click.argument("file", type=_FILE)
 @click.option("--jobs", "jobs_file", type=_FILE, help="The Jobs there were; without it reports name their own.")
 @click.option("--policy", "policy_file", type=_FILE, help="Policies to decide by, instead of the shipped ones.")
+@click.option(
+    "--against", "against_file", type=_FILE, help="Policies to compare with: print only the decisions that differ."
+)
 @click.option("--truth", "truth_file", type=_FILE, help="Score against this; exit status 3 if it does not hold.")
 @click.option("--until", type=float, help="Last moment for a verdict, epoch seconds; default: the truth's end.")
 @click.option("-o", "--output", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
@@ -28,36 +32,66 @@ def command(
     file: Path,
     jobs_file: Path | None,
     policy_file: Path | None,
+    against_file: Path | None,
     truth_file: Path | None,
     until: float | None,
     output: str,
 ) -> ExitCode:
     """Run a capture through the decisions, in virtual time, without Kafka or a cluster.
 
-    A restart is taken to succeed. One line per change of decision or reason of a Job.
+    A restart is taken to succeed. One line per change of decision or reason of a Job; with --against one per
+    decision that only one of the two makes, or makes at another time (exit status 0: it is a question).
     """
+
+    def replay(policies: Path | None) -> Replay:
+        jobs = read_jobs(jobs_file) if jobs_file else None
+        return Replay(read_file(file), jobs, read_policies(policies), until=until)
+
+    old: list[Decision] = []
     try:
         truth = read_truth(truth_file) if truth_file else None
         if until is None and truth is not None:
             until = truth.capture_end
-        run = Replay(
-            read_file(file),
-            read_jobs(jobs_file) if jobs_file else None,
-            read_policies(policy_file),
-            until=until,
-        )
-        decisions = _print(run, output)
+        run = replay(policy_file)
+        if against_file is None:
+            decisions = _print(run, output)
+        else:
+            decisions, old = list(run.decisions()), list(replay(against_file).decisions())
+            _print_differences(differences(decisions, old), output)
     except CaptureError as error:
         raise click.ClickException(str(error)) from None
     if output == "table":
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(run.rejected.items()))
-        rejected = f"{sum(run.rejected.values())} rejected" + (f" ({reasons})" if reasons else "")
-        say(f"{run.reports} reports, {rejected}, {len(decisions)} decisions")
+        _say_counts(run, decisions)
     if truth is None:
         return ExitCode.OK
+    if against_file is not None:
+        say(f"by {against_file}:")
+        _say_score(score(old, truth))
+        say(f"by {policy_file or 'the shipped policies'}:")
     result = score(decisions, truth)
     _say_score(result)
     return ExitCode.OK if result.holds else ExitCode.NO
+
+
+def _say_counts(run: Replay, decisions: list[Decision]) -> None:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(run.rejected.items()))
+    rejected = f"{sum(run.rejected.values())} rejected" + (f" ({reasons})" if reasons else "")
+    say(f"{run.reports} reports, {rejected}, {len(decisions)} decisions")
+
+
+def _print_differences(found: list[Difference], output: str) -> None:
+    if output == "jsonl":
+        for difference in found:
+            click.echo(msgspec.json.encode(difference).decode())
+        return
+    emit(found, Output.TABLE, columns=_DIFFERENT_COLUMNS, rows=map(_different_row, found))
+
+
+def _different_row(difference: Difference) -> tuple[str, ...]:
+    decision = difference.new or difference.old
+    assert decision is not None
+    moved = f"{difference.seconds:+.1f}s" if difference.seconds else "-"
+    return (difference.change, moved, *_row(decision))
 
 
 def _print(run: Replay, output: str) -> list[Decision]:
@@ -95,8 +129,21 @@ def _say_score(result: Score) -> None:
         say(f"WRONG  {problem}")
     for problem in result.soft:
         say(f"soft   {problem}")
-    for verdict, delays in sorted(result.delays.items()):
-        delays.sort()
-        p99 = delays[min(len(delays) - 1, int(len(delays) * 0.99))]
-        say(f"delay  {verdict}: min {delays[0]:.1f}s  median {median(delays):.1f}s  p99 {p99:.1f}s  n={len(delays)}")
+    for verdict, findings in sorted(result.verdicts.items()):
+        precision, recall = _share(findings.precision), _share(findings.recall)
+        say(
+            f"{verdict}: precision {precision} ({findings.found_rightly} of {findings.found} found)  "
+            f"recall {recall} ({findings.found_rightly} of {findings.sick} sick){_delays(findings.delay_seconds)}"
+        )
     say(f"{result.right} of {result.jobs} firm Jobs as the truth says: {'holds' if result.holds else 'DOES NOT HOLD'}")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _delays(delays: list[float]) -> str:
+    if not delays:
+        return ""
+    median, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
+    return f"  delay min {min(delays):.1f}s  median {median:.1f}s  p99 {p99:.1f}s"

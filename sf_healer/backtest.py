@@ -1,0 +1,63 @@
+"""Back-test: how the decisions of one policy differ from those of another over the same capture.
+
+Pure: sf_healer/replay.py makes the decisions.
+"""
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from enum import StrEnum
+
+import msgspec
+
+from sf_healer.replay import Decision
+
+
+class Change(StrEnum):
+    """How a decision differs."""
+
+    ADDED = "added"  # only the new policy decides so
+    GONE = "gone"  # only the old one does
+    MOVED = "moved"  # both do, at another time
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One decision that is not the same; `seconds` is by how much the new one comes later (negative: earlier)."""
+
+    change: Change
+    job: str
+    new: Decision | None
+    old: Decision | None
+    seconds: float = 0.0
+
+    @property
+    def at(self) -> float:
+        """When it falls, by the new policy where that decides so."""
+        decision = self.new or self.old
+        assert decision is not None
+        return decision.at
+
+
+def differences(new: Iterable[Decision], old: Iterable[Decision]) -> list[Difference]:
+    """Give the decisions that differ, in order of time; equal ones in the same order of a Job are one decision."""
+    by_job: dict[str, tuple[list[Decision], list[Decision]]] = {}
+    for which, decisions in enumerate((new, old)):
+        for decision in decisions:
+            by_job.setdefault(decision.job, ([], []))[which].append(decision)
+    found = [each for job, (now, then) in by_job.items() for each in _of_job(job, now, then)]
+    return sorted(found, key=lambda each: (each.at, each.job, each.change))
+
+
+def _of_job(job: str, new: list[Decision], old: list[Decision]) -> Iterable[Difference]:
+    same = SequenceMatcher(None, [_kind(each) for each in old], [_kind(each) for each in new], autojunk=False)
+    for tag, old_from, old_to, new_from, new_to in same.get_opcodes():
+        if tag == "equal":
+            for then, now in zip(old[old_from:old_to], new[new_from:new_to], strict=True):
+                if then.at != now.at:
+                    yield Difference(Change.MOVED, job, now, then, round(now.at - then.at, 3))
+            continue
+        yield from (Difference(Change.GONE, job, None, then) for then in old[old_from:old_to])
+        yield from (Difference(Change.ADDED, job, now, None) for now in new[new_from:new_to])
+
+
+def _kind(decision: Decision) -> tuple[str, str, str]:
+    return decision.verdict, decision.decision, decision.reason
