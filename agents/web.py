@@ -1,10 +1,13 @@
 """The web views, read only, JSON: Faust pages on every worker, any of which answers for any Job.
 
-`/jobs/{namespace}/{name}/` is routed by Faust's table router with the Job's own key; lists are gathered from
-every worker of the group. What a worker cannot reach is said in the answer, never left out silently.
+`/jobs/{namespace}/{name}/` is fetched from the worker that has the Job's partition of the table, lists are gathered
+from every worker of the group. Which worker has what is asked of Faust's table router; the partition is computed by
+us, for the router would ask the producer, which knows only topics it has sent to. What a worker cannot reach is said
+in the answer, never left out silently; `?local=1` is how workers ask one another, and is never passed on.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import faust
@@ -18,7 +21,8 @@ from yarl import URL
 
 import tables.actions
 from agents import watchdog
-from sf_healer.app import actuator, detector
+from sf_healer.app import actuator, detector, settings
+from sf_healer.core.partitioning import partition_of
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
 from sf_healer.views.page import draw_jobs
 from tables.jobs import hot, jobs
@@ -26,6 +30,7 @@ from tables.jobs import hot, jobs
 log = structlog.get_logger(__name__)
 
 PEER_TIMEOUT = ClientTimeout(total=5.0)
+_LOCAL = "local"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,11 +46,19 @@ class Jobs(View):
     async def get(self, request: Request) -> Response:
         """List Jobs."""
         local = build_jobs(list(hot.values()))
-        if "local" in request.query:
-            return answer(self, {"jobs": local, "partitions": sorted(hot)})
+        mine = {"jobs": local, "partitions": sorted(hot)}
+        if _LOCAL in request.query:
+            return answer(self, mine)
         answers, unreachable = await gather_peers("/jobs/")
-        rows = {row["job"]: row for peer in [{"jobs": local}, *answers] for row in peer["jobs"]}
-        return answer(self, {"jobs": [rows[job] for job in sorted(rows)], "unreachable": unreachable})
+        rows = {row["job"]: row for peer in [mine, *answers] for row in peer["jobs"]}
+        return answer(
+            self,
+            {
+                "jobs": [rows[job] for job in sorted(rows)],
+                "unreachable": unreachable,
+                "partitions_missing": _missing(number for peer in [mine, *answers] for number in peer["partitions"]),
+            },
+        )
 
 
 @detector.page("/ui/")
@@ -64,15 +77,14 @@ class Page(View):
 class Job(View):
     """Everything known of one Job."""
 
-    async def get(self, request: Request, namespace: str, name: str) -> Response:  # noqa: ARG002  Faust's
+    async def get(self, request: Request, namespace: str, name: str) -> Response:
         """Show a Job."""
         key = f"{namespace}/{name}"
-        try:
-            owner = URL(detector.router.key_store(jobs.name, key.encode()))
-        except KeyError:
+        owner = owner_of(detector, jobs.changelog_topic_name, partition_of(key, settings.partitions))
+        if owner is None:
             return answer(self, {"error": "no worker owns this Job's partition right now"}, status=503)
         if not _is_me(owner):
-            return await _forward(self, owner, f"/jobs/{namespace}/{name}/")
+            return await _pass_on(self, request, owner)
         for partition in hot.values():
             state = partition.jobs.get(key)
             if state is not None:
@@ -89,7 +101,7 @@ class Fleet(View):
     async def get(self, request: Request) -> Response:
         """Show the fleet."""
         local = build_fleet(list(hot.values()))
-        if "local" in request.query:
+        if _LOCAL in request.query:
             return answer(self, local)
         answers, unreachable = await gather_peers("/fleet/")
         verdicts: dict[str, int] = {}
@@ -104,6 +116,7 @@ class Fleet(View):
                 "jobs": sum(verdicts.values()),
                 "partitions": sorted(partitions, key=lambda row: row["partition"]),
                 "unreachable": unreachable,
+                "partitions_missing": _missing(row["partition"] for row in partitions),
             },
         )
 
@@ -113,18 +126,17 @@ def _actions_page(app: faust.App) -> None:
     class Actions(View):
         """Every restart under way and lately, by Job, each with its steps; manifests are never shown."""
 
-        async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
+        async def get(self, request: Request) -> Response:
             """List actions."""
             shown = tables.actions.shown_jobs()
             if shown is not None:
                 return answer(self, {"actions": shown})
-            try:
-                owner = URL(actuator.router.key_store(tables.actions.actions.name, b""))
-            except KeyError:
+            owner = owner_of(actuator, tables.actions.actions.changelog_topic_name, 0)
+            if owner is None:
                 return answer(self, {"error": "no worker owns the steps log right now"}, status=503)
             if _is_me(owner, actuator):
                 return answer(self, {"error": "this worker owns the steps log and is still recovering"}, status=503)
-            return await _forward(self, owner, "/actions/")
+            return await _pass_on(self, request, owner)
 
 
 def _health_pages(app: faust.App) -> None:
@@ -171,7 +183,7 @@ async def gather_peers(path: str) -> tuple[list[dict[str, Any]], list[str]]:
 async def _ask(peer: URL, path: str) -> dict[str, Any] | None:
     try:
         async with detector.http_client.get(
-            peer.with_path(path).with_query(local="1"), timeout=PEER_TIMEOUT
+            peer.with_path(path).with_query({_LOCAL: "1"}), timeout=PEER_TIMEOUT
         ) as response:
             body = await response.read()
             return msgspec.json.decode(body, type=dict[str, Any]) if response.status == 200 else None  # noqa: PLR2004
@@ -180,12 +192,30 @@ async def _ask(peer: URL, path: str) -> dict[str, Any] | None:
         return None
 
 
-async def _forward(view: View, owner: URL, path: str) -> Response:
+async def _pass_on(view: View, request: Request, owner: URL) -> Response:
+    """Have the owner answer; it does so itself or not at all, else two stale workers would ask in circles."""
+    if _LOCAL in request.query:
+        return answer(view, {"error": f"asked as the owner, and does not have it: {owner} does"}, status=503)
+    address = owner.with_path(request.url.path).with_query({_LOCAL: "1"})
     try:
-        async with detector.http_client.get(owner.with_path(path), timeout=PEER_TIMEOUT) as response:
+        async with detector.http_client.get(address, timeout=PEER_TIMEOUT) as response:
             return view.bytes(await response.read(), content_type="application/json", status=response.status)
     except (ClientError, TimeoutError) as error:
-        return answer(view, {"error": f"its owner {owner} does not answer: {error}"}, status=503)
+        reason = str(error) or type(error).__name__
+        return answer(view, {"error": f"its owner {owner} does not answer: {reason}"}, status=503)
+
+
+def owner_of(app: faust.App, changelog: str, partition: int) -> URL | None:
+    """Name the worker that has a partition of a table, as the group last agreed; None where nobody has it."""
+    for url, topics in app.router.tables_metadata().items():
+        if partition in topics.get(changelog, ()):
+            return URL(str(url))
+    return None
+
+
+def _missing(answered: Iterable[int]) -> list[int]:
+    """List the evidence partitions that no answer covers: their Jobs are not in it."""
+    return sorted(set(range(settings.partitions)) - set(answered))
 
 
 def _is_me(url: URL, app: faust.App = detector) -> bool:
