@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Show it: five Jobs on this machine, two of them sick.",
     "worker": "Run the healer.",
     "replay": "Run a capture through the decisions, without Kafka.",
+    "policy": "Check a policy file, and see which policy each Job gets.",
     "topics": "Show or create the topics sf-healer needs.",
     "settings": "Show the settings this environment makes.",
     "feed": "Send a capture to a broker, in its own time or faster.",

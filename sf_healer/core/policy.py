@@ -42,6 +42,14 @@ class Expectations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     attempts: int | None = None
 
 
+class Match(msgspec.Struct, frozen=True):
+    """Which Jobs a policy is for: one of the targets, one of the name globs, all of the labels; empty: any."""
+
+    targets: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: dict[str, str]
+
+
 class _Rule(Expectations, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     targets: tuple[str, ...] = ()
@@ -122,6 +130,11 @@ class PolicyBook:
     def policies(self) -> tuple[Policy, ...]:
         """All policies in the order they are tried, the default last."""
         return (*(policy for _, policy in self._rules), self._default)
+
+    def match_of(self, policy: Policy) -> Match | None:
+        """Say which Jobs a policy of this book is for; None: it is the default."""
+        rules = (rule for rule, known in self._rules if known is policy)
+        return next((Match(rule.targets, rule.names, rule.labels) for rule in rules), None)
 
     @property
     def checkpoint_seconds(self) -> float:

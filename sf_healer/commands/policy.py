@@ -1,0 +1,154 @@
+"""`sf-healer policy check`: whether a policy file is right, and which policy each Job gets."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from sf_healer.captures import CaptureError
+from sf_healer.cli import ExitCode, Output, emit, output_option, say
+from sf_healer.core.facts import JobFact, fact_from_manifest
+from sf_healer.core.policy import Limits, Match, Policy, PolicyBook, PolicyError, parse
+from sf_healer.replay import read_jobs
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_POLICY_COLUMNS = (
+    "POLICY",
+    "MATCHES",
+    "EXPECTS",
+    "SILENCE",
+    "STARTUP",
+    "NOT RUNNING",
+    "ERROR GRACE",
+    "STOP HOLD",
+    "STALL",
+    "ATTEMPTS",
+)
+_JOB_COLUMNS = ("JOB", "TARGET", "POLICY")
+
+
+@click.group()
+def command() -> None:
+    """Ask about policy files."""
+
+
+@command.command()
+@click.argument("file", type=_FILE)
+@click.option(
+    "--jobs",
+    "jobs_file",
+    type=_FILE,
+    help="Show which policy each of these Jobs gets: `kubectl get jobs -o json`, or the Jobs of a capture.",
+)
+@output_option
+def check(*, file: Path, jobs_file: Path | None, output: Output) -> ExitCode:
+    """Check the policy FILE and print what it says; a fault is told with its line, exit code 3."""
+    try:
+        book = parse(file.read_text())
+    except (PolicyError, UnicodeDecodeError) as problem:
+        say(f"{file}: {problem}")
+        return ExitCode.NO
+    if jobs_file is not None:
+        _print_jobs(book, _jobs_in(jobs_file), output)
+    else:
+        _print_policies(book, output)
+    return ExitCode.OK
+
+
+def _print_policies(book: PolicyBook, output: Output) -> None:
+    policies = book.policies()
+    emit(
+        {
+            "policies": [
+                msgspec.to_builtins(policy) | {"matches": msgspec.to_builtins(book.match_of(policy))}
+                for policy in policies
+            ],
+            "admission": msgspec.to_builtins(book.limits),
+        },
+        output,
+        columns=_POLICY_COLUMNS,
+        rows=(_policy_row(policy, book.match_of(policy), book.limits) for policy in policies),
+    )
+    if output is Output.TABLE:
+        changed = _changed(book.limits)
+        say(f"admission: {', '.join(changed)}" if changed else "admission: every limit as by default")
+
+
+def _policy_row(policy: Policy, match: Match | None, limits: Limits) -> tuple[str, ...]:
+    expects = [
+        word
+        for word, holds in (
+            ("exempt", policy.exempt),
+            ("reporting", policy.reporting),
+            ("consumer", policy.consumer),
+            ("silence not judged", not policy.judge_silence),
+        )
+        if holds
+    ]
+    return (
+        policy.name,
+        _words(match),
+        ", ".join(expects) or "-",
+        f"{policy.silence_threshold_seconds:g}s",
+        f"{policy.startup_threshold_seconds:g}s",
+        f"{policy.not_running_threshold_seconds:g}s",
+        f"{policy.error_grace_seconds:g}s",
+        f"{policy.stop_hold_seconds:g}s",
+        f"{policy.stall_threshold_seconds:g}s" if policy.stall_threshold_seconds else "off",
+        str(policy.attempts or limits.attempts),
+    )
+
+
+def _words(match: Match | None) -> str:
+    """Say what a policy matches: all kinds given must hold, of each kind any one."""
+    if match is None:
+        return "every other Job"
+    kinds = [
+        f"target {' or '.join(match.targets)}" if match.targets else "",
+        f"name {' or '.join(match.names)}" if match.names else "",
+        " and ".join(f"label {label}={value}" for label, value in match.labels.items()),
+    ]
+    return " and ".join(kind for kind in kinds if kind)
+
+
+def _changed(limits: Limits) -> list[str]:
+    """Name the limits that are not as by default."""
+    default = Limits()
+    return [
+        f"{name} {_plain(getattr(limits, name))} (default {_plain(getattr(default, name))})"
+        for name in limits.__struct_fields__
+        if getattr(limits, name) != getattr(default, name)
+    ]
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _print_jobs(book: PolicyBook, jobs: list[JobFact], output: Output) -> None:
+    rows = [{"job": job.key, "target": job.target, "policy": book.for_job(job).name} for job in jobs]
+    emit(rows, output, columns=_JOB_COLUMNS, rows=(tuple(row.values()) for row in rows))
+    used = {row["policy"] for row in rows}
+    for policy in book.policies():
+        if policy.name not in used:
+            say(f"policy {policy.name} is that of none of these Jobs")
+
+
+def _jobs_in(file: Path) -> list[JobFact]:
+    """Read Jobs as kubectl lists them, or as they lie beside a capture."""
+    try:
+        document = msgspec.json.decode(file.read_bytes())
+        if isinstance(document, dict):
+            return list(_of_manifests(document.get("items", [document])))
+        return read_jobs(file)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as problem:
+        told = str(problem) if isinstance(problem, CaptureError) else f"{file}: {problem}"
+        raise click.ClickException(told) from None
+
+
+def _of_manifests(manifests: Any) -> Iterable[JobFact]:
+    if not isinstance(manifests, list) or not all(isinstance(each, dict) for each in manifests):
+        raise ValueError("items is no list of Jobs")
+    return (fact_from_manifest(manifest, []) for manifest in manifests)
