@@ -124,13 +124,13 @@ class Fleet(View):
 def _actions_page(app: faust.App) -> None:
     @app.page("/actions/", name=f"actions-{app.conf.id}")
     class Actions(View):
-        """Every restart under way and lately, by Job, each with its steps; manifests are never shown."""
+        """Every restart under way and lately, by Job, and what holds others back; manifests are never shown."""
 
         async def get(self, request: Request) -> Response:
             """List actions."""
             shown = tables.actions.shown_jobs()
             if shown is not None:
-                return answer(self, {"actions": shown})
+                return answer(self, {"actions": shown, "admission": tables.actions.shown_admission()})
             owner = owner_of(actuator, tables.actions.actions.changelog_topic_name, 0)
             if owner is None:
                 return answer(self, {"error": "no worker owns the steps log right now"}, status=503)

@@ -18,6 +18,7 @@ from sf_healer.app import actuator as app
 from sf_healer.app import settings
 from sf_healer.core.actuator import Actuator, shown
 from sf_healer.settings import Mode
+from sf_healer.views.admission import build_admission
 from tables import durable
 from tables.jobs import policies
 
@@ -51,6 +52,11 @@ def shown_jobs() -> dict[str, dict[str, object]] | None:
     None where another worker owns the log.
     """
     return None if current is None else {key: shown(record) for key, record in current.jobs.items()}
+
+
+def shown_admission() -> dict[str, Any] | None:
+    """Give what holds restarts back; None where another worker owns the log."""
+    return None if current is None else build_admission(current)
 
 
 @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by

@@ -167,7 +167,7 @@ def reserve(ledger: Ledger, command: Command, limits: Limits, now: float) -> Led
     """Spend a token and a slot on an admitted command."""
     return msgspec.structs.replace(
         ledger,
-        tokens=_tokens(ledger, limits, now) - 1.0,
+        tokens=tokens_left(ledger, limits, now) - 1.0,
         tokens_at=now,
         slots=(*ledger.slots, Slot(command.key, command.id, now)),
     )
@@ -349,7 +349,7 @@ def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits
     if not _is_stormy(fleet, limits) and _exceeds(fleet.unhealthy, fleet, limits):
         detail = f"{fleet.suspected} silent consumers may be idle or a storm"
         return Refused(Reason.COUNTS, _COUNTS_RETRY_SECONDS, detail)
-    tokens = _tokens(ledger, limits, now)
+    tokens = tokens_left(ledger, limits, now)
     if tokens < 1.0:
         wait = (1.0 - tokens) * 60.0 / limits.rate_per_minute
         return Refused(Reason.RATE, wait, f"{limits.rate_per_minute:g} a minute")
@@ -372,8 +372,8 @@ def _exceeds(unhealthy: int, fleet: Fleet, limits: Limits) -> bool:
     return unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * fleet.base
 
 
-def _tokens(ledger: Ledger, limits: Limits, now: float) -> float:
-    """Fill the bucket up to now; a clock that went back fills nothing."""
+def tokens_left(ledger: Ledger, limits: Limits, now: float) -> float:
+    """Say how many restarts the rate allows now; a clock that went back fills nothing."""
     if ledger.tokens < 0.0:
         return float(limits.rate_burst)
     filled = max(0.0, now - ledger.tokens_at) * limits.rate_per_minute / 60.0

@@ -103,6 +103,7 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     final: bool = True
     quarantined: bool = False
     needs_person: bool = False
+    detail: str = ""  # for people
 
 
 Evidence = Bundle | Mark | Fact | Snapshot | Hold | OutcomeSeen
@@ -138,6 +139,7 @@ def encode_outcome(outcome: Outcome) -> bytes:
             outcome.final,
             outcome.quarantined,
             outcome.needs_person,
+            outcome.detail,
         )
     )
 

@@ -10,6 +10,7 @@ import msgspec
 from sf_healer.core.partition import Partition
 from sf_healer.core.state import NEVER, JobState
 from sf_healer.core.verdicts import NO_LOOK
+from sf_healer.views.words import RULES
 
 
 def build_row(partition: Partition, state: JobState) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def build_job(partition: Partition, state: JobState) -> dict[str, Any]:
         **build_row(partition, state),
         "why": {
             "rule": judgement.rule,
+            "explanation": RULES[judgement.rule],
             "since": _time(judgement.since),
             "silence_seconds": round(judgement.silence, 3),
             "threshold_seconds": judgement.threshold,
@@ -63,11 +65,13 @@ def build_job(partition: Partition, state: JobState) -> dict[str, Any]:
             "finished_at": _time(state.finished_source),
             "interrupted_at": _time(state.interrupted_source),
             "records_written": state.records_written if state.records_written >= 0 else None,
+            "progress_at": _time(state.progress_at),
             "source_partition": state.source_partition,
             "source_offset": state.source_offset,
         },
         "incarnation": msgspec.to_builtins(_by_name(fact)) if fact else None,
         "pod_running_since": _time(state.running_at),
+        "group_found_idle_at": _time(state.idle_at),
         "command": {"id": state.command_id, "verdict": state.command_verdict, "deadline": state.command_deadline}
         if state.command_id
         else None,

@@ -230,7 +230,9 @@ async def test_actions_that_nobody_has_right_now_are_said_to_be_so(group, monkey
 async def test_actions_of_this_worker_are_shown_without_asking_anybody(group, monkeypatch):
     view = view_of("/actions/")
     monkeypatch.setattr(actions, "shown_jobs", lambda: {"stf/a": {"state": "x"}})
-    assert await get(view, "/actions/") == (200, {"actions": {"stf/a": {"state": "x"}}})
+    monkeypatch.setattr(actions, "shown_admission", lambda: {"phase": "calm"})
+    shown = {"actions": {"stf/a": {"state": "x"}}, "admission": {"phase": "calm"}}
+    assert await get(view, "/actions/") == (200, shown)
 
 
 async def test_a_worker_that_has_not_joined_is_alive_and_says_why_it_is_not_ready(edge):

@@ -1,0 +1,71 @@
+"""Rules, refusals and causes in words, one sentence each: pages, commands and docs/operations.md say the same."""
+
+from collections.abc import Mapping
+
+from sf_healer.core.actions import Cause
+from sf_healer.core.admission import Reason
+from sf_healer.core.verdicts import Rule
+
+RULES: Mapping[str, str] = {
+    Rule.NO_FACT: "reports name it, and the cluster has not shown it yet",
+    Rule.NOT_MANAGED: "its first container lacks QUEUE_ID or TELEMETRY_PRODUCER_ID: not a Job of the platform",
+    Rule.ABSENT: "the cluster does not have it any more, or is deleting it",
+    Rule.SKIP_ANNOTATION: "the annotation sf-healer.io/skip says to leave it alone",
+    Rule.MANAGED_BY_ANOTHER: "spec.managedBy names another controller",
+    Rule.EXEMPT_BY_POLICY: "its policy says exempt",
+    Rule.JOB_SUSPENDED: "the Job is suspended",
+    Rule.INTERRUPTED: "it said `interrupted`: a user stopped it",
+    Rule.FINISHED: "it said `finished`",
+    Rule.ERROR_THEN_FINISHED: "it said `error` and, right with it, `finished`",
+    Rule.JOB_FAILED: "Kubernetes calls the Job Failed",
+    Rule.JOB_COMPLETE: "Kubernetes calls the Job Complete, and no `error` was its last word",
+    Rule.ERROR_FINAL: "it said `error` with finished: true",
+    Rule.ERROR_AND_POD_ENDED: "it said `error`, and its pod has ended",
+    Rule.ERROR_GRACE_OVER: "it said `error`, and no sign of life followed within the grace",
+    Rule.STOP_COMMAND: "a stop command went to its queue: it is left alone for a while",
+    Rule.POD_NOT_RUNNING: "the Job is active, and no pod of it runs",
+    Rule.LOADING_STOPPED: "it sent `loading` and then nothing for longer than its threshold",
+    Rule.STARTED_ONLY: "it said `started` and then nothing for longer than its threshold",
+    Rule.NO_REPORT: "its pod runs, and it has not reported at all",
+    Rule.NOT_DECLARED: "its target was never seen to send `loading` and is not declared to: silence proves nothing",
+    Rule.SILENCE_NOT_JUDGED: "its policy does not judge silence",
+    Rule.NO_PROGRESS: "it sends `loading`, and the records written stand still",
+    Rule.REPORTS: "it reports",
+    Rule.GROUP_IDLE: "it is silent because its consumer group has nothing to do, or slowly does it",
+}
+
+REASONS: Mapping[str, str] = {
+    Reason.EXPIRED: "the command was not followed within 60 s; the Job is judged again",
+    Reason.PAUSED: "a person paused it: `sf-healer resume` with the same scope ends that",
+    Reason.DUPLICATE: "a restart of this Job is under way, or this command was followed already",
+    Reason.EXEMPT: "skip annotation, spec.managedBy, suspended, or not a Job of the platform",
+    Reason.SUPERSEDED: "meanwhile the Job spoke, ended, changed, or another one has its name",
+    Reason.IDLE: "a silent consumer whose own group lives and has no lag, or moves on",
+    Reason.IDLE_UNKNOWN: "a silent consumer whose group cannot be judged; see idle_unknown_acts",
+    Reason.ASKING: "too many consumers wait for a look at their groups; it comes again",
+    Reason.QUARANTINED: "all attempts are used up: none until it was well for an hour, or `sf-healer resume --job`",
+    Reason.BACKOFF: "it was restarted just now; the pause doubles with each attempt",
+    Reason.COUNTS: "the fleet has not been counted since this Job turned sick, or a worker is missing",
+    Reason.STORM: "too many Jobs turned unhealthy together: the cause is elsewhere; canaries follow",
+    Reason.RATE: "the restarts of this minute are used up",
+    Reason.IN_FLIGHT: "as many restarts are under way as are allowed; more with each that works",
+}
+
+CAUSES: Mapping[str, str] = {
+    Cause.VERIFIED: "the new incarnation gave a sign of life",
+    Cause.COMPLETED: "the new incarnation is Complete already",
+    Cause.OBSERVE_MODE: "mode = observe: it would have been restarted",
+    Cause.NO_SIGN_OF_LIFE: "the new incarnation said nothing within its startup threshold",
+    Cause.NO_PODS: "Kubernetes made no pod for the new Job, twice",
+    Cause.JOB_FAILED: "the new incarnation failed",
+    Cause.VANISHED: "somebody else deleted the new incarnation",
+    Cause.NAMESAKE: "somebody else made a Job of this name meanwhile; it was left alone",
+    Cause.FORBIDDEN: "the API refused before anything was touched; see the rights of the actuator",
+    Cause.REFUSED_BY_API: "the API refused the new Job; what was there is put back without our marks",
+    Cause.DELETE_OVERDUE: "the delete takes longer than its limit; it goes on, and asks for a person",
+    Cause.CREATE_UNCERTAIN: "whether the create happened cannot be told; the manifest is kept for a person",
+    Cause.ABANDONED: "a person closed it, or the Job exists again",
+}
+
+#: Of an outcome's reason, which is a refusal or a cause.
+OUTCOMES: Mapping[str, str] = {**REASONS, **CAUSES}
