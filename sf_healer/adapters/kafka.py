@@ -8,8 +8,9 @@ BrokerUnreachableError that says why.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import stamina
@@ -23,6 +24,7 @@ from aiokafka.errors import (
     IncompatibleBrokerVersion,
     KafkaConnectionError,
     KafkaError,
+    NodeNotReadyError,
     RequestTimedOutError,
     SaslAuthenticationFailed,
     TopicAlreadyExistsError,
@@ -42,6 +44,7 @@ _CLIENT_ID = "sf-healer"
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_BROKERS_ASKED = 10  # with one of three dead, all of them the dead one: 1 in 59,049
 _PROBE_AGE_SECONDS = 60.0
 _MS = 1000
 _LASTING = (
@@ -138,12 +141,12 @@ class Admin:
 
     async def broker_count(self) -> int:
         """Count the brokers that the cluster knows now."""
-        return len((await self._client.describe_cluster())["brokers"])
+        return len((await _of_any_broker(self._client.describe_cluster))["brokers"])
 
     async def describe(self, names: Collection[str]) -> dict[str, Found]:
         """Describe those of the topics that exist; a broker that keeps its configs to itself tells none."""
         # All topics: a question by name makes a broker with auto-creation create what we ask for.
-        listed = {topic["topic"]: topic for topic in await self._client.describe_topics()}
+        listed = {topic["topic"]: topic for topic in await _of_any_broker(self._client.describe_topics)}
         present = [name for name in names if name in listed]
         configs = await self._configs(present)
         return {
@@ -172,7 +175,8 @@ class Admin:
             )
             for spec in specs
         ]
-        answer = await self._client.create_topics(wanted, timeout_ms=int(REQUEST_TIMEOUT_SECONDS * _MS))
+        create = partial(self._client.create_topics, wanted, timeout_ms=int(REQUEST_TIMEOUT_SECONDS * _MS))
+        answer = await _of_any_broker(create)
         for name, code, *told in answer.topic_errors:
             if code not in {0, TopicAlreadyExistsError.errno}:
                 reason = (told[0] if told else None) or for_code(code).description
@@ -200,7 +204,7 @@ class Admin:
             return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         try:
-            answers = await self._client.describe_configs(resources)
+            answers = await _of_any_broker(partial(self._client.describe_configs, resources))
         except IncompatibleBrokerVersion:
             return {}
         found: dict[str, dict[str, str]] = {}
@@ -216,9 +220,26 @@ class Admin:
             on=_LeaderlessError, attempts=None, timeout=REQUEST_TIMEOUT_SECONDS, wait_max=_POLL_SECONDS
         ):
             with attempt:
-                waiting = names - _with_leaders(await self._client.describe_topics())
+                waiting = names - _with_leaders(await _of_any_broker(self._client.describe_topics))
                 if waiting:
                     raise _LeaderlessError(f"no leader yet for {', '.join(sorted(waiting))}")
+
+
+async def _of_any_broker(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask until a broker answers that is there.
+
+    The client picks one at random, and a broker that has died is among them until the controller misses it.
+    """
+    async for attempt in stamina.retry_context(
+        on=(NodeNotReadyError, KafkaConnectionError),
+        attempts=_BROKERS_ASKED,
+        timeout=REQUEST_TIMEOUT_SECONDS,
+        wait_initial=_POLL_SECONDS,
+        wait_max=_FIRST_WAIT_SECONDS,
+    ):
+        with attempt:
+            return await ask()
+    raise AssertionError("the last attempt returns or raises")
 
 
 @asynccontextmanager
