@@ -83,8 +83,13 @@ class Forwarder:
             self._resets.difference_update(source for source, _ in mark.sources if source in mark.reset)
 
     def assigned(self) -> None:
-        """Note that reading began anew: which topic the positions belong to has to be asked."""
+        """Note that reading began anew: which topic the positions belong to has to be asked.
+
+        What was reset before is not ours to tell any more: a source that is no longer marked here would have every
+        mark of ours make a feed gap, for ever.
+        """
         self.topic_id = ""
+        self._resets.clear()
 
     def reset(self, source_partition: int, *, from_position: int, to_position: int) -> None:
         """Note that the source's offsets were out of range: what lies between is lost, or the topic is new."""

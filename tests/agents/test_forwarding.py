@@ -137,3 +137,18 @@ async def test_a_position_beyond_the_end_claims_nothing_and_keeps_the_id_its_bat
 
     assert len(broker.marks()) == claimed
     assert broker.bundles()[-1].topic_id == "first"
+
+
+async def test_a_reset_is_told_no_longer_once_reading_began_anew() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    await forwarding.forward(reports(0))
+    broker.position = broker.end = 1
+    forwarding.forwarder.reset(5, from_position=9, to_position=20)  # a source that the new assignment has not
+    await forwarding.mark()
+    assert broker.marks()[-1].reset == (5,)
+
+    forwarding.forwarder.assigned()
+    await forwarding.mark()
+
+    assert broker.marks()[-1].reset == ()
