@@ -8,6 +8,7 @@ nothing overtakes. For a mark W is noted first and the ends are read after it (c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -105,10 +106,12 @@ class Forwarding:
         forwarder, ports = self.forwarder, self._ports
         if not forwarder.topic_id:
             forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
-        combined = forwarder.combine(batch.records, batch.partition)
+        if forwarder.broker_time(now=ports.clock()) == inf:
+            await self._append([Addressed(0, evidence.EMPTY)])  # without it nothing bounds what the first batch says
+        combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
         unknown = any(reject.reason.startswith(_UNRESOLVED) for reject in combined.rejected)
         if unknown and await ports.look_again():
-            combined = forwarder.combine(batch.records, batch.partition)
+            combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
         facts = [fact_record(fact, forwarder.partitions) for fact in ports.take_assumed()]
         bundles = [
             Addressed(partition, value)

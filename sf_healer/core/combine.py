@@ -9,6 +9,7 @@ offset is that of the last report all the same, for it says how far the batch ha
 """
 
 from collections.abc import Iterable
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -76,9 +77,19 @@ class Combiner:
         self._partitions = partitions
 
     def combine(
-        self, records: Iterable[SourceRecord], *, topic_id: str, source_partition: int, marks: SourceMarks
+        self,
+        records: Iterable[SourceRecord],
+        *,
+        topic_id: str,
+        source_partition: int,
+        marks: SourceMarks,
+        not_after: float = inf,
     ) -> Combined:
-        """Combine one batch, records in order of their offsets; source times are clamped by `marks`."""
+        """Combine one batch, records in order of their offsets; source times are clamped by `marks`.
+
+        `not_after` is a broker's time (epoch seconds) at which the batch had been read: what follows live is not
+        below any end yet, and a record from the future would outrank all that is said after it.
+        """
         beats: dict[str, Beat] = {}
         words: dict[tuple[str, Kind], Word] = {}
         rejected: list[Rejected] = []
@@ -102,6 +113,7 @@ class Combiner:
             offset = record.offset
             if offset >= bounds_until:
                 low, high = marks.bounds(offset)
+                high = min(high, not_after)
                 bounds_until = marks.bounds_hold_until(offset)
             source_at = min(max(record.timestamp / 1000, low), high)
             for key in resolution.keys:  # type: ignore[union-attr]  # narrowed by the type test above

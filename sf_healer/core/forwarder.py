@@ -7,6 +7,7 @@ then send what `claims` returns, and `claimed` when that is acknowledged. Monoto
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from math import inf
 
 from sf_healer.core.combine import Combined, Combiner, Names, SourceRecord
 from sf_healer.core.evidence import Mark
@@ -29,14 +30,19 @@ class Forwarder:
         # it was sent. Sent before it was appended, so adding what has passed since gives a time that is not too early.
         self._newest: dict[int, tuple[float, float]] = {}
 
-    def combine(self, records: Iterable[SourceRecord], source_partition: int) -> Combined:
-        """Combine one batch of a source partition into bundles."""
+    def combine(self, records: Iterable[SourceRecord], source_partition: int, *, now: float) -> Combined:
+        """Combine one batch of a source partition into bundles; `now` is the clock when it had been read."""
         return self._combiner.combine(
             records,
             topic_id=self.topic_id,
             source_partition=source_partition,
             marks=self._marks[source_partition],
+            not_after=self.broker_time(now=now),
         )
+
+    def broker_time(self, *, now: float) -> float:
+        """Return the broker's time (epoch seconds), not too early; infinite before anything was acknowledged."""
+        return max((appended_at + now - sent_at for appended_at, sent_at in self._newest.values()), default=inf)
 
     def acknowledged(self, partition: int, *, appended_at: float, sent_at: float) -> None:
         """Note that the broker appended a record of ours (epoch seconds) that was sent at `sent_at` (monotonic)."""
@@ -56,7 +62,7 @@ class Forwarder:
 
     def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
         """Take in the ends of source partitions, read after `w` was noted; `now` is the clock after the reading."""
-        not_after = max(appended_at + now - sent_at for appended_at, sent_at in self._newest.values())
+        not_after = self.broker_time(now=now)
         for source_partition, end in ends.items():
             self._marks[source_partition].note(end, w, not_before=min(w.values()), not_after=not_after)
 

@@ -110,8 +110,12 @@ class RecordingProducer:
         return [record for record in self.sent if record.topic == topic]
 
     def evidence(self) -> list[tuple[int, Any]]:
-        """Give the decoded evidence records with their partitions, in order."""
-        return [(record.partition, evidence.decode(record.value or b"")) for record in self.to(topics.EVIDENCE)]
+        """Give the decoded evidence records with their partitions, in order; without those that say nothing."""
+        return [(record.partition, evidence.decode(record.value or b"")) for record in self.telling()]
+
+    def telling(self) -> list[Sent]:
+        """Give the evidence records that do not just ask for the broker's time."""
+        return [record for record in self.to(topics.EVIDENCE) if record.value != evidence.EMPTY]
 
     def _answer(self, future: asyncio.Future[RecordMetadata], record: Sent) -> None:
         if error := self.refuse(record):

@@ -118,7 +118,7 @@ async def test_reports_are_counted_by_kind_and_a_pong_is_no_evidence(edge, agent
     assert count(metrics.REPORTS, kind="loading") == before["loading"] + 2
     assert count(metrics.REPORTS, kind="pong") == before["pong"] + 1
     await agent.take(reports([says("pong")], first_offset=3))
-    assert len(edge.producer.to(EVIDENCE)) == 1
+    assert len(edge.producer.telling()) == 1
 
 
 async def test_nothing_is_named_before_the_jobs_are_listed(edge):
@@ -130,7 +130,7 @@ async def test_nothing_is_named_before_the_jobs_are_listed(edge):
         assert edge.producer.sent == []
         inventory.first_list.set()
         await until_async(lambda: settled(event), "the batch to be acknowledged", seconds=5)
-    assert len(edge.producer.to(EVIDENCE)) == 1
+    assert len(edge.producer.telling()) == 1
 
 
 async def settled(event) -> bool:
@@ -195,7 +195,7 @@ async def test_a_report_of_the_brokers_size_limit_is_a_report(edge, agent):
 async def test_a_batch_of_nothing_but_garbage_is_acknowledged_when_it_is_buried(edge, agent):
     await agent.take(reports([value for value, _ in BAD.values()]))
     assert dead_letters(edge) == [reason for _, reason in BAD.values()]
-    assert edge.producer.to(EVIDENCE) == []
+    assert edge.producer.telling() == []
 
 
 # ------------------------------------------------------------------ unknown names
@@ -239,7 +239,7 @@ async def test_an_unknown_name_asks_for_one_fresh_list_and_is_then_buried_once(e
         b"2",
         b"3",
     ]
-    assert len(edge.producer.to(EVIDENCE)) == 1
+    assert len(edge.producer.telling()) == 1
 
 
 async def test_a_job_that_the_fresh_list_shows_is_named_and_nothing_is_buried(edge, agent):
@@ -262,6 +262,7 @@ async def test_garbage_asks_for_no_list(edge, agent):
 
 
 async def test_a_batch_is_acknowledged_only_after_the_broker_has_acknowledged_all_of_it(edge, agent):
+    await agent.take(reports([says("pong")]))  # the broker's time is asked for once
     edge.producer.holding = True
     event = await agent.put(reports([LOADING, b"{"]))
     await until_async(lambda: has_sent(edge, EVIDENCE), "the evidence to be sent", seconds=5)
@@ -282,7 +283,7 @@ async def acknowledged_soon(event) -> bool:
 
 
 async def has_sent(edge, topic) -> bool:
-    return bool(edge.producer.to(topic))
+    return bool(edge.producer.telling() if topic == EVIDENCE else edge.producer.to(topic))
 
 
 @pytest.mark.parametrize("topic", [EVIDENCE, DEAD_LETTERS])
@@ -295,13 +296,14 @@ async def test_a_send_that_fails_makes_the_agent_raise_and_the_batch_is_not_ackn
 
 
 async def test_the_next_batch_waits_for_the_acknowledgement_of_the_one_before(edge, agent):
+    await agent.take(reports([says("pong")]))  # the broker's time is asked for once
     edge.producer.holding = True
     await agent.put(reports([LOADING]))
     second = await agent.put(reports([LOADING], first_offset=1))
     await until_async(lambda: has_sent(edge, EVIDENCE), "the evidence to be sent", seconds=5)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert len(edge.producer.to(EVIDENCE)) == 1
+    assert len(edge.producer.telling()) == 1
     edge.producer.release()
     await until_async(lambda: settled(second), "the second batch to be acknowledged", seconds=5)
     assert [bundle.beats[0].offset for _, bundle in edge.producer.evidence()] == [0, 1]
@@ -318,7 +320,7 @@ async def test_a_batch_in_which_thousands_of_jobs_fail_at_once_fits_the_brokers_
         edge.names.put(a_fact(key, uid=key, queue_id="", producer_id=producer), now=BROKER_EPOCH)
         values.append(json.dumps({"status": "error", "producer": producer, "error_message": "\u0416" * 200}).encode())
     await agent.take(reports([*values, LOADING]))
-    sent = edge.producer.to(EVIDENCE)
+    sent = edge.producer.telling()
     assert max(len(record.value) for record in sent) <= PRODUCE_BATCH_BYTES
     bundles = [bundle for _, bundle in edge.producer.evidence()]
     assert len(bundles) > 1
@@ -431,5 +433,23 @@ def test_a_future_timestamp_is_clamped_once_ends_are_known(edge):
     forwarder.note_ends({0: 10}, {0: BROKER_EPOCH}, now=100.5)
     future = reports([LOADING]).records[0]
     future = msgspec.structs.replace(future, timestamp=int((BROKER_EPOCH + 86_400) * 1000), offset=3)
-    (bundle,) = forwarder.combine([future], 0).bundles.values()
+    (bundle,) = forwarder.combine([future], 0, now=200.0).bundles.values()
     assert bundle.beats[0].source_at == BROKER_EPOCH + 0.5
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["first batch", "following live"])
+async def test_a_report_from_the_future_is_dated_no_later_than_it_was_read(edge, agent, marked):
+    """Else an `error` dated half an hour ahead would outlive every `loading` after it, and a Job that is well die."""
+    if marked:
+        standing_at(edge, p0=3)
+        ending_at(edge, p0=3)
+        await telemetry.forwarding.mark()
+        edge.producer.sent.clear()
+    ahead = reports([LOADING, says("error")], first_offset=3)
+    ahead.records[:] = [
+        msgspec.structs.replace(record, timestamp=record.timestamp + 1_800_000) for record in ahead.records
+    ]
+    await agent.take(ahead)
+    bundle = edge.producer.evidence()[-1][1]
+    for entry in (*bundle.beats, *bundle.words):
+        assert abs(entry.source_at - BROKER_EPOCH) < 10.0
