@@ -17,6 +17,8 @@ from tests.simulation.clock import Process, Scheduler
 
 Place = tuple[str, int]  # topic, partition
 
+Share = dict[Place, "Committed | None"]
+
 REQUEST_TIMEOUT_SECONDS = 30.0
 _LATENCY_SECONDS = (0.001, 0.020)
 _FETCH_SECONDS = (0.002, 0.060)
@@ -107,6 +109,8 @@ class Broker:
         self.listeners: dict[str, Callable[[Log, Record, Process | None], None]] = {}
         #: Called at each append of a process: a fault may kill it there, before it has the answer.
         self.at_append: Callable[[Process], None] = lambda _process: None
+        #: Called when a topic made anew is read from a position of the old one: what lies before is not read.
+        self.passed_over: Callable[[Place, int], None] = lambda _place, _offset: None
         self._readers: dict[Place, list[Reader]] = {}
         self._last_arrival: dict[tuple[str, Place], float] = {}
 
@@ -226,15 +230,23 @@ class Broker:
         return self._rng.uniform(*_FETCH_SECONDS)
 
 
+class Committed(NamedTuple):
+    """Up to where a group has read a partition, and of which topic of that name it was."""
+
+    offset: int
+    topic_id: str
+
+
 class Cursor:
     """Where an agent stands in one partition."""
 
-    __slots__ = ("acknowledged", "confirmed", "place", "position")
+    __slots__ = ("acknowledged", "confirmed", "place", "position", "topic_id")
 
-    def __init__(self, place: Place, position: int | None) -> None:
+    def __init__(self, place: Place, committed: "Committed | None") -> None:
         self.place = place
-        self.position = position
-        self.acknowledged = position
+        self.position = None if committed is None else committed.offset
+        self.acknowledged = self.position
+        self.topic_id = "" if committed is None else committed.topic_id  # nobody in the world can read it
         self.confirmed = False
 
 
@@ -271,7 +283,7 @@ class Reader:
         self._turn = 0
         self._bell: object = None  # a future while the agent waits
 
-    def assign(self, positions: dict[Place, int | None]) -> None:
+    def assign(self, positions: Share) -> None:
         """Read these partitions from these positions on (None: the earliest record)."""
         self._cursors = [Cursor(place, position) for place, position in sorted(positions.items())]
         self._broker.listen(self, positions)
@@ -289,8 +301,12 @@ class Reader:
         """Say whether the agent has something that it has not acknowledged."""
         return any(cursor.position != cursor.acknowledged for cursor in self._cursors)
 
-    def to_commit(self) -> dict[Place, int]:
-        return {cursor.place: cursor.acknowledged for cursor in self._cursors if cursor.acknowledged is not None}
+    def to_commit(self) -> dict[Place, Committed]:
+        return {
+            cursor.place: Committed(cursor.acknowledged, cursor.topic_id)
+            for cursor in self._cursors
+            if cursor.acknowledged is not None
+        }
 
     def ring(self) -> None:
         bell, self._bell = self._bell, None
@@ -334,6 +350,9 @@ class Reader:
         elif not log.start <= cursor.position <= log.end:
             self.on_reset(cursor.place[1], cursor.position, log.start)
             cursor.position = cursor.acknowledged = log.start
+        elif cursor.topic_id not in {"", log.topic_id}:
+            self._broker.passed_over(cursor.place, cursor.position)  # nothing tells the reader
+        cursor.topic_id = log.topic_id
         cursor.confirmed = True
 
 
@@ -345,7 +364,7 @@ class Member(Protocol):
     def revoke(self) -> None:
         """Give everything back; commit what is acknowledged."""
 
-    def assign(self, generation: int, positions: dict[Place, int | None]) -> None:
+    def assign(self, generation: int, positions: Share) -> None:
         """Take these partitions, from these positions on."""
 
 
@@ -364,7 +383,7 @@ class Group:
         rebalance_seconds: float,
     ) -> None:
         self.generation = 0
-        self.committed: dict[Place, int] = {}
+        self.committed: dict[Place, Committed] = {}
         self.owners: dict[Place, Member] = {}
         self._scheduler = scheduler
         self._broker = broker
@@ -389,7 +408,7 @@ class Group:
             self.rebalance()
         self._has_joined(member)
 
-    def commit(self, member: Member, generation: int, offsets: dict[Place, int]) -> None:
+    def commit(self, member: Member, generation: int, offsets: dict[Place, Committed]) -> None:
         """Commit, unless the group has gone on without this member."""
         if generation == self.generation and member in self._members and not self._broker.is_down:
             for place, offset in offsets.items():
@@ -456,7 +475,7 @@ class Group:
         self._joined = None
         self.generation += 1
         self.owners = {}
-        shares: dict[int, dict[Place, int | None]] = {index: {} for index in range(len(members))}
+        shares: dict[int, Share] = {index: {} for index in range(len(members))}
         for topic in self._topics:
             first = self._rng.randrange(len(members)) if members else 0
             for partition in range(self._broker.partitions_of(topic)):
@@ -469,7 +488,7 @@ class Group:
             delay = self._rng.uniform(0.01, 0.3)
             self._scheduler.after(delay, self._hand_out, member, self.generation, shares[index], owner=member.process)
 
-    def _hand_out(self, member: Member, generation: int, share: dict[Place, int | None]) -> None:
+    def _hand_out(self, member: Member, generation: int, share: Share) -> None:
         if generation == self.generation and self._joined is None:
             member.assign(generation, share)
 

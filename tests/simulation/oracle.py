@@ -38,6 +38,10 @@ _RIGHT_AFTER_SECONDS = 2.0
 _TOLERANCE_SECONDS = 0.05
 #: A step is taken within the fence and may arrive this much later: what a call takes at most in this world.
 _ACTING_SECONDS = 120.0
+#: Storms closer together are one: the hold of the first may be on.
+_ONE_STORM_SECONDS = 3600.0
+#: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
+_NOTICE_SECONDS = 20.0
 
 
 class Violation(Exception):  # noqa: N818  not an error of the simulator
@@ -56,6 +60,14 @@ class _Restart(msgspec.Struct, eq=False):
     touched: float | None = None
     paused_by: str = ""  # a pause that was on the log before the delete was announced
     settled: bool = False
+
+
+class _Storm(msgspec.Struct, frozen=True):
+    """More Jobs than the storm limit turned sick: since when it may have begun, and when that was plain."""
+
+    since: float
+    turned: float
+    noticed: float
 
 
 class Oracle:
@@ -96,7 +108,8 @@ class Oracle:
         self._holds: dict[str, int] = {}
         self._pauses: dict[str, Pause] = {}
         self._turned: dict[tuple[str, float], None] = {}
-        self._many_since = self._many_at = self._storm_since = float("-inf")
+        self._many_since = self._many_at = float("-inf")
+        self._storms: list[_Storm] = []
         self._tokens = float(self._limits.rate_burst)
         self._tokens_at = 0.0
         self._window = 1
@@ -143,7 +156,12 @@ class Oracle:
 
     def lost(self, place: Place) -> None:
         """Retention went past some records."""
-        start = self._broker.logs[place].start
+        self.passed_over(place, self._broker.logs[place].start)
+
+    def passed_over(self, place: Place, start: int) -> None:
+        """What a source holds before an offset is not going to be read."""
+        if place[0] != SOURCE:
+            return
         for (partition, source), waiting in self._waiting.items():
             if source == place[1]:
                 kept = [each for each in waiting if each[0].offset >= start]
@@ -441,20 +459,27 @@ class Oracle:
         recent = {key for key, at in self._turned if turned - limits.storm_window_seconds < at <= turned}
         base = sum(1 for job in self._kube.jobs.values() if job.truth.managed) + 1
         # Who is in the base is the healer's to say (mute and idle Jobs are not): date a storm from when it may have
-        # begun, and speak of one only when it is one in any case.
+        # begun, and speak of one only when it is one in any case. A hold may be renewed as long as Jobs are sick.
         if len(recent) > limits.storm_jobs:
-            if turned - self._many_at > limits.storm_window_seconds:
+            if turned - self._many_at > _ONE_STORM_SECONDS:
                 self._many_since = turned
             self._many_at = max(turned, self._many_at)
-        if len(recent) > max(limits.storm_jobs, int(limits.storm_share * base)) + 1:
-            self._storm_since = self._many_since
+        if len(recent) > max(limits.storm_jobs, int(limits.storm_share * base)) + 1 and self._storm_of(turned) is None:
+            self._storms.append(_Storm(self._many_since, turned, self._scheduler.now))
+
+    def _storm_of(self, turned: float) -> "_Storm | None":
+        return next((storm for storm in self._storms if turned - storm.turned <= _ONE_STORM_SECONDS), None)
 
     def _check_storm(self, command: Command) -> None:
-        """No restart in a storm before its canary is due."""
-        turned = command.evidence.unhealthy_at or 0.0
-        since = self._scheduler.now + self._broker.clock_offset - self._storm_since
-        if turned >= self._storm_since and since < self._limits.storm_canary_after_seconds - 60.0:
-            self.fail("storm", f"{command.key} is restarted {since:.0f} s after too many turned sick")
+        """No restart in a storm before its canary is due, as soon as the counts can have told of it."""
+        turned, now = command.evidence.unhealthy_at or 0.0, self._scheduler.now
+        storm = self._storm_of(turned)
+        if storm is None:
+            return
+        held = now + self._broker.clock_offset - storm.since
+        known = storm.turned <= turned or now - storm.noticed > _NOTICE_SECONDS
+        if known and held < self._limits.storm_canary_after_seconds - 60.0:
+            self.fail("storm", f"{command.key} is restarted {held:.0f} s after too many turned sick")
 
     def before_create(self, name: str, manifest: Manifest) -> None:
         """The API is about to create a Job for us; there is none of this name."""

@@ -32,7 +32,7 @@ from sf_healer.core.policy import PolicyBook
 from sf_healer.core.steps import FleetCounts, StepsRecord, Tick
 from sf_healer.core.watermark import Advance
 from tests.simulation.clock import Process, Scheduler
-from tests.simulation.kafka import Broker, Group, Outgoing, Place, Reader, Record, Taken
+from tests.simulation.kafka import Broker, Group, Outgoing, Place, Reader, Record, Share, Taken
 from tests.simulation.kube import Client, Kube, Watch
 from tests.simulation.loaders import SOURCE
 
@@ -55,7 +55,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     commit_seconds: float
     counts_seconds: float
     tick_seconds: float
-    slow_batch_seconds: float = 0.0  # a worker that cannot keep up
 
 
 class Pieces(msgspec.Struct):
@@ -96,7 +95,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.stores: dict[Place, dict[bytes, bytes]] = {}
-        self.persisted: dict[Place, int | None] = {}
+        self.persisted: Share = {}
 
     def store(self, place: Place) -> dict[bytes, bytes]:
         return self.stores.setdefault(place, {})
@@ -130,7 +129,7 @@ class App:
             reader.assign({})
         self.drop()
 
-    def assign(self, generation: int, positions: dict[Place, int | None]) -> None:
+    def assign(self, generation: int, positions: Share) -> None:
         self.generation = generation
         self._epoch += 1
         self.assigned = set(positions)
@@ -141,7 +140,7 @@ class App:
         for reader in self.readers.values():
             self.group.commit(self, self.generation, reader.to_commit())
 
-    async def _recover(self, epoch: int, positions: dict[Place, int | None]) -> None:
+    async def _recover(self, epoch: int, positions: Share) -> None:
         """Read the changelogs of what is assigned, up to their ends as they are now; then go on."""
         world, disk = self.worker.world, self.worker.disk
         places = [(self.changelog, place[1]) for place in sorted(positions) if place[0] == self.table_topic]
@@ -230,8 +229,8 @@ class Detector(App):
         await self._first_list
         while True:
             batch = await self.source.take()
-            if self.worker.world.setup.slow_batch_seconds:
-                await self.process.sleep(self.worker.world.setup.slow_batch_seconds)
+            if self.worker.slow_batch_seconds:
+                await self.process.sleep(self.worker.slow_batch_seconds)
             await self.worker.point()
             await self.forwarding.forward(batch)
             await self.worker.point()
@@ -592,6 +591,7 @@ class Worker:
         self.client = client
         self.rng = rng
         self.chance_of_death = 0.0  # at each point
+        self.slow_batch_seconds = 0.0  # a worker that cannot keep up
         self.on_death: Callable[[Worker], None] = Worker.die
         self._wall_skew = wall_skew
         self.detector = Detector(self)

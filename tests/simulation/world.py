@@ -133,6 +133,7 @@ class World:
         )
         self.oracle.ignored = ignored
         self.oracle.trace = self.trace if tracing else None
+        self.broker.passed_over = self.oracle.passed_over
         self.broker.at_append = self._appended
         self.telemetry.landed = self.oracle.landed
         self.kube.on_deleted = self._job_gone
@@ -194,7 +195,6 @@ class World:
             commit_seconds=rng.choice((2.0, 5.0, 10.0)),
             counts_seconds=5.0,
             tick_seconds=5.0,
-            slow_batch_seconds=self.faults.slow_batches,
         )
 
     def _broker(self, rng: random.Random) -> Broker:
@@ -289,7 +289,7 @@ class World:
             if worker is None:
                 self._start_worker(name)
                 continue
-            worker.chance_of_death = 0.0
+            worker.chance_of_death = worker.slow_batch_seconds = 0.0
             worker.client.chance = 0.0
             worker.client.down_until = 0.0
             self._go_on(worker)
@@ -315,6 +315,7 @@ class World:
         skew = rng.uniform(-2.0, 2.0)
         worker = Worker(self.surroundings, process, self._disks[name], client, rng, wall_skew=skew)
         worker.chance_of_death = 0.0 if self.calm else self.faults.death_at_a_point
+        worker.slow_batch_seconds = 0.0 if self.calm else self.faults.slow_batches
         worker.on_death = self._died
         self.workers[name] = worker
         self.trace(process.name, "starts")
@@ -419,9 +420,8 @@ class World:
 
     def _topic_anew(self) -> None:
         self.broker.create(SOURCE, self._events.choice((1, 2, 3)))
-        if self._events.random() < 0.5:
-            for group in (self.surroundings.detectors,):
-                group.committed = {place: at for place, at in group.committed.items() if place[0] != SOURCE}
+        group = self.surroundings.detectors  # Kafka forgets what was committed in a topic that is gone
+        group.committed = {place: at for place, at in group.committed.items() if place[0] != SOURCE}
         self.oracle.topic_made_anew()
         self.trace("broker", f"{SOURCE} is made anew with {self.broker.partitions_of(SOURCE)} partitions")
         self._after(1.0, 60.0, self.surroundings.detectors.rebalance)
