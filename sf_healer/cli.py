@@ -27,6 +27,10 @@ from sf_healer.settings import LogLevel, Settings, SettingsError, load
 COMMANDS: Mapping[str, str] = {
     "demo": "Show it: five Jobs on this machine, two of them sick.",
     "worker": "Run the healer.",
+    "jobs": "List the Jobs with their verdicts.",
+    "job": "Show everything known of one Job, and why it is, or is not, restarted.",
+    "actions": "List restarts under way and lately.",
+    "fleet": "Count the Jobs, and show what holds restarts back.",
     "replay": "Run a capture through the decisions, without Kafka.",
     "policy": "Check a policy file, and see which policy each Job gets.",
     "topics": "Show or create the topics sf-healer needs.",
@@ -162,23 +166,31 @@ def terminal(stream: Any) -> bool:
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    from rich.console import Console  # noqa: PLC0415  not needed for --help
-    from rich.table import Table  # noqa: PLC0415
+def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
+    """Draw a table for rich; a cell is text as it is, no markup."""
+    from rich.table import Table  # noqa: PLC0415  not needed for --help
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")  # a name that is cut cannot be copied
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  not needed for --help
+
+    table = drawn(columns, rows)
     if terminal(sys.stdout):
         Console().print(table)  # NO_COLOR is rich's own business
         return
     # In a pipe nothing is cut or wrapped: another program reads it.
     console = Console(width=_NO_WRAP_WIDTH)
-    with console.capture() as drawn:
+    with console.capture() as captured:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 _NO_WRAP_WIDTH = 10_000

@@ -20,9 +20,9 @@ from msgspec import Meta
 PREFIX = "SF_HEALER_"
 MASK = "********"
 
-#: Variables of our prefix that are no settings: the tests' captures and the lab's cache. A worker started from a
-#: shell that has them must not take them for a mistake.
-READ_ELSEWHERE = frozenset({"SF_HEALER_CAPTURES", "SF_HEALER_LAB_CACHE"})
+#: Variables of our prefix that are no settings: the tests' captures, the lab's cache, the worker that commands ask.
+#: A worker started from a shell that has them must not take them for a mistake.
+READ_ELSEWHERE = frozenset({"SF_HEALER_CAPTURES", "SF_HEALER_LAB_CACHE", "SF_HEALER_URL"})
 
 _KAFKA_SCHEME = "kafka://"
 _DEFAULT_KAFKA_PORT = 9092

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from sf_healer.core.verdicts import RESTARTABLE
+
 REFRESH_SECONDS = 2
-_SICK = frozenset({"stuck", "failed", "never_started"})
+_SICK = RESTARTABLE
 _COLUMNS = ("Job", "verdict", "rule", "silent for", "threshold", "restarts", "target")
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }

@@ -1,0 +1,90 @@
+"""`sf-healer actions`: restarts under way and lately, with their steps."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from sf_healer.commands.reading import (
+    Reading,
+    Table,
+    job_key,
+    moment,
+    reading_option,
+    show,
+    url_option,
+    watch,
+    watch_option,
+    worker,
+)
+
+_COLUMNS = ("SINCE", "JOB", "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
+_WIDE_COLUMNS = (*_COLUMNS, "ACTION", "UID", "NEW UID", "STEPS")
+_UNDER_WAY = "under way"
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.option("--open", "only_open", is_flag=True, help="Only those under way, and those that wait for a person.")
+@reading_option
+@watch_option
+@url_option
+def command(*, job: str | None, only_open: bool, output: Reading, watching: bool, url: str | None) -> None:
+    """List restarts, the newest first: of all Jobs, or of JOB (a name, or namespace/name)."""
+    asked, settings = worker(url)
+    key = None if job is None else job_key(job, settings)
+
+    def make() -> Table:
+        page = asked.read("/actions/")
+        records = {
+            name: {**record, "recent": []} if only_open else record
+            for name, record in page["actions"].items()
+            if key in {None, name} and (record.get("action") or not only_open)
+        }
+        columns = _WIDE_COLUMNS if output is Reading.WIDE else _COLUMNS
+        rows = sorted((row for name, record in records.items() for row in _rows(name, record)), reverse=True)
+        return Table({**page, "actions": records}, columns, [(moment(row[0]), *row[1 : len(columns)]) for row in rows])
+
+    if watching:
+        watch(make, output)
+    show(make(), output)
+
+
+def _rows(job: str, record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Give a row for the action that is open, and one for each outcome; the first cell is epoch seconds."""
+    action = record.get("action")
+    if action is not None:
+        command = action["command"]
+        waits = "waits for a person" if action["state"] == "stranded" or action["overdue"] else _UNDER_WAY
+        yield (
+            action["since"],
+            job,
+            command["verdict"],
+            f"{waits}: {action['state']}",
+            "-",
+            action["attempt"],
+            action["refusal"] or "-",
+            command["id"],
+            command["uid"],
+            action["new_uid"] or "-",
+            _steps(action["steps"]),
+        )
+    for outcome in record.get("recent", []):
+        yield (
+            outcome["at"],
+            job,
+            outcome["verdict"],
+            outcome["result"],
+            outcome["reason"],
+            outcome["attempt"],
+            outcome["detail"] or "-",
+            outcome["command_id"],
+            outcome["uid"],
+            outcome["new_uid"] or "-",
+            _steps(outcome["steps"]),
+        )
+
+
+def _steps(steps: list[tuple[str, float]]) -> str:
+    """Write the steps with the seconds since the first."""
+    return " ".join(f"{name}+{at - steps[0][1]:.1f}s" for name, at in steps) or "-"

@@ -1,0 +1,193 @@
+"""Reading a worker's pages for people: where the worker is, watching, and how times and ages are written.
+
+Shared by the commands that only read (jobs, job, actions, fleet). Any worker answers for all.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import click
+
+from sf_healer.adapters.http import WorkerRefusedError, WorkerUnreachableError, get_json
+from sf_healer.cli import Output, drawn, emit, say, settings_for_a_command, terminal
+from sf_healer.settings import PREFIX, Settings
+
+URL_VARIABLE = f"{PREFIX}URL"
+WATCH_SECONDS = 2.0
+_NOT_THERE = 404
+_NOT_YET = 503
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104  where to ask, not to listen
+
+
+class Reading(StrEnum):
+    """How a page is printed; `wide` is a table with more columns."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+
+    @property
+    def output(self) -> Output:
+        """The form without regard to columns."""
+        return Output.TABLE if self is Reading.WIDE else Output(self.value)
+
+
+url_option = click.option(
+    "--url",
+    envvar=URL_VARIABLE,
+    show_envvar=True,
+    metavar="URL",
+    help="Any worker, http://HOST:PORT; without it, where this environment's settings put one.",
+)
+reading_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(Reading, case_sensitive=False),
+    default=Reading.TABLE,
+    show_default=True,
+    help="How to print.",
+)
+watch_option = click.option(
+    "-w", "--watch", "watching", is_flag=True, help="Print again whenever it changes, until Ctrl-C."
+)
+
+
+class Worker:
+    """A worker that answers over HTTP."""
+
+    def __init__(self, url: str | None, settings: Settings) -> None:
+        """Take the given address, else that of the settings; raises click.BadParameter for no http address."""
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise click.BadParameter(f"{url!r} does not begin with http:// or https://", param_hint="--url")
+        self.url = (url or _url_of(settings)).rstrip("/")
+
+    def read(self, page: str) -> Any:
+        """Read a page as JSON.
+
+        Raises ConnectionError when no worker answers or none can yet, click.ClickException with the worker's own
+        words when it declines.
+        """
+        try:
+            return get_json(f"{self.url}{page}")
+        except WorkerUnreachableError as problem:
+            raise ConnectionError(f"{problem}; name a worker with --url or {URL_VARIABLE}") from problem
+        except WorkerRefusedError as problem:
+            if problem.status == _NOT_YET:
+                raise ConnectionError(str(problem)) from problem
+            raise click.ClickException(str(problem)) from problem
+
+    def read_job(self, key: str) -> Any:
+        """Read the page of a Job; raises as `read`, and click.ClickException when nobody knows the Job."""
+        try:
+            return get_json(f"{self.url}/jobs/{key}/")
+        except WorkerRefusedError as problem:
+            if problem.status == _NOT_THERE:
+                raise click.ClickException(f"no Job {key} is known; `sf-healer jobs` lists those that are") from None
+            return self.read(f"/jobs/{key}/")
+        except WorkerUnreachableError:
+            return self.read(f"/jobs/{key}/")
+
+
+def worker(url: str | None) -> tuple[Worker, Settings]:
+    """Give the worker to ask and the settings of this environment; raises SettingsError, click.BadParameter."""
+    settings = settings_for_a_command()
+    return Worker(url, settings), settings
+
+
+def job_key(job: str, settings: Settings) -> str:
+    """Complete a Job's name with the namespace of the settings; raises click.BadParameter."""
+    namespace, _, name = job.rpartition("/")
+    if not name or "/" in namespace:
+        raise click.BadParameter(f"{job!r} is neither NAME nor NAMESPACE/NAME", param_hint="JOB")
+    return f"{namespace or settings.namespace}/{name}"
+
+
+class Table(NamedTuple):
+    """Data, how it is drawn as a table, and what is to be said of it on stderr."""
+
+    data: Any
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    notes: Sequence[str] = ()
+
+
+def show(table: Table, reading: Reading) -> None:
+    """Print a table or its data, and its notes."""
+    emit(table.data, reading.output, columns=table.columns, rows=table.rows)
+    for note in table.notes:
+        say(note)
+
+
+def watch(make: Callable[[], Table], reading: Reading) -> None:
+    """Show a table again whenever it changes, until Ctrl-C; a worker that goes away later is waited for."""
+    table = make()
+    if reading.output is Output.TABLE and terminal(sys.stdout):
+        _watch_on_terminal(make, table)
+    show(table, reading)
+    while True:
+        time.sleep(WATCH_SECONDS)
+        newer = _again(make, table)
+        if (newer.rows, newer.notes) != (table.rows, table.notes):
+            click.echo()
+            show(newer, reading)
+        table = newer
+
+
+def _watch_on_terminal(make: Callable[[], Table], table: Table) -> None:
+    from rich.console import Group  # noqa: PLC0415  only when drawn
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    def picture(table: Table) -> Group:
+        return Group(drawn(table.columns, table.rows), *(Text(note, style="yellow") for note in table.notes))
+
+    with Live(picture(table), auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            table = _again(make, table)
+            live.update(picture(table), refresh=True)
+
+
+def _again(make: Callable[[], Table], last: Table) -> Table:
+    try:
+        return make()
+    except (ConnectionError, click.ClickException) as problem:
+        told = problem.message if isinstance(problem, click.ClickException) else str(problem)
+        return Table(last.data, last.columns, last.rows, [f"as it was last told; {told}"])
+
+
+def moment(at: float | None) -> str:
+    """Write a time (epoch seconds) as UTC to the second."""
+    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def span(seconds: float | None) -> str:
+    """Write a duration as kubectl does: two units at most."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= 2 * size or (whole >= size and unit != "m"):
+            rest = whole % size // smaller_size
+            return f"{whole // size}{unit}" + (f"{rest}{smaller}" if rest else "")
+    return f"{whole}s"
+
+
+def _url_of(settings: Settings) -> str:
+    if settings.web_advertised_url:
+        return settings.web_advertised_url
+    return f"http://{_ANY_ADDRESS.get(settings.web_host, settings.web_host)}:{settings.web_port}"
+
+
+def missing_notes(page: Mapping[str, Any]) -> list[str]:
+    """Say what a list leaves out because a worker does not answer."""
+    unreachable, missing = page.get("unreachable"), page.get("partitions_missing")
+    notes = [f"no answer from {', '.join(unreachable)}"] if unreachable else []
+    if missing:
+        notes.append(f"not in this list: the Jobs of partitions {', '.join(map(str, missing))}")
+    return notes

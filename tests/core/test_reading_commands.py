@@ -1,0 +1,390 @@
+"""The commands that read: jobs, job, actions, fleet, against pages that the real views made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import msgspec
+import pytest
+import yaml
+
+from sf_healer.cli import ExitCode, run
+from sf_healer.commands.reading import Worker, job_key, moment, span
+from sf_healer.core.actuator import Actuator, shown
+from sf_healer.core.commands import Pause
+from sf_healer.core.groups import GroupLook
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import FleetCounts, GroupLooked, Resulted, StepResult, What
+from sf_healer.settings import Settings
+from sf_healer.views.admission import build_admission
+from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from tests.core.strategies import T0, Driver, a_fact, an_outcome
+from tests.lab.waiting import until
+
+SICK, WELL, IDLE = "stf/sick", "stf/well", "stf/idle"
+SECRET = "hunter2"
+COMMAND_SECONDS = 60.0
+
+
+def the_pages() -> dict[str, tuple[int, object]]:
+    """Let one Job be well, one be restarted, one be found idle, and show that as a worker would."""
+    driver = Driver()
+    driver.fact(key=WELL, queue_id="q-well")
+    driver.fact(key=SICK, uid="u-sick")
+    driver.fact(key=IDLE, uid="u-idle", target="consumer", queue_id="q-idle")
+    driver.run(1)
+    for key in (WELL, SICK, IDLE):
+        driver.loading(key=key)
+    driver.run(30)
+    driver.loading(key=WELL)
+    driver.run(20)
+    commands = {command.key: command for command in driver.effects()}
+    actuator = Actuator(worker="w", limits=Limits(), observe_only=False)
+    now = driver.now
+    counts = FleetCounts(partition=0, partitions=1, at=now, base=10, unhealthy=2, sick=2, suspected=1)
+    offset = apply(actuator, [counts, commands[SICK], commands[IDLE]], now)
+    container = {"name": "c", "env": [{"name": "KAFKA_PASSWORD", "value": SECRET}]}
+    manifest = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    found = StepResult(What.FOUND, uid="u-sick", resource_version="5", manifest=manifest)
+    action = actuator.jobs[SICK].action
+    look = GroupLook(group="g", members=1, committed=5)
+    later = [
+        Resulted(key=SICK, action_id=action.id, seq=action.seq, step=action.call.step, result=found),
+        GroupLooked(key=IDLE, command_id=commands[IDLE].id, seq=0, look=look),
+        Pause(scope="target:loader", reason="[bold]maintenance", by="ann", until=now + 600.0),
+    ]
+    apply(actuator, later, now, offset=offset)
+    driver.apply(an_outcome(commands[IDLE].id, "u-idle", key=IDLE, at=now, reason="idle", detail="its group is idle"))
+    partitions = [driver.partition]
+    pages: dict[str, tuple[int, object]] = {
+        f"/jobs/{key}/": (200, build_job(driver.partition, driver.state(key))) for key in (SICK, WELL, IDLE)
+    }
+    jobs = {"jobs": build_jobs(partitions), "unreachable": [], "partitions_missing": []}
+    fleet = {**build_fleet(partitions), "unreachable": [], "partitions_missing": []}
+    actions = {"actions": {key: shown(record) for key, record in actuator.jobs.items()}}
+    return pages | {
+        "/jobs/": (200, jobs),
+        "/fleet/": (200, fleet),
+        "/actions/": (200, {**actions, "admission": build_admission(actuator)}),
+    }
+
+
+def apply(actuator, records, at, *, offset=0):
+    """Apply records and what they send; returns the next offset."""
+    waiting = list(records)
+    while waiting:
+        effects = actuator.apply(waiting.pop(0), offset, at)
+        waiting = [*effects.sends, *waiting]
+        offset += 1
+    return offset
+
+
+PAGES = the_pages()
+
+
+class Pages(ThreadingHTTPServer):
+    """A worker's pages; a test may change them."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.pages = {path: (status, msgspec.json.encode(body)) for path, (status, body) in PAGES.items()}
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def put(self, path: str, body: object, status: int = 200) -> None:
+        self.pages[path] = (status, msgspec.json.encode(body))
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Pages
+
+    def do_GET(self) -> None:
+        status, body = self.server.pages.get(self.path, (404, b'{"error": "no such page"}'))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+        self.server.asked.append(self.path)
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def pages(monkeypatch) -> Iterator[Pages]:
+    opened = Pages()
+    thread = threading.Thread(target=opened.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("SF_HEALER_URL", opened.url)
+    yield opened
+    opened.shutdown()
+    thread.join()
+    opened.server_close()
+
+
+def rows(capsys):
+    """Give the rows of the printed table by their first word, and what was said beside it."""
+    printed = capsys.readouterr()
+    return {line.strip().split("  ")[0]: line for line in printed.out.splitlines()[1:]}, printed.err
+
+
+# ---- jobs
+
+
+def test_jobs_are_listed_with_verdict_rule_and_silence(pages, capsys):
+    assert run(["jobs"]) == ExitCode.OK
+    table, said = rows(capsys)
+    assert table[SICK].split() == [SICK, "stuck", "loading_stopped", "50s", "40s", "0"]
+    assert table[WELL].split()[1:] == ["healthy", "reports", "20s", "40s", "0"]
+    assert table[IDLE].split()[1:3] == ["idle", "group_idle"]
+    assert said == ""
+
+
+def test_wide_shows_more_columns(pages, capsys):
+    assert run(["jobs", "-o", "wide"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert table[SICK].split()[6:8] == ["loader", a_fact().queue_id]
+    assert moment(T0 + 31) in table[WELL]
+
+
+@pytest.mark.parametrize(
+    ("options", "listed"),
+    [
+        (["--verdict", "stuck"], {SICK}),
+        (["--verdict", "stuck", "--verdict", "idle"], {SICK, IDLE}),
+        (["--sick"], {SICK}),
+        (["--target", "consumer"], {IDLE}),
+        (["--target", "loader", "--verdict", "idle"], set()),
+        (["--queue", "q-well", "--queue", "q-idle"], {WELL, IDLE}),
+        (["-n", "stf"], {SICK, WELL, IDLE}),
+        (["-n", "other"], set()),
+    ],
+)
+def test_jobs_are_filtered(pages, capsys, options, listed):
+    assert run(["jobs", *options, "-o", "json"]) == ExitCode.OK
+    assert {row["job"] for row in json.loads(capsys.readouterr().out)["jobs"]} == listed
+
+
+@pytest.mark.parametrize(("output", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_jobs_are_printed_for_machines(pages, capsys, output, read):
+    assert run(["jobs", "-o", output]) == ExitCode.OK
+    assert read(capsys.readouterr().out) == json.loads(msgspec.json.encode(PAGES["/jobs/"][1]))
+
+
+def test_check_ends_with_3_when_a_job_that_is_shown_is_sick(pages, capsys):
+    assert run(["jobs", "--check"]) == ExitCode.NO
+    assert f"1 sick: {SICK}" in capsys.readouterr().err
+    assert run(["jobs", "--check", "--target", "consumer"]) == ExitCode.OK
+
+
+def test_check_does_not_call_a_fleet_well_that_it_cannot_see(pages, capsys):
+    pages.put("/jobs/", {"jobs": [], "unreachable": ["http://w2:6066"], "partitions_missing": [3, 4]})
+    assert run(["jobs", "--check"]) == ExitCode.UNREACHABLE
+    said = capsys.readouterr().err
+    assert "no answer from http://w2:6066" in said
+    assert "not in this list: the Jobs of partitions 3, 4" in said
+    assert run(["jobs"]) == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["jobs", "--watch", "--check"], ["jobs", "--verdict", "ill"], ["job"], ["job", "a/b/c"], ["job", "a/"]],
+)
+def test_a_wrong_call_is_exit_code_2(pages, arguments):
+    assert run(arguments) == ExitCode.USAGE
+
+
+# ---- job
+
+
+def test_a_job_is_shown_with_why_and_what_follows(pages, capsys):
+    assert run(["job", "sick"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert "stuck (loading_stopped: it sent `loading` and then nothing" in table["verdict"]
+    assert "50s of 40s" in table["counted"]
+    assert "under way: saved" in table["restart"]
+    assert "[bold]maintenance" in table["paused"]
+    assert "silence_threshold_seconds" in table
+    assert "u-sick" in table["incarnation"]
+
+
+def test_a_job_that_is_not_restarted_says_why_not(pages, capsys):
+    assert run(["job", IDLE]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert "not needed" in table["restart"]
+    assert "refused, idle: its group is idle" in table["last answer"]
+    assert table["looks again"].endswith(moment(T0 + 51 + 40))
+
+
+def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
+    assert run(["job", "nobody"]) == ExitCode.ERROR
+    assert "no Job stf/nobody is known; `sf-healer jobs`" in capsys.readouterr().err
+
+
+def test_a_job_is_shown_although_the_actuator_does_not_answer(pages, capsys):
+    pages.put("/actions/", {"error": "no worker owns the steps log right now"}, 503)
+    assert run(["job", "sick"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert "loading_stopped" in printed.out
+    assert "no worker owns the steps log" in printed.err
+
+
+# ---- actions, fleet
+
+
+def test_restarts_are_listed_with_their_state(pages, capsys):
+    assert run(["actions"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    (row,) = table.values()
+    assert row.split()[2:7] == [SICK, "stuck", "under", "way:", "saved"]
+    assert run(["actions", "-o", "wide", "sick"]) == ExitCode.OK
+    assert "admitted+0.0s saved+0.0s" in capsys.readouterr().out
+    assert run(["actions", "well"]) == ExitCode.OK
+    assert capsys.readouterr().out.splitlines()[1:] == []
+
+
+def test_an_ended_restart_is_listed_unless_only_open_ones_are_asked_for(pages, capsys):
+    outcome = {"at": T0, "verdict": "stuck", "result": "restarted", "reason": "verified", "attempt": 1, "detail": ""}
+    outcome |= {"command_id": "c", "uid": "u1", "new_uid": "u2", "steps": [["admitted", T0], ["gone", T0 + 1.25]]}
+    pages.put("/actions/", {"actions": {"stf/a": {"history": {}, "recent": [outcome]}}, "admission": None})
+    assert run(["actions", "-o", "wide"]) == ExitCode.OK
+    assert "restarted  verified  1" in (shown_row := capsys.readouterr().out)
+    assert "admitted+0.0s gone+1.2s" in shown_row
+    assert run(["actions", "--open", "-o", "json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["actions"] == {}
+
+
+def test_the_fleet_is_counted_and_admission_told(pages, capsys):
+    assert run(["fleet"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert table["jobs"].split()[-1] == "3"
+    assert table["stuck"].split()[-1] == "1"
+    assert "2 of 10, 1 of them consumers that may be idle" in table["unhealthy"]
+    assert table["admission"].split()[-1] == "calm"
+    assert "1 of 1" in table["in flight"]
+    assert f"target:loader until {moment(T0 + 51 + 600)}: [bold]maintenance by ann" in table["paused"]
+    assert "limit attempts" not in table
+    assert run(["fleet", "-o", "wide"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert table["limit idle_unknown_acts"].endswith("as the mode says")
+    assert "3 Jobs" in table["partition 0"]
+
+
+@pytest.mark.parametrize("arguments", [["jobs"], ["job", "sick"], ["actions"], ["fleet"]])
+@pytest.mark.parametrize("output", ["wide", "json"])
+def test_no_secret_is_printed(pages, capsys, arguments, output):
+    assert run([*arguments, "-o", output]) == ExitCode.OK
+    assert SECRET not in capsys.readouterr().out
+
+
+# ---- which worker
+
+
+def test_without_a_worker_the_exit_code_is_5_and_the_way_to_name_one_is_told(capsys):
+    for arguments in (["jobs"], ["job", "a"], ["actions"], ["fleet"]):
+        assert run([*arguments, "--url", "http://127.0.0.1:1"]) == ExitCode.UNREACHABLE
+        assert "name a worker with --url or SF_HEALER_URL" in capsys.readouterr().err
+
+
+def test_a_worker_that_recovers_is_not_reached_yet(pages, capsys):
+    pages.put("/jobs/stf/sick/", {"error": "this worker owns the Job and is still recovering"}, 503)
+    assert run(["job", "sick"]) == ExitCode.UNREACHABLE
+    assert "still recovering" in capsys.readouterr().err
+
+
+def test_an_address_without_a_scheme_is_a_wrong_call(capsys):
+    assert run(["jobs", "--url", "localhost:6066"]) == ExitCode.USAGE
+    assert "does not begin with http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "asked"),
+    [
+        ("http://w:1/", {}, "http://w:1"),
+        (None, {}, "http://127.0.0.1:6066"),
+        (None, {"web_host": "0.0.0.0", "web_port": 7000}, "http://127.0.0.1:7000"),
+        (None, {"web_advertised_url": "https://healer.example"}, "https://healer.example"),
+    ],
+)
+def test_the_worker_is_the_one_named_else_the_one_of_the_settings(url, settings, asked):
+    assert Worker(url, Settings(**settings)).url == asked
+
+
+def test_a_worker_started_where_the_address_is_set_does_not_take_it_for_a_setting(monkeypatch, capsys):
+    monkeypatch.setenv("SF_HEALER_URL", "http://w:1")
+    assert run(["settings"]) == ExitCode.OK
+
+
+# ---- watching
+
+
+def test_watch_prints_again_when_something_changes_until_it_is_interrupted(pages):
+    watching = subprocess.Popen(
+        [sys.executable, "-c", "from sf_healer.cli import main; main()", "jobs", "--watch"],
+        env={"PATH": os.environ["PATH"], "SF_HEALER_URL": pages.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: pages.asked, "the first question", seconds=COMMAND_SECONDS)
+    pages.put("/jobs/", {"jobs": [], "unreachable": ["http://w2:1"], "partitions_missing": [0]})
+    asked = len(pages.asked)
+    until(lambda: len(pages.asked) >= asked + 2, "two more questions", seconds=COMMAND_SECONDS)
+    watching.send_signal(signal.SIGINT)
+    printed, said = watching.communicate(timeout=COMMAND_SECONDS)
+    assert watching.returncode == ExitCode.INTERRUPTED
+    assert printed.count("JOB ") == 2, "once more, and not again without a change"
+    assert "no answer from http://w2:1" in said
+
+
+def test_watch_waits_for_a_worker_that_goes_away_but_not_for_one_that_never_came(pages):
+    watching = subprocess.Popen(
+        [sys.executable, "-c", "from sf_healer.cli import main; main()", "fleet", "--watch"],
+        env={"PATH": os.environ["PATH"], "SF_HEALER_URL": pages.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: pages.asked, "the first question", seconds=COMMAND_SECONDS)
+    pages.put("/fleet/", {"error": "recovering"}, 503)
+    asked = len(pages.asked)
+    until(lambda: len(pages.asked) >= asked + 3, "more questions", seconds=COMMAND_SECONDS)
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=COMMAND_SECONDS)
+    assert "as it was last told" in said
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (None, "-"),
+        (0.4, "0s"),
+        (59.9, "59s"),
+        (60, "60s"),
+        (119, "119s"),
+        (120, "2m"),
+        (302, "5m2s"),
+        (3600, "1h"),
+        (3660, "1h1m"),
+        (90000, "1d1h"),
+    ],
+)
+def test_a_span_is_written_as_kubectl_does(seconds, told):
+    assert span(seconds) == told
+
+
+def test_a_moment_is_utc_to_the_second():
+    assert moment(1_750_000_000.9) == "2025-06-15 15:06:40Z"
+    assert moment(None) == "-"
+
+
+def test_a_name_is_completed_with_the_namespace_of_the_settings():
+    assert job_key("a", Settings(namespace="other")) == "other/a"
+    assert job_key("x/a", Settings()) == "x/a"
