@@ -245,15 +245,16 @@ class Partition:
         source = (bundle.topic_id, bundle.source_partition)
         known = self._forwarded.get(source, -1)
         highest, checkpoint = known, self._checkpoint(at)
+        not_before = self._not_before(bundle)
         for beat in bundle.beats:
             if beat.offset > known:
                 highest = max(highest, beat.offset)
-                self._fold_beat(beat, at, checkpoint, bundle.source_partition)
+                self._fold_beat(beat, at, checkpoint, bundle.source_partition, not_before)
         for word in bundle.words:
             if word.offset > known:
                 highest = max(highest, word.offset)
                 state = self._job(word.key)
-                if fold_word(state, word, at=at, source_partition=bundle.source_partition):
+                if fold_word(state, word, at=at, source_partition=bundle.source_partition, not_before=not_before):
                     self._changed(state, at)
         if highest > known:
             self._forwarded[source] = highest
@@ -263,12 +264,21 @@ class Partition:
             if bundle.topic_id != self.watermark.topic_id:
                 self._forget_old_topics(bundle.topic_id)
 
-    def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int) -> None:
+    def _not_before(self, bundle: Bundle) -> float:
+        """Return when the source's newest mark was made: what it did not cover was not there yet.
+
+        A worker that has just taken over knows no end of the source and cannot bound a slow clock; the log can.
+        """
+        if bundle.topic_id != self.watermark.topic_id:
+            return 0.0
+        return self.watermark.marks.get(bundle.source_partition, 0.0)
+
+    def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int, not_before: float) -> None:
         """Fold a sign of life: the hot path, so a Job that was well and still is costs no judgement."""
         state = self._job(beat.key)
         heard_at, doubtful_at, progress_at = state.loading_at, state.doubtful_life_at, state.progress_at
         had_open_error = has_open_error(state)
-        if not fold_beat(state, beat, at=at, source_partition=source_partition):
+        if not fold_beat(state, beat, at=at, source_partition=source_partition, not_before=not_before):
             return
         if (
             had_open_error

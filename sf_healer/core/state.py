@@ -124,9 +124,10 @@ def error_open_since(state: JobState) -> float:
     return state.error_since_at if state.error_since_source > state.life_source else state.error_at
 
 
-def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int) -> bool:
+def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int, not_before: float = NEVER) -> bool:
     """Fold the newest `loading` of a batch; returns whether it is news.
 
+    `not_before`: when the report was surely not made yet, if it is of this incarnation (epoch seconds).
     Its append time counts whatever its source time says, as long as it is of this incarnation: a producer
     whose clock steps back is alive all the same. One that looks older than the incarnation is the last word
     of the one before, or this one under a slow clock that no mark bounds yet (a worker that catches up): it
@@ -135,6 +136,7 @@ def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int) 
     source_at = min(beat.source_at, at)
     if source_at < state.created_at:
         return _fold_doubtful_life(state, at)
+    source_at = min(max(source_at, not_before), at)
     is_news = at > state.loading_at or source_at > state.loading_source
     state.loading_at = max(state.loading_at, at)
     _place_life(state, source_at, source_partition, beat.offset)
@@ -161,13 +163,17 @@ def _place_life(state: JobState, source_at: float, partition: int, offset: int) 
         state.source_partition, state.source_offset = partition, offset
 
 
-def fold_word(state: JobState, word: Word, *, at: float, source_partition: int) -> bool:
-    """Fold the newest report of another kind; returns whether it changed the state."""
+def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, not_before: float = NEVER) -> bool:
+    """Fold the newest report of another kind, as fold_beat does; returns whether it changed the state."""
     source_at = min(word.source_at, at)
     if word.kind is Kind.STARTED:
+        if source_at < state.created_at:
+            return _fold_doubtful_life(state, at)
+        source_at = min(max(source_at, not_before), at)
         return _fold_started(state, word, source_at, at=at, source_partition=source_partition)
     if source_at < _trusted_from(state.created_at):
         return False
+    source_at = min(max(source_at, not_before), at)
     if word.kind is Kind.ERROR:
         return _fold_error(state, word, source_at, at=at, source_partition=source_partition)
     if word.kind is Kind.FINISHED and source_at > state.finished_source:
@@ -180,8 +186,6 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int) 
 
 
 def _fold_started(state: JobState, word: Word, source_at: float, *, at: float, source_partition: int) -> bool:
-    if source_at < state.created_at:
-        return _fold_doubtful_life(state, at)
     is_news = at > state.started_at or source_at > state.started_source
     state.started_at = max(state.started_at, at)
     _place_life(state, source_at, source_partition, word.offset)

@@ -139,7 +139,8 @@ def test_the_same_judgement_gives_the_same_command_id_and_another_one_another():
     ids = set()
     for heard in (0.5, 0.5, 0.75):
         driver = a_driver()
-        driver.loading(source_at=T0 + heard)
+        driver.now += heard
+        driver.loading()
         driver.run(SILENCE + SLACK)
         ids.add(driver.effects()[0].id)
     assert len(ids) == 2
@@ -265,6 +266,18 @@ def test_a_redelivered_error_does_not_kill_the_new_incarnation():
     driver.loading()
     driver.run(SLACK)
     assert driver.effects() == []
+
+
+def test_a_slow_clock_that_no_worker_bounds_is_bounded_by_the_sources_last_mark():
+    """A worker that has just taken over knows no end of the source. Found by the simulation (seed 1178)."""
+    driver = a_driver()
+    driver.run(60)
+    driver.loading()
+    driver.run(30)
+    driver.says(Kind.FINISHED, source_at=T0 + 50, finished=True)  # its clock is 41 s slow, and nothing bounds it
+    driver.run(SILENCE + SLACK)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.COMPLETED
 
 
 def test_offsets_of_other_source_partitions_and_topics_are_no_redelivery():
@@ -701,7 +714,7 @@ def test_a_sign_of_life_just_after_a_crash_withdraws_an_open_command():
     driver.loading()
     driver.says(Kind.ERROR, finished=True)
     driver.run(3)
-    driver.loading(source_at=T0 + 2)  # older than the error; moves last-seen
+    driver.loading(source_at=T0 + 2, partition=1)  # older than the error; moves last-seen
     driver.run(SLACK)
     changes = driver.take()
     (command,) = changes.effects
