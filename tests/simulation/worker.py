@@ -302,16 +302,19 @@ class Detector(App):
         """List, tell, watch; begin again when the watch ends."""
         world, process = self.worker.world, self.process
         while True:
-            if not await self._list():
-                await process.sleep(_LIST_RETRY_SECONDS)
-                continue
+            # Before the list: a watch goes on from the list's own version, however long its answer takes.
             self._changes: list[JobFact | None] = []
             self._changed = process.create_future()
-            self._watching = True
-            world.kube.watch(Watch(process, self._deliver))
+            watch = Watch(process, self._deliver)
+            world.kube.watch(watch)
+            if not await self._list():
+                watch.broken = True
+                await process.sleep(_LIST_RETRY_SECONDS)
+                continue
             try:
                 await self._follow()
             except KafkaError:
+                watch.broken = True
                 self.census.forget_told()
                 await process.sleep(_LIST_RETRY_SECONDS)
 
