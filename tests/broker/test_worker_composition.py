@@ -26,7 +26,7 @@ def test_importing_the_composition_root_registers_every_agent_table_and_page():
         "sf-healer-detector": {
             "agents": ["control", "sweeper", "telemetry"],
             "tables": ["jobs"],
-            "pages": ["/actions/", "/fleet/", "/jobs/", "/jobs/{namespace}/{name}/", *HEALTH],
+            "pages": ["/actions/", "/fleet/", "/jobs/", "/jobs/{namespace}/{name}/", *HEALTH, "/ui/"],
         },
         "sf-healer-actuator": {
             "agents": ["actuator", "copy_commands", "copy_pauses"],
