@@ -256,6 +256,17 @@ class Cluster:
         answer = _ask(self._batch.create_namespaced_job, namespace, body=manifest)
         return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
 
+    def annotate_job(self, namespace: str, name: str, annotations: Mapping[str, str | None]) -> LiveJob | ApiFailure:
+        """Set annotations of a Job, None removes one; for people: the healer's own rights do not include it."""
+        answer = _ask(
+            self._batch.patch_namespaced_job,
+            name,
+            namespace,
+            body={"metadata": {"annotations": dict(annotations)}},
+            _content_type="application/merge-patch+json",
+        )
+        return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
+
     def emit_event(self, job: JobFact, *, reason: str, message: str, type_: str = "Normal") -> ApiFailure | None:
         """Put an Event beside a Job for `kubectl describe`; the same one again is no second Event."""
         namespace, name = job.key.split("/", 1)

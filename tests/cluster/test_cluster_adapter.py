@@ -271,6 +271,17 @@ def test_a_manifest_is_given_back_as_the_server_has_it(cluster, place):
     assert {entry["name"]: entry["value"] for entry in env} == ENV
 
 
+def test_an_annotation_is_set_and_taken_away_and_the_others_stay(cluster):
+    must(cluster.create_job(cluster.namespace, job_manifest("skipped", {"note": "kept"})))
+    set_ = must(cluster.annotate_job(cluster.namespace, "skipped", {"sf-healer.io/skip": "true"}))
+    assert set_.fact.skip
+    assert set_.manifest["metadata"]["annotations"]["note"] == "kept"
+    taken = must(cluster.annotate_job(cluster.namespace, "skipped", {"sf-healer.io/skip": None}))
+    assert not taken.fact.skip
+    assert taken.manifest["metadata"]["annotations"]["note"] == "kept"
+    assert cluster.annotate_job(cluster.namespace, "nobody", {"a": "b"}).kind is Failure.NOT_FOUND
+
+
 def test_the_same_event_again_is_no_second_event(cluster):
     job = must(cluster.create_job(cluster.namespace, job_manifest("one"))).fact
     for _ in range(2):

@@ -1,0 +1,56 @@
+"""`sf-healer pause`: restart nothing in a scope, for a while or until resumed."""
+
+import asyncio
+import time
+
+import click
+
+from sf_healer.adapters.kafka import BrokerRefusedError
+from sf_healer.cli import ExitCode, say
+from sf_healer.commands.reading import moment, url_option, worker
+from sf_healer.commands.scopes import dry_run_option, jobs_in_scope, scope_of, scope_options
+from sf_healer.control import RequestRefusedError, parse_duration, person, send_control
+from sf_healer.core.commands import Pause, encode
+
+
+@click.command()
+@scope_options
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it is shown with every refusal.")
+@click.option("--for", "duration", metavar="DURATION", help="End by itself after 90s, 30m, 1h30m, 2d, ….")
+@dry_run_option
+@url_option
+def command(
+    *,
+    all_jobs: bool,
+    job: str | None,
+    queue: str | None,
+    target: str | None,
+    reason: str,
+    duration: str | None,
+    dry_run: bool,
+    url: str | None,
+) -> ExitCode:
+    """Restart nothing in a scope until `sf-healer resume` with the same scope, or until --for is over.
+
+    What has been deleted already is put back all the same; what has not been touched yet is refused.
+    """
+    asked, settings = worker(url)
+    scope = scope_of(settings, all_jobs=all_jobs, job=job, queue=queue, target=target)
+    now = time.time()
+    try:
+        until = None if duration is None else now + parse_duration(duration)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--for") from None
+    pause = Pause(scope=scope, reason=reason, by=person(), at=now, until=until)
+    if dry_run:
+        click.echo(encode(pause))
+    else:
+        try:
+            asyncio.run(send_control(settings, pause))
+        except (RequestRefusedError, BrokerRefusedError) as problem:
+            raise click.ClickException(str(problem)) from None
+    known = jobs_in_scope(asked, scope)
+    counted = "" if known is None else f"; {len(known)} known Jobs are in it"
+    ends = "until resumed" if until is None else f"until {moment(until)}"
+    say(f"{'would be paused' if dry_run else 'paused'}: {scope} {ends}{counted}")
+    return ExitCode.OK

@@ -1,0 +1,210 @@
+"""What people ask of a running worker: pause, resume, restart, skip; the real worker, broker and cluster small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from sf_healer.adapters.cluster import ApiFailure, Cluster
+from sf_healer.cli import ExitCode
+from sf_healer.core.facts import PodState
+from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS, EmbeddedBroker
+from sf_healer.local.cluster import LocalCluster
+from tests.lab.waiting import until
+from tests.lab.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
+
+SECONDS = 60.0
+COMMAND_SECONDS = 150.0
+NAME = "loader-btcusdt-api-trades-2025-06-01-p4ntkv-loader-ws"
+QUEUE = "loader-btcusdt-api-trades-2025-06-01-P4nTkv"
+POLICY = """\
+[admission]
+rate_per_minute = 6000
+rate_burst = 100
+in_flight = 8
+"""
+
+
+class Stage:
+    """One Job in a small cluster, a worker that heals it, and the command line of a person."""
+
+    def __init__(self, worker: Worker, cluster: Cluster, bootstrap: str) -> None:
+        self.worker = worker
+        self.cluster = cluster
+        self.bootstrap = bootstrap
+
+    def healer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.worker.command(*arguments), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        )
+
+    def page(self) -> dict[str, Any]:
+        answer = self.worker.get(f"/jobs/{self.cluster.namespace}/{NAME}/")
+        return answer.body if answer is not None and answer.status == 200 else {}
+
+    def admission(self) -> dict[str, Any]:
+        answer = self.worker.get("/actions/")
+        return (answer.body.get("admission") or {}) if answer is not None and answer.status == 200 else {}
+
+    def pauses(self) -> list[str]:
+        return [pause["scope"] for pause in self.admission().get("pauses", [])]
+
+    def uid(self) -> str:
+        job = self.cluster.read_job(self.cluster.namespace, NAME)
+        return "" if isinstance(job, ApiFailure) else job.fact.uid
+
+    def is_counted(self) -> bool:
+        """Say whether every partition has been counted: before that every restart waits."""
+        fleet = self.admission().get("fleet", {"partitions_not_counted": 1, "counted_at": None})
+        return not fleet["partitions_not_counted"] and fleet["counted_at"] is not None
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    directory = tmp_path_factory.mktemp("people")
+    (directory / "policy.toml").write_text(POLICY)
+    pods = (sys.executable, "-c", "import signal; signal.pause()")
+    with EmbeddedBroker() as broker, LocalCluster(command=pods) as plane:
+        cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
+        worker = a_worker(directory, broker, plane, cluster)
+        created = subprocess.run(
+            worker.command("topics", "--create", "--create-platform"), capture_output=True, text=True, check=False
+        )
+        assert created.returncode == 0, created.stdout + created.stderr
+        job = cluster.create_job(cluster.namespace, a_manifest())
+        assert not isinstance(job, ApiFailure), job
+        made = Stage(worker, cluster, broker.bootstrap)
+        with worker:
+            worker.wait_until_ready()
+            until(lambda: made.page().get("incarnation"), "the Job to be known", seconds=SECONDS)
+            until(made.is_counted, "the fleet to be counted", seconds=SECONDS)
+            yield made
+        cluster.close()
+
+
+def a_worker(directory: Path, broker: EmbeddedBroker, plane: LocalCluster, cluster: Cluster) -> Worker:
+    return Worker(
+        "worker",
+        directory,
+        bootstrap=broker.bootstrap,
+        mode="heal",
+        demo_accept_create_time="true",
+        namespace=cluster.namespace,
+        kubeconfig=plane.kubeconfig,
+        policy_file=directory / "policy.toml",
+        mark_interval_seconds=0.2,
+        sweep_window_seconds=0.5,
+        feed_gap_seconds=10,
+        broker_session_timeout_seconds=QUICK_SESSION_TIMEOUT_SECONDS,
+        broker_heartbeat_seconds=QUICK_HEARTBEAT_SECONDS,
+    )
+
+
+def a_manifest() -> dict[str, Any]:
+    env = {"QUEUE_ID": QUEUE, "TELEMETRY_PRODUCER_ID": "loader-ws__P4nTkv", "KAFKA_TOPIC": QUEUE}
+    container = {
+        "name": "loader",
+        "image": "registry.example/loader:1",
+        "env": [{"name": name, "value": value} for name, value in env.items()],
+    }
+    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
+    spec = {"backoffLimit": 4, "template": {"spec": pod}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": NAME}, "spec": spec}
+
+
+def test_a_restart_that_a_person_asks_for_is_carried_out_and_told(stage: Stage):
+    before = stage.uid()
+    done = stage.healer("restart", NAME, "--reason", "looks odd")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "restarted, verified: the new incarnation gave a sign of life" in done.stderr
+    assert stage.uid() != before
+    job = stage.cluster.read_job(stage.cluster.namespace, NAME)
+    assert job.fact.attempt == 1
+    assert job.manifest["metadata"]["annotations"]["sf-healer.io/reason"] == "requested: looks odd"
+    assert job.fact.pod is PodState.RUNNING
+    (row,) = stage.healer("actions", NAME).stdout.splitlines()[1:]
+    assert row.split()[2:6] == [f"{stage.cluster.namespace}/{NAME}", "requested", "restarted", "verified"]
+
+
+def test_a_pause_holds_restarts_survives_the_worker_and_ends_when_resumed(stage: Stage):
+    before = stage.uid()
+    paused = stage.healer("pause", "--job", NAME, "--reason", "maintenance", "--for", "1h")
+    assert paused.returncode == ExitCode.OK, paused.stderr
+    assert "1 known Jobs are in it" in paused.stderr
+    scope = f"job:{stage.cluster.namespace}/{NAME}"
+    until(lambda: scope in stage.pauses(), "the pause to hold", seconds=SECONDS)
+    refused = stage.healer("restart", NAME, "--reason", "all the same")
+    assert refused.returncode == ExitCode.REFUSED, refused.stderr
+    assert f"refused, paused: {scope}: maintenance; ask again in 3" in refused.stderr
+
+    stage.worker.server.kill()
+    stage.worker.start().wait_until_ready()
+    until(lambda: scope in stage.pauses() and stage.is_counted(), "the pause to hold still", seconds=SECONDS)
+    assert stage.healer("restart", NAME, "--reason", "again").returncode == ExitCode.REFUSED
+    assert stage.uid() == before
+
+    assert stage.healer("resume", "--job", NAME).returncode == ExitCode.OK
+    until(lambda: not stage.pauses(), "the pause to end", seconds=SECONDS)
+    done = stage.healer("restart", NAME, "--reason", "now")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert stage.uid() != before
+
+
+def test_a_pause_ends_by_itself(stage: Stage):
+    assert stage.healer("pause", "--all", "--reason", "a moment", "--for", "4s").returncode == ExitCode.OK
+    until(lambda: "*" in stage.pauses(), "the pause to hold", seconds=SECONDS)
+    assert "paused" in stage.healer("fleet").stdout
+    until(lambda: not stage.pauses(), "the pause to end", seconds=SECONDS)
+
+
+def test_a_job_that_is_skipped_is_exempt_and_refused_until_it_is_watched_again(stage: Stage):
+    before = stage.uid()
+    skipped = stage.healer("skip", NAME)
+    assert skipped.returncode == ExitCode.OK, skipped.stderr
+    until(lambda: stage.page().get("verdict") == "exempt", "the Job to be exempt", seconds=SECONDS)
+    refused = stage.healer("restart", NAME, "--reason", "no")
+    assert refused.returncode == ExitCode.REFUSED, refused.stderr
+    assert "refused, exempt: annotation sf-healer.io/skip" in refused.stderr
+    assert stage.uid() == before
+    assert stage.healer("unskip", NAME).returncode == ExitCode.OK
+    until(lambda: stage.page().get("verdict") != "exempt", "the Job to be watched", seconds=SECONDS)
+    nobody = stage.healer("skip", "nobody")
+    assert nobody.returncode == ExitCode.ERROR
+    assert "nobody" in nobody.stderr
+
+
+async def test_people_see_the_job_and_its_numbers(stage: Stage):
+    async with AIOKafkaProducer(bootstrap_servers=stage.bootstrap) as producer:
+        report = {"event": "loading", "status": "loading", "queue_id": QUEUE, "producer": "loader-ws__P4nTkv"}
+        report |= {"finished": False, "records_written": 7}
+        await producer.send_and_wait("queue-events", json.dumps(report).encode())
+    until(lambda: stage.page().get("verdict") == "healthy", "the Job to be healthy", seconds=SECONDS)
+    shown = stage.healer("job", NAME)
+    assert shown.returncode == ExitCode.OK, shown.stderr
+    assert "healthy (reports: it reports)" in shown.stdout
+    assert "records written" in shown.stdout
+    checked = stage.healer("jobs", "--check")
+    assert checked.returncode == ExitCode.OK, checked.stderr
+    assert NAME in checked.stdout
+    assert "mode" in stage.healer("fleet").stdout
+
+
+def test_a_missing_topic_is_told_with_what_makes_it(tmp_path: Path):
+    with EmbeddedBroker() as broker:
+        worker = Worker("nobody", tmp_path, bootstrap=broker.bootstrap)
+        done = subprocess.run(
+            worker.command("pause", "--all", "--reason", "x"), capture_output=True, text=True, check=False
+        )
+    assert done.returncode == ExitCode.ERROR
+    assert "topic sf-healer-control does not exist; `sf-healer topics --create` makes it" in done.stderr
