@@ -304,9 +304,10 @@ class Partition:
             self._meta_dirty = True
         return advance
 
-    def _sources(self) -> tuple[str, int, bool]:
-        """Return what holds the watermark back or makes its next step a gap; it must outlive a restart."""
-        return self.watermark.topic_id, self.watermark.partitions, self.watermark.reset_pending
+    def _sources(self) -> tuple[str, int, bool, dict[int, float]]:
+        """Return what holds the watermark back, makes its next step a gap or bounds a clock: it outlives a restart."""
+        watermark = self.watermark
+        return watermark.topic_id, watermark.partitions, watermark.reset_pending, dict(watermark.marks)
 
     def _fold_fact(self, evidence: Fact, at: float) -> None:
         state = self._job(evidence.fact.key)
