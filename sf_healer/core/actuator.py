@@ -12,7 +12,7 @@ comes back as a record decides.
 No I/O and no clock. Which command is followed: admission.py. How: actions.py. Idle or stuck: groups.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -182,16 +182,13 @@ class Actuator:
         limits: Limits,
         observe_only: bool,
         pace: Pace | None = None,
-        idle_of: Callable[[Command], Idle] | None = None,
     ) -> None:
-        """`idle_of` answers for consumer groups at once, where they need not be looked at."""
         self.worker = worker
         if observe_only and limits.idle_unknown_acts is None:
             limits = msgspec.structs.replace(limits, idle_unknown_acts=True)  # nothing is touched: say what would be
         self.limits = limits
         self.observe_only = observe_only
         self.pace = pace or Pace()
-        self._idle_of = idle_of
         self.ledger = Ledger()
         self.jobs: dict[str, JobRecord] = {}
         self.now = 0.0
@@ -334,8 +331,6 @@ class Actuator:
 
     def _group_of(self, command: Command) -> tuple[Idle, str]:
         """Say what is known of the group of a command's Job, and in words on what that rests."""
-        if self._idle_of is not None:
-            return self._idle_of(command), ""
         if not command.consumer or command.verdict != Verdict.STUCK:
             return Idle.NOT_ASKED, ""
         inquiry = self.ledger.inquiries.get(command.id, Inquiry())
