@@ -1,0 +1,66 @@
+"""docs/policy.md and docs/operations.md say what the code says: every name, every default, every reason."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sf_healer.cli import COMMANDS
+from sf_healer.core.policy import Expectations, Limits, Match, Policy
+from sf_healer.views import words
+
+DOCS = Path(__file__).parents[2] / "docs"
+POLICY = (DOCS / "policy.md").read_text()
+OPERATIONS = (DOCS / "operations.md").read_text()
+
+
+def rows(page, heading):
+    """Give the rows of the first table under a heading, as cells by the name in the first."""
+    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line[:3] == "| `"
+    ]
+    return {cell[0].strip("`| "): cell[1:] for cell in cells}
+
+
+def test_every_field_that_matches_jobs_is_explained():
+    assert set(rows(POLICY, "Which Jobs: `[[policy]]`")) == {"name", *Match.__struct_fields__}
+
+
+def test_every_expectation_is_explained_with_its_default():
+    table = rows(POLICY, "What is expected: `[defaults]` and `[[policy]]`")
+    assert list(table) == list(Expectations.__struct_fields__)
+    default = Policy(name="default")
+    for name, (told, meaning) in table.items():
+        value = getattr(default, name)
+        assert told == ("that of `[admission]`" if value is None else as_written(value)), name
+        assert meaning
+
+
+def test_every_limit_is_explained_with_its_default():
+    table = rows(POLICY, "The safety valve: `[admission]`")
+    assert list(table) == list(Limits.__struct_fields__)
+    for name, (told, meaning) in table.items():
+        value = getattr(Limits(), name)
+        assert told == ("as the mode says" if value is None else as_written(value)), name
+        assert meaning
+
+
+def as_written(value):
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "said"), [("What a refusal means", words.REASONS), ("How a restart ends", words.CAUSES)]
+)
+def test_every_reason_is_explained_as_the_commands_do(heading, said):
+    table = rows(OPERATIONS, heading)
+    assert list(table) == [str(reason) for reason in said]
+    assert {name: cells[0] for name, cells in table.items()} == {str(reason): told for reason, told in said.items()}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_a_page_names_no_command_that_there_is_not(page):
+    text = page.read_text()
+    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, flags=re.DOTALL))
+    assert set(re.findall(r"(?:^|`)sf-healer ([a-z]+)", code, flags=re.MULTILINE)) <= set(COMMANDS)
