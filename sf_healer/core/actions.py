@@ -9,8 +9,8 @@ then the manifest and everything before it are durable, and of two workers that 
 only one is the announcer. A call whose answer does not come is over after `Pace.lost_call_seconds`, longer
 than any call takes; its result is then UNKNOWN, and UNKNOWN always leads to a look at the cluster.
 
-Once a delete may have happened the action goes forward only: there is no refusal after it, for between delete
-and create the Job exists only here. Why these rules: docs/decisions/0006.
+Once a delete may have happened the action goes forward only, for between delete and create the Job exists only
+here; unless it turns out that none has happened or can happen any more. Why these rules: docs/decisions/0006.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,9 @@ from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, Wh
 
 # An empty Job is replaced this often: kubernetes #142142 was seen once per recreation, not for ever.
 EMPTY_REPLACEMENTS = 2
+# A Job still there this long after a delete was sent will not be deleted by it: an API server gives a request up
+# after a minute (kube-apiserver --request-timeout).
+LATE_DELETE_SECONDS = 75.0
 
 
 class State(StrEnum):
@@ -129,6 +132,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     withdrawn: str = ""
     refusal: str = ""  # what the API said to our create
     steps: tuple[tuple[str, float], ...] = ()
+    delete_sent_at: float = 0.0  # when a delete was last announced
 
     @property
     def id(self) -> str:
@@ -159,6 +163,7 @@ class _Moment(msgspec.Struct, frozen=True):
     limits: Limits
     pace: Pace
     paused: str
+    storm: str
     result: StepResult = StepResult(What.UNKNOWN)
 
 
@@ -176,14 +181,22 @@ def open_action(command: Command, now: float, *, observe_only: bool) -> Action:
 
 
 def advance(
-    action: Action, event: Event, now: float, limits: Limits, pace: Pace | None = None, *, paused: str = ""
+    action: Action,
+    event: Event,
+    now: float,
+    limits: Limits,
+    pace: Pace | None = None,
+    *,
+    paused: str = "",
+    storm: str = "",
 ) -> Move:
     """Fold one record about this action, read from the log at append time `now`.
 
     A record that is not its turn (another sequence number, another action, said twice) changes nothing.
-    `paused` names the pause that holds for the Job: it stops what has not touched the Job yet.
+    `paused` names the pause that holds for the Job, `storm` the storm in which nothing is restarted: they stop what
+    has not touched the Job yet.
     """
-    moment = _Moment(now, limits, pace or Pace(), paused)
+    moment = _Moment(now, limits, pace or Pace(), paused, storm)
     match event:
         case Announced():
             return _announced(action, event, moment)
@@ -265,12 +278,22 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
         return Move(action)
     if event.step is Step.CREATE and not _may_create(action, moment):
         return _check_create(action, moment)
-    if event.step is Step.DELETE and moment.paused and not action.touched_at:
-        return _refuse(action, Reason.PAUSED, moment.now, moment.paused)
+    brake = _brake(action, moment) if event.step is Step.DELETE and not action.touched_at else None
+    if brake is not None:
+        return _refuse(action, brake[0], moment.now, brake[1])
     action = msgspec.structs.replace(action, seq=event.seq, call=Call(event.step, event.worker, moment.now))
-    if event.step is Step.DELETE and not action.touched_at:
-        action = msgspec.structs.replace(action, touched_at=moment.now)
+    if event.step is Step.DELETE:
+        action = msgspec.structs.replace(action, touched_at=action.touched_at or moment.now, delete_sent_at=moment.now)
     return Move(action, perform=event.step)
+
+
+def _brake(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
+    """Say what keeps the first delete from being sent, although its command was admitted."""
+    if moment.now >= action.command.expires_at:
+        return Reason.EXPIRED, "it was admitted in time, and nobody got to it"
+    if moment.paused:
+        return Reason.PAUSED, moment.paused
+    return (Reason.STORM, moment.storm) if moment.storm else None
 
 
 def _may_create(action: Action, moment: _Moment) -> bool:
@@ -297,9 +320,9 @@ def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
 
 def _called_off(action: Action, why: str, now: float) -> Move:
     """Take the command back, as long as nothing has been touched; a call under way is awaited first."""
-    if action.state not in {State.ADMITTED, State.SAVED} or _may_have_deleted(action):
+    if action.state not in {State.ADMITTED, State.SAVED, State.RECHECKING}:
         return Move(action)
-    if action.call is None:
+    if action.call is None and not _may_have_deleted(action):
         return _refuse(action, Reason.SUPERSEDED, now, why)
     return Move(msgspec.structs.replace(action, withdrawn=why))
 
@@ -396,19 +419,43 @@ def _sign(action: Action, result: StepResult) -> Sign:
 
 def _observed(action: Action, moment: _Moment) -> Move:
     """Save the Job that was judged, unless something speaks against touching it."""
-    result, command = moment.result, action.command
-    if action.withdrawn:
-        return _refuse(action, Reason.SUPERSEDED, moment.now, action.withdrawn)
-    if moment.now >= command.expires_at:
-        return _refuse(action, Reason.EXPIRED, moment.now, "the cluster could not be read in time")
-    exemption = _exemption(result)
-    if exemption:
-        return _refuse(action, Reason.EXEMPT, moment.now, exemption)
-    if result.condition.value != command.evidence.condition:
-        return _refuse(action, Reason.SUPERSEDED, moment.now, f"the Job is {result.condition} meanwhile")
+    objection = _objection(action, moment)
+    if objection is not None:
+        return _refuse(action, objection[0], moment.now, objection[1])
     if action.observe_only:
         return _conclude(action, Result.WOULD_RESTART, Cause.OBSERVE_MODE, moment.now)
     return _save(action, moment)
+
+
+def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
+    """Say what speaks against touching the Job as it was just read."""
+    result, command = moment.result, action.command
+    if action.withdrawn:
+        return Reason.SUPERSEDED, action.withdrawn
+    if moment.now >= command.expires_at:
+        return Reason.EXPIRED, "the cluster could not be reached in time"
+    exemption = _exemption(result)
+    if exemption:
+        return Reason.EXEMPT, exemption
+    if result.condition.value != command.evidence.condition:
+        return Reason.SUPERSEDED, f"the Job is {result.condition} meanwhile"
+    return None
+
+
+def _still_there(action: Action, moment: _Moment) -> Move:
+    """Send the delete again, for it has not happened; if something speaks against it by now, let none happen.
+
+    A delete without an answer may yet come: the action ends only when that is over.
+    """
+    if action.uid != action.command.uid:
+        return _save(action, moment)  # an empty Job that we made ourselves
+    objection = (Reason.PAUSED, moment.paused) if moment.paused else _objection(action, moment)
+    if objection is None:
+        return _save(action, moment)
+    if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
+        return _look_again(action, moment)
+    untouched = msgspec.structs.replace(action, deleting_since=0.0)
+    return _refuse(untouched, objection[0], moment.now, objection[1])
 
 
 def _exemption(result: StepResult) -> str:
@@ -718,7 +765,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.UNKNOWN: _recheck,
     },
     State.RECHECKING: {
-        Sign.SAME: _save,
+        Sign.SAME: _still_there,
         Sign.LEAVING: _leaving,
         Sign.OURS: _created,
         Sign.OTHER: _namesake,

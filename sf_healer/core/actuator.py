@@ -430,7 +430,8 @@ class Actuator:
         before = record.action
         pause = admission.pause_of(self.ledger.pauses, before.command, self.now)
         paused = f"{pause.scope}: {pause.reason}" if pause is not None else ""
-        move = advance(before, event, self.now, self.limits, self.pace, paused=paused)
+        storm = "too many Jobs turned unhealthy together" if self.ledger.phase is admission.Phase.STORM else ""
+        move = advance(before, event, self.now, self.limits, self.pace, paused=paused, storm=storm)
         if move.action == before and move.outcome is None:
             return
         self._moved(key, record, move, offset, effects)

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from sf_healer.core.actions import (
+    LATE_DELETE_SECONDS,
     MOVES,
     SIGNS_OF,
     STEP_OF,
@@ -673,3 +674,53 @@ def test_a_fact_about_the_job_makes_the_next_look_due_at_once():
     assert next_step(walk.action, walk.now) is None
     walk.event(Seen(fact=a_fact("u2", action_id="c1")))
     assert next_step(walk.action, walk.now) is Step.LOOK
+
+
+# ---- what is found out late. Found by the simulation
+
+
+def test_a_delete_is_not_sent_for_a_command_that_has_expired_meanwhile():
+    walk = Walk().to(State.SAVED)
+    walk.now = 1061.0  # nobody read the log for a minute
+    walk.announce()
+    assert (walk.outcome.reason, walk.outcome.attempt) == ("expired", 0)
+
+
+def test_a_delete_is_not_sent_into_a_storm():
+    walk = Walk().to(State.SAVED)
+    walk.announce(storm="6 of 10 turned unhealthy together")
+    assert (walk.outcome.reason, walk.outcome.attempt) == ("storm", 0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (found(), "expired"),
+        (found(skip=True), "exempt"),
+        (found(condition=Condition.SUSPENDED), "exempt"),
+        (found(condition=Condition.COMPLETE), "superseded"),
+    ],
+)
+def test_an_action_whose_delete_cannot_have_happened_ends_where_something_speaks_against_it(seen, reason):
+    walk = Walk().to(State.RECHECKING)
+    if reason == "expired":
+        walk.now = 1060.0
+    while not walk.outcomes:
+        walk.answer(seen)
+    assert walk.now > 1001.0 + LATE_DELETE_SECONDS, "a delete that was sent may yet come"
+    assert (walk.outcome.result, walk.outcome.reason, walk.outcome.attempt) == (Result.REFUSED, reason, 0)
+
+
+def test_a_sign_of_life_after_an_uncertain_delete_lets_the_job_live_if_it_is_still_there():
+    walk = Walk().to(State.RECHECKING)
+    walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
+    walk.now += LATE_DELETE_SECONDS
+    walk.answer(found())
+    assert (walk.outcome.reason, walk.outcome.detail) == ("superseded", "reports")
+
+
+def test_a_sign_of_life_after_an_uncertain_delete_comes_too_late_if_the_job_is_gone():
+    walk = Walk().to(State.RECHECKING)
+    walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
+    walk.answer(ABSENT)
+    assert walk.action.state is State.GONE
