@@ -702,7 +702,7 @@ def test_a_delete_is_not_sent_into_a_storm():
     ],
 )
 def test_an_action_whose_delete_cannot_have_happened_ends_where_something_speaks_against_it(seen, reason):
-    walk = Walk().to(State.RECHECKING)
+    walk = Walk(a_command() if reason == "expired" else a_command(expires_at=2000.0)).to(State.RECHECKING)
     if reason == "expired":
         walk.now = 1060.0
     while not walk.outcomes:
