@@ -104,6 +104,7 @@ class Oracle:
         # Coverage: by (evidence, source) partition, reports in the order they landed, and what bundles hold.
         self._waiting: dict[tuple[int, int], deque[tuple[Said, str]]] = defaultdict(deque)
         self._covered: dict[tuple[int, int], dict[tuple[str, Kind], int]] = defaultdict(dict)
+        self._told: dict[tuple[int, str, int], int] = {}
         self._said_at: dict[tuple[int, int], Said] = {}
         self._holds: dict[str, int] = {}
         self._pauses: dict[str, Pause] = {}
@@ -189,17 +190,25 @@ class Oracle:
         self._append_of[partition].setdefault(record.timestamp, record.landed)
         entry = evidence.decode(record.value or b"")
         match entry:
-            case Bundle() if entry.topic_id == self._source_topic_id:
-                covered = self._covered[partition, entry.source_partition]
-                for beat in entry.beats:
-                    _raise(covered, (beat.key, Kind.LOADING), beat.offset)
-                for word in entry.words:
-                    _raise(covered, (word.key, word.kind), word.offset)
+            case Bundle():
+                self._cover(partition, entry)
             case Mark() if entry.topic_id == self._source_topic_id:
                 for source, w in entry.sources:
                     self._check_claim(partition, source, w)
             case Hold():
                 self._holds[entry.key] = record.timestamp
+
+    def _cover(self, partition: int, bundle: Bundle) -> None:
+        """Note what a bundle tells, but for what is passed over as told before."""
+        covered = self._covered[partition, bundle.source_partition]
+        told = [(beat.key, Kind.LOADING, beat.offset) for beat in bundle.beats]
+        told += [(word.key, word.kind, word.offset) for word in bundle.words]
+        source = (partition, bundle.topic_id, bundle.source_partition)
+        before = self._told.get(source, -1)
+        for key, kind, offset in told:
+            if offset > before:
+                covered[key, kind] = max(offset, covered.get((key, kind), -1))
+        self._told[source] = max([before, *(offset for _, _, offset in told)])
 
     def _check_claim(self, partition: int, source: int, w: float) -> None:
         """Everything the source partition held at the moment of W is on this log before the mark."""
@@ -559,11 +568,6 @@ class Oracle:
             if policy.name == target:
                 return policy
         return self._policies.policies()[-1]
-
-
-def _raise(covered: dict[tuple[str, Kind], int], what: tuple[str, Kind], offset: int) -> None:
-    if covered.get(what, -1) < offset:
-        covered[what] = offset
 
 
 def told(outcome: Outcome) -> bool:

@@ -102,7 +102,7 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
 def _no_job_lost(world: "World") -> None:
     newest: dict[str, Incarnation] = {truth.key: truth for truth in world.kube.all}
     for truth in newest.values():
-        if truth.gone is None or truth.removed_by != "healer":
+        if truth.gone is None or truth.removed_by != "healer" or truth.gone > world.scheduler.now - _ADMISSION_SECONDS:
             continue
         last = max((at for at, outcome in world.oracle.outcomes if outcome.key == truth.key), default=0.0)
         world.oracle.fail(
