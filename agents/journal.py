@@ -6,7 +6,6 @@ Knows nothing of Faust: agents/actuator.py lends it the log, the table and the t
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Protocol, TypeVar
@@ -17,6 +16,7 @@ from msgspec import to_builtins
 from agents.cluster_steps import take
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
+from sf_healer.adapters.threads import in_thread
 from sf_healer.core import commands, steps
 from sf_healer.core.actuator import Actuator, Look, Task
 from sf_healer.core.commands import Outcome, Result, Resume, Unreadable
@@ -70,32 +70,6 @@ class InThread(Protocol):
 
     async def __call__(self, call: Callable[[], T]) -> T:
         """Return what the call returns; raises what it raises."""
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """Run a blocking call in a thread of its own that does not hold up the end of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001  handed to the waiting side whole
-            loop.call_soon_threadsafe(_settle, future, None, error)
-        else:
-            loop.call_soon_threadsafe(_settle, future, result, None)
-
-    threading.Thread(target=run, name="cluster-call", daemon=True).start()
-    return await future
-
-
-def _settle(future: "asyncio.Future[T]", result: T | None, error: BaseException | None) -> None:
-    if future.done():
-        return  # nobody waits any more
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)  # type: ignore[arg-type]  # T may itself be None
 
 
 class Journal:

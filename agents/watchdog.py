@@ -9,11 +9,12 @@ import gc
 import time
 from typing import Any, cast
 
+import faust
 import structlog
 from aiokafka.errors import KafkaError
 
 from agents import inventory
-from sf_healer.app import actuator, detector, settings
+from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import Progress
 from sf_healer.settings import Role
 from sf_healer.transport import end_offsets, positions
@@ -79,7 +80,7 @@ async def watch_progress() -> None:
 
 
 def _detector_problems() -> list[str]:
-    problems = []
+    problems = _turned_away(detector)
     if not inventory.first_list.is_set():
         problems.append("the Jobs of the cluster have not been listed yet")
     if detector.rebalancing:
@@ -92,7 +93,7 @@ def _detector_problems() -> list[str]:
 
 
 def _actuator_problems() -> list[str]:
-    problems = []
+    problems = _turned_away(actuator)
     if not cast("Any", actuator.tables).recovery.completed.is_set():
         problems.append("the actuator has not joined its consumer group and recovered its table yet")
     if actuator.rebalancing:
@@ -102,3 +103,8 @@ def _actuator_problems() -> list[str]:
     if actions.owns_log() and actions.current is None:
         problems.append("the steps log is ours and its table is not recovered yet")
     return problems
+
+
+def _turned_away(app: faust.App) -> list[str]:
+    reason = turned_away(app)
+    return [] if reason is None else [reason]

@@ -9,16 +9,22 @@ import sys
 from pathlib import Path
 
 import faust
+import structlog
+from aiokafka.errors import InvalidSessionTimeoutError
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 from yarl import URL
 
 from sf_healer.adapters.kafka import client_security
-from sf_healer.settings import Role, Settings, SettingsError, Stores, load
+from sf_healer.settings import PREFIX, Role, Settings, SettingsError, Stores, load
+from sf_healer.transport import join_error
+
+log = structlog.get_logger(__name__)
 
 #: acks=all is awaited this long; then the process ends on purpose, and the record is read again.
 SEND_TIMEOUT_SECONDS = 30.0
 REQUEST_TIMEOUT_SECONDS = 40.0
+LOOK_EVERY_SECONDS = 5.0
 #: As fast as 8 MiB, and half the memory (measured: docs/decisions/0005).
 FETCH_BYTES = 2 * 1024 * 1024
 #: Below a broker's own message.max.bytes of 1 MiB plus its overhead.
@@ -57,6 +63,25 @@ class _App(faust.App):
     def _create_directories(self) -> None:
         Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
         super()._create_directories()
+
+    @faust.Service.task  # an app.task would begin only once the group is joined
+    async def _say_why_not_joined(self) -> None:
+        told = None
+        while not self.should_stop:
+            await self.sleep(LOOK_EVERY_SECONDS)
+            reason = turned_away(self)
+            if reason is not None and reason != told:
+                log.error("group_not_joined", app=self.conf.id, reason=reason)
+            told = reason
+
+
+def turned_away(app: faust.App) -> str | None:
+    """Say why the consumer group does not let an app in, which waiting will not mend; None if it does."""
+    error = join_error(app)
+    if isinstance(error, InvalidSessionTimeoutError):
+        seconds = settings.broker_session_timeout_seconds
+        return f"the broker does not allow {PREFIX}BROKER_SESSION_TIMEOUT_SECONDS={seconds:g} (Kafka's least is 6)"
+    return None if error is None else f"the consumer group {app.conf.id} turns us away: {error}"
 
 
 def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:

@@ -13,8 +13,9 @@ from aiohttp import web
 from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.adapters.cluster import ApiFailure, Cluster
+from sf_healer.adapters.threads import in_thread
 from sf_healer.core import evidence
-from sf_healer.settings import Identity, Mode, Role, Settings, SettingsError
+from sf_healer.settings import PREFIX, Identity, Mode, Role, Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -23,23 +24,26 @@ LONGEST_WAIT_SECONDS = 15.0
 
 
 async def wait(settings: Settings) -> None:
-    """Return once the broker, the topics and the cluster are as a worker needs them."""
-    problems = await find_problems(settings)
-    if not problems:
-        return
+    """Return once the broker, the topics and the cluster are as a worker needs them.
+
+    Raises SettingsError where the web views cannot be served, or where a file of the settings cannot be used.
+    """
+    problems = ["broker and cluster have not answered yet"]
     pause = FIRST_WAIT_SECONDS
     async with _serving(settings, problems):
-        while problems:
+        while True:
+            problems[:] = await find_problems(settings)
+            if not problems:
+                return
             for problem in problems:
                 log.error("not_ready", problem=problem, retry_seconds=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_WAIT_SECONDS)
-            problems[:] = await find_problems(settings)
 
 
 async def find_problems(settings: Settings) -> list[str]:
     """List what keeps a worker from starting, each with what mends it."""
-    return [*await _kafka_problems(settings), *await asyncio.to_thread(_cluster_problems, settings)]
+    return [*await _kafka_problems(settings), *await in_thread(lambda: _cluster_problems(settings))]
 
 
 async def _kafka_problems(settings: Settings) -> list[str]:
@@ -95,7 +99,7 @@ def _cluster_problems(settings: Settings) -> list[str]:
 
 @asynccontextmanager
 async def _serving(settings: Settings, problems: list[str]) -> AsyncIterator[None]:
-    """Answer the probes on the worker's own port until the worker takes it."""
+    """Answer the probes on the worker's own ports until the worker takes them."""
 
     async def readyz(_: web.Request) -> web.Response:
         return web.json_response({"ready": False, "problems": problems}, status=503)
@@ -108,7 +112,22 @@ async def _serving(settings: Settings, problems: list[str]) -> AsyncIterator[Non
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.web_host, settings.web_port).start()
+        for port in _ports(settings):
+            await _listen(runner, settings.web_host, port)
         yield
     finally:
         await runner.cleanup()
+
+
+def _ports(settings: Settings) -> tuple[int, ...]:
+    """List the ports of the views: with both apps in one process the actuator's is the next one."""
+    port = settings.web_port
+    return (port, port + 1) if settings.role is Role.ALL else (port,)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingsError(f"{PREFIX}WEB_PORT", f"cannot listen on {host}:{port}: {reason}") from error

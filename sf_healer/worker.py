@@ -5,11 +5,15 @@ heal nothing. `faust -A sf_healer.worker:detector worker` works, and so does `:a
 """
 
 import asyncio
+import signal
+from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 import faust
 import structlog
 from faust.worker import Worker
+from mode import Service, ServiceT
 
 import agents.actuator
 import agents.control
@@ -43,8 +47,34 @@ log = structlog.get_logger(__name__)
 CRASHED = 1
 
 
+class _Together(Service):
+    """Starts and stops services at the same time.
+
+    Faust would have one app join its group and recover its tables before the next begins to listen: after a crash
+    each join takes up to a session timeout, and the probes of the second would be refused meanwhile.
+    """
+
+    def __init__(self, services: Iterable[ServiceT], **options: Any) -> None:
+        self._services = tuple(services)
+        super().__init__(**options)
+
+    async def on_start(self) -> None:
+        await asyncio.gather(*(service.maybe_start() for service in self._services))
+
+    async def on_stop(self) -> None:
+        await asyncio.gather(*(service.stop() for service in self._services))
+
+
 class _Worker(Worker):
     """Faust's worker without its own logging: adapters/logs.py has set it up, for our logs and Faust's alike."""
+
+    def __init__(self, *services: Any, **options: Any) -> None:
+        super().__init__(*services, **options)
+        self.spinner = None  # it writes to stdout, even where nothing turns
+
+    def on_init_dependencies(self) -> Iterable[ServiceT]:
+        """Start the apps side by side."""
+        return [_Together(super().on_init_dependencies(), beacon=self.beacon)]
 
     def _setup_logging(self) -> None:
         pass
@@ -58,9 +88,7 @@ def apps_for(role: Role) -> tuple[faust.App, ...]:
 def run(settings: Settings) -> int:
     """Run the worker until it is told to stop; returns the exit status: 0 stopped, 1 crashed on purpose."""
     logs.configure(settings.log_level)
-    try:
-        asyncio.run(preflight.wait(settings))
-    except KeyboardInterrupt:
+    if not asyncio.run(_may_start(settings)):
         return 0
     apps = apps_for(settings.role)
     for app in apps:
@@ -75,3 +103,17 @@ def run(settings: Settings) -> int:
     except Exception:
         log.exception("worker_crashed")
         return CRASHED
+
+
+async def _may_start(settings: Settings) -> bool:
+    """Wait until everything is there that a worker needs; False: we were told to stop meanwhile."""
+    waiting = asyncio.ensure_future(preflight.wait(settings))
+    loop = asyncio.get_running_loop()
+    for told in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(told, waiting.cancel)
+    try:
+        await waiting
+    except asyncio.CancelledError:
+        log.info("stopped_while_waiting")
+        return False
+    return True

@@ -6,6 +6,7 @@ table when it is assigned and recovered, and only from the active partitions: Fa
 revoked ones with frozen times, and a sweep over those would call healthy Jobs stuck.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sf_healer.app import settings
 from sf_healer.core import policy
 from sf_healer.core.changelog import UnknownVersion, stored_of, writes_of
 from sf_healer.core.partition import Changes, Meta, Partition
+from sf_healer.settings import PREFIX
 from tables import durable
 
 log = structlog.get_logger(__name__)
@@ -30,7 +32,19 @@ jobs = durable.ordered_table(
 )
 
 SHIPPED_POLICY = Path(policy.__file__).parent.parent / "policy.toml"
-policies = policy.parse(Path(settings.policy_file or SHIPPED_POLICY).read_text())
+
+
+def _policies() -> policy.PolicyBook:
+    path = Path(settings.policy_file or SHIPPED_POLICY)
+    try:
+        return policy.parse(path.read_text())
+    except (policy.PolicyError, OSError, UnicodeDecodeError) as error:
+        # `sf-healer worker` has looked before; started by Faust's own command we are the first to.
+        sys.stderr.write(f"sf-healer: {PREFIX}POLICY_FILE: {path}: {error}\n")
+        raise SystemExit(2) from None
+
+
+policies = _policies()
 
 hot: dict[int, Partition] = {}
 

@@ -49,7 +49,7 @@ collector else walks the whole heap for every few batches. Needs faust-streaming
 exactly: it builds on their insides.
 """
 
-from sf_healer.transport.api import end_offsets, on_reset, positions, topic_identity
+from sf_healer.transport.api import end_offsets, join_error, on_reset, positions, topic_identity
 from sf_healer.transport.batch import Batch, BatchLimits, Record
 from sf_healer.transport.consumer import OffsetReset
 from sf_healer.transport.declare import batched_topic
@@ -65,6 +65,7 @@ __all__ = [
     "Transport",
     "batched_topic",
     "end_offsets",
+    "join_error",
     "on_reset",
     "positions",
     "topic_identity",

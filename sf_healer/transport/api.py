@@ -26,6 +26,14 @@ def positions(app: AppT) -> dict[TP, int]:
     return _consumer(app).positions()
 
 
+def join_error(app: AppT) -> Exception | None:
+    """Return why the consumer group turned this app away for good: no right to it, a timeout that it refuses.
+
+    None while there is hope. Faust would wait for ever, and nobody would be told.
+    """
+    return _consumer(app).join_error
+
+
 async def end_offsets(app: AppT, tps: Iterable[TP], *, timeout_seconds: float = 10.0) -> dict[TP, int]:
     """Ask the brokers for the log ends of partitions of topics this app subscribes to.
 

@@ -104,6 +104,11 @@ class Consumer(driver.Consumer):
         reached = {tp: self._ledgers[tp].acknowledged for tp in self._confirmed if tp.topic in batched}
         return {tp: position for tp, position in reached.items() if position is not None}
 
+    @property
+    def join_error(self) -> Exception | None:
+        """Why the group turned us away for good; None while there is hope."""
+        return self._thread.join_error
+
     async def end_offsets(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
         """Return the log ends of partitions as their leaders give them now. Raises KafkaError."""
         return await self._thread.end_offsets(tps, timeout_seconds=timeout_seconds)

@@ -113,6 +113,12 @@ class ConsumerThread(AIOKafkaConsumerThread):
         spans = await self.call_thread(self._poll, generation_id, demands, timeout_seconds)
         return cast("dict[TP, Span]", spans)
 
+    @property
+    def join_error(self) -> Exception | None:
+        """Why the group turned us away for good; aiokafka keeps that for a poll, and nobody polls before joining."""
+        coordinator = self._consumer._coordinator if self._consumer is not None else None
+        return cast("Exception | None", getattr(coordinator, "_pending_exception", None))
+
     def wake(self) -> None:
         """End the poll under way, or else the next one, at once: what it asks for is outdated.
 
