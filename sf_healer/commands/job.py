@@ -66,6 +66,8 @@ def _rows(data: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     yield "  looks again", moment(why["looks_again_at"]) if why["looks_again_at"] else "when something happens"
     if data["group_found_idle_at"]:
         yield "  group found idle", moment(data["group_found_idle_at"])
+    if data["cadence"]:
+        yield "  cadence", _cadence(data["cadence"])
     yield from _restart_rows(data)
     yield from _policy_rows(data["policy"])
     yield from _said_rows(data["said"])
@@ -94,6 +96,13 @@ def _restart_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     if (record.get("history") or {}).get("quarantined_at"):
         since = moment(record["history"]["quarantined_at"])
         yield "  quarantined", f"since {since}; `sf-healer resume --job {data['name']}` ends it"
+
+
+def _cadence(learned: Mapping[str, Any]) -> str:
+    if learned["p99_seconds"] is None:
+        return f"{learned['intervals']} intervals, too few to go by"
+    p99, threshold = learned["p99_seconds"], learned["threshold_seconds"]
+    return f"99 of 100 of {learned['intervals']} intervals within {p99:.0f} s: silent after {threshold:.0f} s"
 
 
 def _answer(outcome: Mapping[str, Any]) -> str:

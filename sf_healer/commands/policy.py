@@ -91,7 +91,7 @@ def _policy_row(policy: Policy, match: Match | None, limits: Limits) -> tuple[st
         policy.name,
         _words(match),
         ", ".join(expects) or "-",
-        f"{policy.silence_threshold_seconds:g}s",
+        _silence(policy),
         f"{policy.startup_threshold_seconds:g}s",
         f"{policy.not_running_threshold_seconds:g}s",
         f"{policy.error_grace_seconds:g}s",
@@ -99,6 +99,13 @@ def _policy_row(policy: Policy, match: Match | None, limits: Limits) -> tuple[st
         f"{policy.stall_threshold_seconds:g}s" if policy.stall_threshold_seconds else "off",
         str(policy.attempts or limits.attempts),
     )
+
+
+def _silence(policy: Policy) -> str:
+    said = f"{policy.silence_threshold_seconds:g}s"
+    if not policy.learn_cadence:
+        return said
+    return f"{said}, then learned: {policy.learn_floor_seconds:g}s to {policy.learn_ceiling_seconds:g}s"
 
 
 def _words(match: Match | None) -> str:

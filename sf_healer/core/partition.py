@@ -16,6 +16,7 @@ from collections import Counter, OrderedDict, deque
 
 import msgspec
 
+from sf_healer.core.cadence import learn
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot
 from sf_healer.core.facts import Condition
@@ -109,6 +110,7 @@ class Partition:
         self.last_at = 0.0
         self._source_topic = source_topic
         self._checkpoint_seconds = policies.checkpoint_seconds
+        self._learns = any(policy.learn_cadence for policy in policies.policies())
         self._forwarded: dict[tuple[str, int], int] = {}
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
         self._gone_since: OrderedDict[str, float] = OrderedDict()
@@ -280,6 +282,8 @@ class Partition:
         had_open_error = has_open_error(state)
         if not fold_beat(state, beat, at=at, source_partition=source_partition, not_before=not_before):
             return
+        if self._learns and state.verdict == Verdict.HEALTHY and heard_at != NEVER and at > heard_at:
+            self._learn(state, at - heard_at)
         if (
             had_open_error
             or state.verdict in RESTARTABLE
@@ -291,6 +295,10 @@ class Partition:
         if state.verdict != Verdict.HEALTHY or state.command_id or state.window == NO_WINDOW or self._unheard(state):
             self._tell_alive(state, at)
             self._schedule(state, max(at, self.watermark.value))
+
+    def _learn(self, state: JobState, interval_seconds: float) -> None:
+        if self.policy_of(state).learn_cadence:
+            learn(state.cadence, interval_seconds)
 
     def _checkpoint(self, at: float) -> int:
         return checkpoint_of(at, self._checkpoint_seconds)

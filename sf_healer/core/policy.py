@@ -40,6 +40,9 @@ class Expectations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stop_hold_seconds: float | None = None
     stall_threshold_seconds: float | None = None
     attempts: int | None = None
+    learn_cadence: bool | None = None
+    learn_floor_seconds: float | None = None
+    learn_ceiling_seconds: float | None = None
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -102,6 +105,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     - `exempt`: never judged at all.
     - `stall_threshold_seconds`: `loading` that brings no new `records_written` for longer is no progress; 0: off.
     - `attempts`: restarts before quarantine; None: as [admission] says.
+    - `learn_cadence`: the silence threshold is learned from the Job itself (core/cadence.py), between two bounds.
     """
 
     name: str
@@ -116,6 +120,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     stop_hold_seconds: float = 120.0
     stall_threshold_seconds: float = 0.0
     attempts: int | None = None
+    learn_cadence: bool = False
+    learn_floor_seconds: float = 60.0
+    learn_ceiling_seconds: float = 1800.0
 
 
 class PolicyBook:
@@ -142,6 +149,7 @@ class PolicyBook:
         policies = self.policies()
         thresholds = [policy.silence_threshold_seconds for policy in policies]
         thresholds += [policy.stall_threshold_seconds for policy in policies if policy.stall_threshold_seconds]
+        thresholds += [policy.learn_floor_seconds for policy in policies if policy.learn_cadence]
         return max(min(thresholds) / 10, _SHORTEST_CHECKPOINT_SECONDS)
 
     def for_job(self, fact: JobFact) -> Policy:
@@ -218,6 +226,10 @@ def _problems(parsed: _Text) -> Iterator[tuple[_Place, str]]:
             problem = f"policy {rule.name!r} matches nothing: give targets, names or labels"
             yield _Place("policy", number), problem
         yield from _wrong_numbers(rule, _Place("policy", number), f"policy {rule.name!r}")
+        bounds = _policy(rule.name, rule, parsed.defaults)
+        if bounds.learn_floor_seconds > bounds.learn_ceiling_seconds:
+            problem = f"policy {rule.name!r}: learn_floor_seconds is more than learn_ceiling_seconds"
+            yield _Place("policy", number, "learn_floor_seconds"), problem
     yield from _wrong_numbers(parsed.defaults, _Place("defaults"), "defaults")
     yield from _wrong_numbers(parsed.admission, _Place("admission"), "admission")
     if parsed.admission.idle_look_seconds >= parsed.admission.command_expires_seconds:
@@ -235,10 +247,15 @@ def _wrong_numbers(values: Expectations | Limits, place: _Place, owner: str) -> 
             yield at, f"{owner}: {field} is not a finite number"
         elif value < 0:
             yield at, f"{owner}: {field} is negative"
-        elif value == 0 and field in {"silence_threshold_seconds", "startup_threshold_seconds"}:
+        elif value == 0 and field in _NEVER_ZERO:
             yield at, f"{owner}: {field} is 0: every Job would be sick"
         elif field == "attempts" and not 1 <= value <= MOST_ATTEMPTS:
             yield at, f"{owner}: attempts is not 1 to {MOST_ATTEMPTS} (exempt = true leaves a Job alone)"
+
+
+_NEVER_ZERO = frozenset(
+    {"silence_threshold_seconds", "startup_threshold_seconds", "learn_floor_seconds", "learn_ceiling_seconds"}
+)
 
 
 def _at(place: _Place, text: str, problem: str) -> PolicyError:

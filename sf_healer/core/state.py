@@ -83,6 +83,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     idle_at: float = NEVER
     #: When a `loading` last brought another `records_written` than the one before.
     progress_at: float = NEVER
+    #: How often it reports while it is well, where that is learned (core/cadence.py); kept over restarts.
+    cadence: list[int] = []
 
     @property
     def created_at(self) -> float:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from sf_healer.core.cadence import silence_threshold
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
 from sf_healer.core.state import NEVER, JobState, error_open_since, has_open_error
@@ -280,7 +281,7 @@ def _clock(state: JobState, policy: Policy) -> _Clock | None:
     """Choose the clock that runs for a Job; None for one of a target that may never report."""
     assert state.fact is not None
     running_at = max(state.running_at, state.doubtful_life_at)
-    silence, startup = policy.silence_threshold_seconds, policy.startup_threshold_seconds
+    silence, startup = silence_threshold(state.cadence, policy), policy.startup_threshold_seconds
     if state.fact.pod is not PodState.RUNNING:
         threshold = policy.not_running_threshold_seconds
         return _Clock(state.idle_pod_at, threshold, Rule.POD_NOT_RUNNING, Verdict.NOT_RUNNING, Verdict.STARTING)

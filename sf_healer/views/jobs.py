@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sf_healer.core.cadence import p99_seconds, silence_threshold
 from sf_healer.core.partition import Partition
 from sf_healer.core.state import NEVER, JobState
 from sf_healer.core.verdicts import NO_LOOK
@@ -70,6 +71,13 @@ def build_job(partition: Partition, state: JobState) -> dict[str, Any]:
             "source_offset": state.source_offset,
         },
         "incarnation": msgspec.to_builtins(_by_name(fact)) if fact else None,
+        "cadence": {
+            "intervals": sum(state.cadence),
+            "p99_seconds": p99_seconds(state.cadence),
+            "threshold_seconds": silence_threshold(state.cadence, partition.policy_of(state)),
+        }
+        if state.cadence and fact
+        else None,
         "pod_running_since": _time(state.running_at),
         "group_found_idle_at": _time(state.idle_at),
         "command": {"id": state.command_id, "verdict": state.command_verdict, "deadline": state.command_deadline}

@@ -55,6 +55,13 @@ stall_threshold_seconds = 60
 attempts = 2
 
 [[policy]]
+name = "learners"
+targets = ["learner"]
+reporting = true
+learn_cadence = true
+learn_floor_seconds = 40
+
+[[policy]]
 name = "quiet"
 targets = ["visualizer"]
 judge_silence = false

@@ -242,3 +242,11 @@ def test_attempts_that_would_never_or_always_be_over_are_refused(attempts):
         parse(a_text(f'targets = ["loader"]\nattempts = {attempts}'))
     with pytest.raises(PolicyError, match=r"line 2: admission: attempts is not 1 to 8"):
         parse(f"[admission]\nattempts = {attempts}\n")
+
+
+def test_bounds_of_a_learned_cadence_that_contradict_each_other_are_refused():
+    rule = 'targets = ["loader"]\nlearn_cadence = true\nlearn_ceiling_seconds = 30'
+    with pytest.raises(PolicyError, match=r"line 1: .*learn_floor_seconds is more than learn_ceiling_seconds"):
+        parse(a_text(rule))
+    with pytest.raises(PolicyError, match=r"line 4: .*learn_floor_seconds is 0"):
+        parse(a_text('targets = ["loader"]\nlearn_floor_seconds = 0'))

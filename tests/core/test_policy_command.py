@@ -55,6 +55,12 @@ def test_a_policy_is_printed_with_what_it_inherits(policy, capsys):
     assert printed.err == "admission: rate_per_minute 12 (default 6)\n"
 
 
+def test_a_learned_threshold_is_told_with_its_bounds(policy, capsys):
+    policy.write_text("[defaults]\nlearn_cadence = true\n")
+    assert check(policy) == ExitCode.OK
+    assert "300s, then learned: 60s to 1800s" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("output", ["json", "yaml"])
 def test_a_policy_is_printed_for_machines(policy, capsys, output):
     assert check(policy, "-o", output) == ExitCode.OK

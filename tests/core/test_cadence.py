@@ -1,0 +1,140 @@
+"""A Job's own cadence: what it learns from its intervals, and the threshold that gives."""
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sf_healer.core.cadence import LEAST_SAMPLES, learn, p99_seconds, silence_threshold
+from sf_healer.core.commands import Command
+from sf_healer.core.policy import Policy
+from sf_healer.core.verdicts import Verdict
+from sf_healer.views.jobs import build_job
+from tests.core.strategies import JOB, Driver, Stored, a_mark
+
+LEARNS = Policy(name="x", learn_cadence=True, learn_floor_seconds=60.0, learn_ceiling_seconds=900.0)
+STEP = 2**0.25
+
+
+def learned(*intervals):
+    counts: list[int] = []
+    for interval in intervals:
+        learn(counts, interval)
+    return counts
+
+
+def test_without_enough_intervals_the_policy_holds():
+    counts = learned(*[10.0] * (LEAST_SAMPLES - 1))
+    assert p99_seconds(counts) is None
+    assert silence_threshold(counts, LEARNS) == LEARNS.silence_threshold_seconds
+    assert silence_threshold([], LEARNS) == LEARNS.silence_threshold_seconds
+
+
+def test_the_threshold_is_one_and_a_half_times_the_p99_between_the_bounds():
+    counts = learned(*[100.0] * LEAST_SAMPLES)
+    assert 100.0 <= p99_seconds(counts) < 100.0 * STEP
+    assert silence_threshold(counts, LEARNS) == 1.5 * p99_seconds(counts)
+    assert silence_threshold(learned(*[0.1] * LEAST_SAMPLES), LEARNS) == 60.0
+    assert silence_threshold(learned(*[3000.0] * LEAST_SAMPLES), LEARNS) == 900.0
+
+
+def test_a_policy_that_does_not_learn_keeps_its_threshold():
+    counts = learned(*[100.0] * LEAST_SAMPLES)
+    assert silence_threshold(counts, Policy(name="x")) == 300.0
+
+
+def test_one_long_interval_in_a_hundred_is_no_cadence_and_two_are():
+    assert p99_seconds(learned(*[10.0] * 99, 1000.0)) < 10.0 * STEP
+    assert p99_seconds(learned(*[10.0] * 98, 1000.0, 1000.0)) >= 1000.0
+
+
+def test_what_a_job_did_long_ago_fades():
+    counts = learned(*[500.0] * 2000, *[10.0] * 60_000)
+    assert p99_seconds(counts) < 10.0 * STEP
+    assert sum(counts) <= 2000
+
+
+@given(st.lists(st.floats(0.001, 4000.0), min_size=LEAST_SAMPLES, max_size=300))
+def test_the_p99_is_never_shorter_than_it_was_and_at_most_a_bucket_longer(intervals):
+    exact = sorted(intervals)[math.ceil(0.99 * len(intervals)) - 1]
+    told = p99_seconds(learned(*intervals))
+    assert exact <= told * (1 + 1e-9)
+    assert told <= max(1.0, exact * STEP) * (1 + 1e-9)
+
+
+# ---- in a partition
+
+
+def reporting(driver, *, every, times):
+    for _ in range(times):
+        driver.loading()
+        driver.run(every)
+
+
+def a_learner():
+    driver = Driver()
+    driver.fact(target="learner")
+    driver.run(1)
+    return driver
+
+
+def test_a_job_that_reports_every_thirty_seconds_is_given_its_own_threshold():
+    driver = a_learner()
+    reporting(driver, every=30, times=LEAST_SAMPLES + 2)
+    threshold = driver.judgement().threshold
+    assert 45.0 <= threshold <= 45.0 * STEP
+    shown = build_job(driver.partition, driver.state())["cadence"]
+    assert shown["threshold_seconds"] == threshold
+    assert shown["intervals"] >= LEAST_SAMPLES
+    driver.effects()
+    driver.run(threshold + 6 - 30)
+    (command,) = driver.effects()
+    assert isinstance(command, Command)
+    assert command.evidence.threshold_seconds == threshold
+
+
+def test_silence_in_which_a_job_was_sick_is_no_cadence():
+    driver = a_learner()
+    reporting(driver, every=30, times=5)
+    driver.run(100)
+    assert driver.judgement().verdict is Verdict.STUCK
+    before = sum(driver.state().cadence)
+    driver.loading()
+    assert sum(driver.state().cadence) == before
+
+
+def test_what_was_learned_outlives_a_restart_of_worker_and_job():
+    driver = a_learner()
+    stored = Stored()
+    reporting(driver, every=30, times=LEAST_SAMPLES + 2)
+    stored.store(driver.take())
+    driver.partition = stored.restored()
+    assert sum(driver.state().cadence) >= LEAST_SAMPLES
+    driver.fact(uid="u2", created_at=driver.now, resource_version=99, target="learner")
+    assert sum(driver.state().cadence) >= LEAST_SAMPLES
+
+
+def test_a_job_whose_policy_does_not_learn_learns_nothing():
+    driver = Driver()
+    driver.fact()
+    driver.run(1)
+    reporting(driver, every=30, times=5)
+    assert driver.state().cadence == []
+    assert build_job(driver.partition, driver.state())["cadence"] is None
+
+
+def test_a_state_from_before_cadences_were_learned_is_read():
+    driver = a_learner()
+    driver.loading()
+    fields = msgspec.to_builtins(driver.state())
+    older = msgspec.convert(fields[:-1], type=type(driver.state()))
+    assert older.cadence == []
+    assert older.key == JOB
+    driver.partition.apply(a_mark(driver.now), driver.now)
+
+
+@pytest.mark.parametrize("interval", [0.0, 1e-9, 1e9])
+def test_any_interval_finds_a_bucket(interval):
+    assert sum(learned(interval)) == 1
