@@ -112,13 +112,16 @@ def has_open_error(state: JobState) -> bool:
     """Say whether an `error` stands with no sign of life after it.
 
     Equal source times, as the clamped ones of a producer with a wrong clock are, leave it to the order within
-    one source partition. Across partitions the error counts; the next sign of life settles it.
+    one source partition. Across partitions what came later to our log counts: such times are of the same mark
+    interval, and of one that we followed live.
     """
     if state.error_source == NEVER or state.error_source < state.life_source:
         return False
     if state.error_source > state.life_source:
         return True
-    return state.error_partition != state.source_partition or state.error_offset > state.source_offset
+    if state.error_partition == state.source_partition:
+        return state.error_offset > state.source_offset
+    return state.error_at >= state.life_at
 
 
 def error_open_since(state: JobState) -> float:

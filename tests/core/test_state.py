@@ -217,6 +217,16 @@ def test_at_equal_source_times_from_two_partitions_the_error_counts():
     assert has_open_error(state)
 
 
+def test_at_equal_source_times_from_two_partitions_what_came_later_to_our_log_decides():
+    """Two reports of a slow clock, both moved to the mark before them. Found by the simulation (seed 3012)."""
+    state = a_state()
+    word(state, Kind.ERROR, T0 + 5, at=T0 + 6, offset=9, partition=0)
+    loading(state, T0 + 5, at=T0 + 7, offset=1, partition=1)
+    assert not has_open_error(state)
+    word(state, Kind.ERROR, T0 + 5, at=T0 + 8, offset=10, partition=0, finished=True)
+    assert has_open_error(state)
+
+
 def test_the_grace_counts_from_the_first_error_of_a_row():
     """Else a Job that fails again and again, a little faster than the grace, would never have failed."""
     state = a_state()
