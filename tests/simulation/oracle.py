@@ -462,7 +462,7 @@ class Oracle:
         """Note since when more Jobs have turned sick together than the storm limit, by the commands themselves."""
         limits, turned = self._limits, command.evidence.unhealthy_at or 0.0
         incarnation = self._incarnation(command.uid)
-        if incarnation is None or incarnation.drained_since is not None:
+        if incarnation is None or self._is_at_work(incarnation):
             return
         self._turned[command.key, turned] = None
         recent = {key for key, at in self._turned if turned - limits.storm_window_seconds < at <= turned}
@@ -475,6 +475,12 @@ class Oracle:
             self._many_at = max(turned, self._many_at)
         if len(recent) > max(limits.storm_jobs, int(limits.storm_share * base)) + 1 and self._storm_of(turned) is None:
             self._storms.append(_Storm(self._many_since, turned, self._scheduler.now))
+
+    def _is_at_work(self, job: Incarnation) -> bool:
+        """Say whether a consumer's group shows that it is idle, or at work whatever became of its reports."""
+        spoke = max((each.emitted for each in job.said), default=0.0)
+        lately = spoke > self._scheduler.now - self.policy(job).silence_threshold_seconds
+        return self.policy(job).consumer and (job.drained_since is not None or lately)
 
     def _storm_of(self, turned: float) -> "_Storm | None":
         return next((storm for storm in self._storms if turned - storm.turned <= _ONE_STORM_SECONDS), None)
