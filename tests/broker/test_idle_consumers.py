@@ -102,7 +102,8 @@ async def test_drained_and_slow_consumers_are_idle_and_those_that_hang_or_left_a
             await producer.send_and_wait("queue-events", _loading(name))
 
         waited = {}
-        while len(waited) < 4:  # the one that works goes on while the worker looks
+        while len(waited) < 4:  # the one that works goes on while the worker looks, and never runs out of work
+            await producer.send_and_wait(queue_of(WORKS), b"{}")
             await members[WORKS].getone()
             await members[WORKS].commit()
             waited |= {name: told for name in (DRAINED, HANGS, WORKS, LEFT) if (told := outcome_of(worker, name))}
