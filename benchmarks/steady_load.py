@@ -1,96 +1,193 @@
 """Measure the age of the watermark while reports come without a pause.
 
-`python -m benchmarks.steady_load` starts the lab's Kafka (one broker) and one worker, sends reports at a steady
-rate, and samples the age of the oldest watermark on the wall clock. Prints one JSON object; exit status 3 if the
-watermark ever was as old as the limit. All on one machine: the load generator and the broker share its cores.
+`python -m benchmarks.steady_load` starts the lab's Kafka (one broker), or takes the one that `--bootstrap` names, and
+one worker; sends reports at a steady rate from a process of its own, and samples the age of the oldest watermark on
+the wall clock. Prints a table (stderr) and one JSON object (stdout); exit status 3 if the watermark ever was as old
+as the limit, the worker once did not answer, or not every report was counted in the end. All on one machine: the load
+generator and the broker share its cores.
 """
 
 import asyncio
 import json
+import math
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
 from aiokafka import AIOKafkaProducer
+from rich.console import Console
+from rich.table import Table
 
-from sf_healer.local.launcher import Queue, environment, telemetry_id
+from sf_healer.local.launcher import Queue, environment
 from sf_healer.local.reports import Process
 from sf_healer.local.services import SERVICES
 from tests.lab.kafka import KafkaCluster
+from tests.lab.waiting import until
 from tests.lab.worker import Worker
 
+TOPIC = "queue-events"
 SAMPLE_SECONDS = 0.5
-TICK_SECONDS = 0.05
+#: The load is sent in so many batches a second; each is spread over the partitions.
+BATCHES_A_SECOND = 20
 SETTLE_SECONDS = 3.0
+COUNTED_SECONDS = 60.0
 SOURCE_PARTITIONS = 3
+EXIT_TOO_OLD = 3
 
 
 @click.command()
+@click.option("--bootstrap", metavar="HOST:PORT,...", help="A Kafka to use; else the lab's own is started.")
 @click.option("--rate", default=20_000, show_default=True, help="Reports a second.")
 @click.option("--seconds", default=120.0, show_default=True, help="How long.")
 @click.option("--jobs", default=1_000, show_default=True, help="Jobs that report.")
 @click.option("--limit", default=5.0, show_default=True, help="Oldest watermark that is still well, seconds.")
-def main(rate: int, seconds: float, jobs: int, limit: float) -> None:
+def main(*, bootstrap: str | None, rate: int, seconds: float, jobs: int, limit: float) -> None:
     """Measure the age of the watermark under a steady load."""
-    with tempfile.TemporaryDirectory(prefix="sf-healer-steady-") as name:
-        directory = Path(name)
-        with KafkaCluster.start(brokers=1, directory=directory / "kafka") as kafka:
-            worker = Worker("worker", directory, bootstrap=kafka.bootstrap, identity="convention")
-            subprocess.run(worker.command("topics", "--create", "--create-platform"), check=True, capture_output=True)
-            with worker:
-                worker.wait_until_ready()
-                result = _measure(kafka.bootstrap, worker, rate=rate, seconds=seconds, jobs=jobs)
-    click.echo(json.dumps(result | {"limit_seconds": limit, "cores": os.cpu_count()}))
-    sys.exit(0 if result["watermark_age_max_seconds"] < limit else 3)
+    with tempfile.TemporaryDirectory(prefix="sf-healer-steady-") as name, _kafka(bootstrap, Path(name)) as servers:
+        worker = Worker("worker", Path(name), bootstrap=servers, identity="convention")
+        subprocess.run(worker.command("topics", "--create", "--create-platform"), check=True, capture_output=True)
+        with worker:
+            worker.wait_until_ready()
+            result = _measure(servers, worker, rate=rate, seconds=seconds, jobs=jobs)
+    result |= {"limit_seconds": limit, "cores": os.cpu_count()}
+    _draw(result)
+    click.echo(json.dumps(result))
+    well = result["age_max_seconds"] < limit and not result["unanswered"] and result["counted"] == result["reports"]
+    sys.exit(0 if well else EXIT_TOO_OLD)
+
+
+@contextmanager
+def _kafka(bootstrap: str | None, directory: Path) -> Iterator[str]:
+    if bootstrap is not None:
+        yield bootstrap
+        return
+    with KafkaCluster.start(brokers=1, directory=directory / "kafka") as kafka:
+        yield kafka.bootstrap
 
 
 def _measure(bootstrap: str, worker: Worker, *, rate: int, seconds: float, jobs: int) -> dict[str, float]:
-    sent: list[int] = []
-    load = threading.Thread(target=lambda: sent.append(asyncio.run(_send(bootstrap, rate, seconds, jobs))))
+    counted_before, cpu_before = _reports(worker), _cpu_seconds(worker)
+    ours, theirs = multiprocessing.Pipe()
+    spawning = multiprocessing.get_context("spawn")  # no fork: threads and event loops are running here
+    load = spawning.Process(target=_load, args=(theirs, bootstrap, rate, seconds, jobs))
     load.start()
     time.sleep(SETTLE_SECONDS)  # a measuring program, not a test: the load comes to its rate
-    ages = []
+    ages, unanswered = [], 0
     while load.is_alive():
-        fleet = worker.get("/fleet/")
-        if fleet is not None:
-            now = time.time()
-            ages.append(max(now - row["watermark"] for row in fleet.body["partitions"]))
+        age = _oldest_watermark_seconds(worker)
+        if age is None:
+            unanswered += 1
+        else:
+            ages.append(age)
         time.sleep(SAMPLE_SECONDS)
     load.join()
+    reports, took = ours.recv()
+    until(lambda: _reports(worker) - counted_before >= reports, "all reports to be counted", seconds=COUNTED_SECONDS)
     ages.sort()
     return {
-        "reports": sent[0],
-        "seconds": seconds,
+        "reports": reports,
+        "seconds": round(took, 1),
+        "reports_per_second": round(reports / took),
         "jobs": jobs,
+        "counted": round(_reports(worker) - counted_before),
         "samples": len(ages),
-        "watermark_age_median_seconds": round(ages[len(ages) // 2], 3),
-        "watermark_age_p99_seconds": round(ages[int(len(ages) * 0.99)], 3),
-        "watermark_age_max_seconds": round(ages[-1], 3),
+        "unanswered": unanswered,
+        "age_p50_seconds": round(_quantile(ages, 0.5), 3),
+        "age_p99_seconds": round(_quantile(ages, 0.99), 3),
+        "age_max_seconds": round(ages[-1], 3),
+        "worker_cpu_share": round((_cpu_seconds(worker) - cpu_before) / took, 3),
+        "worker_memory_mib": _memory_mib(worker),
     }
 
 
-async def _send(bootstrap: str, rate: int, seconds: float, jobs: int) -> int:
-    reports = [_report(number) for number in range(jobs)]
-    sent, began = 0, time.monotonic()
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, max_batch_size=200_000) as producer:
-        while (elapsed := time.monotonic() - began) < seconds:
-            while sent < elapsed * rate:
-                await producer.send("queue-events", reports[sent % jobs], partition=sent % SOURCE_PARTITIONS)
-                sent += 1
-            await asyncio.sleep(TICK_SECONDS)
-    return sent
+def _oldest_watermark_seconds(worker: Worker) -> float | None:
+    """Say how old the oldest watermark is; infinite before the first, None when the worker does not answer."""
+    fleet = worker.get("/fleet/")
+    now = time.time()
+    if fleet is None:
+        return None
+    marks = [row["watermark"] for row in fleet.body["partitions"]]
+    return now - min(marks) if marks and all(marks) else math.inf
+
+
+def _reports(worker: Worker) -> float:
+    return sum(count for (name, _), count in worker.metrics().items() if name == "sf_healer_reports_total")
+
+
+def _cpu_seconds(worker: Worker) -> float:
+    fields = Path(f"/proc/{worker.server.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+
+
+def _memory_mib(worker: Worker) -> int:
+    status = Path(f"/proc/{worker.server.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def _draw(result: dict[str, float]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), f"{value:,}")
+    Console(stderr=True).print(table)
+
+
+# ------------------------------------------------------------------ the load, in a process of its own
+
+
+def _load(result: Connection, bootstrap: str, rate: int, seconds: float, jobs: int) -> None:
+    result.send(asyncio.run(_send(bootstrap, [_report(number) for number in range(jobs)], rate, seconds)))
+
+
+async def _send(bootstrap: str, reports: list[bytes], rate: int, seconds: float) -> tuple[int, float]:
+    """Send what is due by the clock, whatever was late before; returns reports acknowledged and seconds taken."""
+    clock = asyncio.get_running_loop().time
+    sent, began = 0, clock()
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", max_batch_size=1_000_000) as producer:
+        began = clock()
+        acknowledged: list[asyncio.Future[object]] = []
+        while (elapsed := clock() - began) < seconds:
+            due = int(elapsed * rate)
+            for partition in range(SOURCE_PARTITIONS):
+                numbers = [number for number in range(sent, due) if number % SOURCE_PARTITIONS == partition]
+                acknowledged += [await future for future in _batches(producer, reports, numbers, partition)]
+            sent = due
+            if acknowledged and len(acknowledged) > BATCHES_A_SECOND:
+                await asyncio.gather(*acknowledged)
+                acknowledged.clear()
+            await asyncio.sleep(1 / BATCHES_A_SECOND)
+        await asyncio.gather(*acknowledged)
+    return sent, clock() - began
+
+
+def _batches(producer: AIOKafkaProducer, reports: list[bytes], numbers: list[int], partition: int) -> Iterator[object]:
+    batch = producer.create_batch()
+    for number in numbers:
+        value = reports[number % len(reports)]
+        if batch.append(key=None, value=value, timestamp=None) is None:  # full
+            yield producer.send_batch(batch, TOPIC, partition=partition)
+            batch = producer.create_batch()
+            batch.append(key=None, value=value, timestamp=None)
+    if batch.record_count():
+        yield producer.send_batch(batch, TOPIC, partition=partition)
 
 
 def _report(number: int) -> bytes:
     queue = Queue.launch("BTCUSDT", "api_trades", "2025-06-01", f"{number:06d}")
-    env = environment(queue, "arango-connector")
-    assert env["TELEMETRY_PRODUCER_ID"] == telemetry_id("arango-connector", queue.short)
-    report = Process(SERVICES["arango-trades"], env).loading(time.time())
+    report = Process(SERVICES["arango-trades"], environment(queue, "arango-connector")).loading(time.time())
     assert report is not None
     return report
 
