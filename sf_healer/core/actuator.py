@@ -75,7 +75,7 @@ from sf_healer.core.steps import (
     Tick,
     What,
 )
-from sf_healer.core.verdicts import Verdict
+from sf_healer.core.verdicts import SILENT
 
 SCHEMA_VERSION = 1
 #: The ledger's key in the table; no Job has it, for a Job's key holds a slash.
@@ -331,7 +331,7 @@ class Actuator:
 
     def _group_of(self, command: Command) -> tuple[Idle, str]:
         """Say what is known of the group of a command's Job, and in words on what that rests."""
-        if not command.consumer or command.verdict != Verdict.STUCK:
+        if not command.consumer or command.verdict not in SILENT:
             return Idle.NOT_ASKED, ""
         inquiry = self.ledger.inquiries.get(command.id, Inquiry())
         return inquiry.idle, inquiry.told

@@ -34,7 +34,7 @@ from sf_healer.core.state import (
     has_open_error,
     mark_gone,
 )
-from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Judgement, Rule, Verdict, judge
+from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, SILENT, Judgement, Rule, Verdict, judge
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from sf_healer.core.windows import NO_WINDOW, Windows
 
@@ -236,7 +236,7 @@ class Partition:
     def _is_suspected(self, state: JobState, now: float) -> bool:
         """Say whether a Job counts as unhealthy only for want of a look at its group; two looks have time."""
         return (
-            state.verdict == Verdict.STUCK
+            state.verdict in SILENT
             and now - state.unhealthy_at < 2 * self.policies.limits.idle_look_seconds
             and self.policy_of(state).consumer
         )
@@ -271,9 +271,13 @@ class Partition:
 
         A worker that has just taken over knows no end of the source and cannot bound a slow clock; the log can.
         """
-        if bundle.topic_id != self.watermark.topic_id:
-            return 0.0
-        return self.watermark.marks.get(bundle.source_partition, 0.0)
+        watermark = self.watermark
+        if bundle.topic_id in watermark.replaced_topic_ids:
+            return NEVER
+        if bundle.topic_id != watermark.topic_id:
+            return watermark.value  # of a topic made anew, which was not there while the one before was marked
+        floor = watermark.value if watermark.replaced_topic_ids else NEVER
+        return watermark.marks.get(bundle.source_partition, floor)
 
     def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int, not_before: float) -> None:
         """Fold a sign of life: the hot path, so a Job that was well and still is costs no judgement."""

@@ -60,6 +60,8 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
+#: A consumer that is one of these may be idle: its group has to be looked at.
+SILENT = frozenset({Verdict.STUCK, Verdict.NEVER_STARTED})
 RESTARTABLE = frozenset({Verdict.STUCK, Verdict.NEVER_STARTED, Verdict.FAILED, Verdict.STALLED})
 
 
@@ -294,4 +296,6 @@ def _clock(state: JobState, policy: Policy) -> _Clock | None:
     if state.started_at != NEVER:
         since = max(state.started_at, running_at, state.idle_at)
         return _Clock(since, silence, Rule.STARTED_ONLY, Verdict.STUCK, in_time)
-    return _Clock(running_at, startup, Rule.NO_REPORT, Verdict.NEVER_STARTED, Verdict.STARTING)
+    in_time = Verdict.IDLE if state.idle_at > running_at else Verdict.STARTING
+    since = max(running_at, state.idle_at)
+    return _Clock(since, startup, Rule.NO_REPORT, Verdict.NEVER_STARTED, in_time)

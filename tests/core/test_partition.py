@@ -280,6 +280,18 @@ def test_a_slow_clock_that_no_worker_bounds_is_bounded_by_the_sources_last_mark(
     assert driver.state().verdict == Verdict.COMPLETED
 
 
+def test_a_slow_clock_in_a_topic_made_anew_is_bounded_by_what_was_marked_of_the_one_before():
+    driver = a_driver()
+    driver.run(60)
+    driver.loading()
+    driver.run(30)
+    word = a_word(Kind.FINISHED, T0 + 50, offset=0, finished=True)
+    driver.apply(a_bundle(word, topic_id="topic-2"))
+    driver.run(SILENCE + SLACK)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.COMPLETED
+
+
 def test_offsets_of_other_source_partitions_and_topics_are_no_redelivery():
     driver = a_driver()
     driver.apply(a_bundle(a_beat(T0 + 1, offset=10)))

@@ -300,6 +300,12 @@ def test_silence_counts_from_the_last_look_that_found_the_group_idle(reports):
     assert after.verdict is Verdict.STUCK
 
 
+def test_of_a_job_that_never_spoke_the_startup_counts_from_such_a_look():
+    state = said(idle_at=T0 + 500)
+    assert short(judged(state, 500 + STARTUP)) == (Verdict.IDLE, Rule.GROUP_IDLE)
+    assert judged(state, 501 + STARTUP).verdict is Verdict.NEVER_STARTED
+
+
 STALL = 60
 
 
