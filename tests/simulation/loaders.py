@@ -242,11 +242,12 @@ class Loader:
     def _say(self, kind: Kind, *, finished: bool = False) -> None:
         if not self.running:
             return
-        said = Said(kind, self._scheduler.now, finished)
+        clock = self._scheduler.now + self.clock_skew
+        said = Said(kind, self._scheduler.now, finished, clock)
         self._truth.said.append(said)
         queue_id = "" if self._number % 5 == 4 else self._truth.queue_id  # dialect B names no queue
         value = report(kind, self.producer_id, queue_id, finished=finished, records=self._records)
-        self._telemetry.send(self._number, self._truth, said, value, self._scheduler.now + self.clock_skew)
+        self._telemetry.send(self._number, self._truth, said, value, clock)
 
     def _later(self, seconds: tuple[float, float], call: Callable[..., None], *args: object) -> None:
         self._scheduler.after(self._rng.uniform(*seconds), call, *args)

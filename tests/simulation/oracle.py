@@ -104,6 +104,7 @@ class Oracle:
         # Coverage: by (evidence, source) partition, reports in the order they landed, and what bundles hold.
         self._waiting: dict[tuple[int, int], deque[tuple[Said, str]]] = defaultdict(deque)
         self._covered: dict[tuple[int, int], dict[tuple[str, Kind], int]] = defaultdict(dict)
+        self._marked: dict[int, float] = {}  # when a mark last spoke of a source
         self._told: dict[tuple[int, str, int], int] = {}
         self._said_at: dict[tuple[int, int], Said] = {}
         self._holds: dict[str, int] = {}
@@ -151,6 +152,10 @@ class Oracle:
 
     def landed(self, incarnation: Incarnation, said: Said, place: Place) -> None:
         self._said_at[place[1], said.offset] = said
+        now, bounds_within = self._scheduler.now, 3 * self._mark_interval
+        followed = now - self._marked.get(place[1], 0.0) < bounds_within < now - incarnation.created
+        if said.clock < incarnation.created + 2.0 and not followed:
+            said.doubtful = True
         if incarnation.managed:
             partition = partition_of(incarnation.key, self._partitions)
             self._waiting[partition, place[1]].append((said, incarnation.key))
@@ -181,6 +186,7 @@ class Oracle:
         self._waiting.clear()
         self._covered.clear()
         self._said_at.clear()
+        self._marked.clear()
         self._source_topic_id = self._broker.topic_ids[SOURCE]
 
     # ---- the evidence log
@@ -194,6 +200,7 @@ class Oracle:
                 self._cover(partition, entry)
             case Mark() if entry.topic_id == self._source_topic_id:
                 for source, w in entry.sources:
+                    self._marked[source] = self._scheduler.now
                     self._check_claim(partition, source, w)
             case Hold():
                 self._holds[entry.key] = record.timestamp

@@ -173,6 +173,8 @@ _OWN = frozenset(
     }
 )
 
+#: A `loading` that a crash brings again counts once more where none of it was stored: late, never early.
+_HEARD_AGAIN_SECONDS = 300.0
 #: A checkpoint's end stands for what was heard in it.
 _ROUNDED = frozenset({"loading_at", "progress_at"})
 #: Not every `loading` is stored: after a restart these are as of one that was.
@@ -183,19 +185,23 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
     if mine is None or its is None:
         only = mine or its
         assert only is not None
-        return "" if only.fact is None or only.fact.condition == "gone" else f"known to one only ({mine is None})"
-    if mine.verdict == its.verdict == Verdict.GONE:
+        return "" if _is_away(only) else f"known to one only ({mine is None})"
+    if _is_away(mine) and _is_away(its):
         return ""  # one of them may have forgotten it and heard of it again
     for field in JobState.__struct_fields__:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
             continue
-        if field in _ROUNDED and -early_seconds <= one - other <= checkpoint_seconds + 0.001:
+        if field in _ROUNDED and -early_seconds <= one - other <= checkpoint_seconds + _HEARD_AGAIN_SECONDS:
             continue
         if field in _OF_THE_NEWEST_LOADING and mine.loading_source <= its.loading_source:
             continue
         return f"{field} is {one!r}, and {other!r} by the log"
     return ""
+
+
+def _is_away(state: JobState) -> bool:
+    return state.fact is None or state.verdict == Verdict.GONE
 
 
 def _compare_actuator(world: "World", hot: Actuator, position: int | None) -> None:

@@ -13,10 +13,12 @@ class Said(msgspec.Struct, gc=False):
     kind: Kind
     emitted: float
     finished: bool = False
+    clock: float = 0.0  # what the producer's own clock said
     landed: float | None = None
     partition: int = -1
     offset: int = -1
-    #: Dead-lettered, or gone with the source's retention: it may have become evidence, or not.
+    #: Dead-lettered, gone with the source's retention, or of a clock so slow that it looks like the last word of the
+    #: incarnation before and nobody followed the source live: it may have become evidence, or not.
     doubtful: bool = False
 
 
