@@ -244,8 +244,11 @@ def holds_slot(action: Action) -> bool:
 def resource_version_to_delete(action: Action) -> str | None:
     """Give the version a DELETE asks for, so that nobody's change since the manifest was saved is lost.
 
-    None once a delete may have happened: then the action goes forward whatever was changed.
+    None once a delete may have happened: then the action goes forward whatever was changed. Not so for an empty Job
+    that we made ourselves: the Job controller may have found it after all.
     """
+    if action.uid != action.command.uid:
+        return action.resource_version or None
     return None if _may_have_deleted(action) else action.resource_version or None
 
 
@@ -448,7 +451,7 @@ def _still_there(action: Action, moment: _Moment) -> Move:
     A delete without an answer may yet come: the action ends only when that is over.
     """
     if action.uid != action.command.uid:
-        return _save(action, moment)  # an empty Job that we made ourselves
+        return _still_there_and_ours(action, moment)
     objection = (Reason.PAUSED, moment.paused) if moment.paused else _objection(action, moment)
     if objection is None:
         return _save(action, moment)
@@ -456,6 +459,25 @@ def _still_there(action: Action, moment: _Moment) -> Move:
         return _look_again(action, moment)
     untouched = msgspec.structs.replace(action, deleting_since=0.0)
     return _refuse(untouched, objection[0], moment.now, objection[1])
+
+
+def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
+    """Delete the empty Job that we made again; if it has got a pod meanwhile, go back to watching it."""
+    if not moment.result.pods:
+        return _save(action, moment)
+    if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
+        return _look_again(action, moment)
+    verifying = msgspec.structs.replace(
+        _enter(action, State.VERIFYING, moment.now),
+        new_uid=action.uid,
+        uid=action.command.uid,
+        creates=action.creates - 1,
+        pod_seen=True,
+        deleting_since=0.0,
+    )
+    if verifying.alive_uid == verifying.new_uid:
+        return _conclude(verifying, Result.RESTARTED, Cause.VERIFIED, moment.now)
+    return Move(verifying)
 
 
 def _exemption(result: StepResult) -> str:

@@ -406,6 +406,8 @@ class Actuator:
         action = record.action
         if action is not None and action.id == command.id:
             return  # admitted twice, after a crash between the record and the ledger
+        if all(slot.action_id != command.id for slot in self.ledger.slots):
+            return  # said by a worker that was paused: whoever has read the log since has decided otherwise, or is done
         if action is not None and action.state is not State.STRANDED:
             effects.sends.append(Settled(key=command.key, action_id=command.id))
             return

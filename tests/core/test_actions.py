@@ -724,3 +724,38 @@ def test_a_sign_of_life_after_an_uncertain_delete_comes_too_late_if_the_job_is_g
     walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
     walk.answer(ABSENT)
     assert walk.action.state is State.GONE
+
+
+def an_empty_job_being_replaced():
+    walk = Walk().to(State.VERIFYING)
+    while walk.action.state is State.VERIFYING:
+        walk.answer(msgspec.structs.replace(OURS, pods=0, resource_version="77"))
+    return walk
+
+
+def test_an_empty_job_is_deleted_only_as_it_was_seen():
+    walk = an_empty_job_being_replaced()
+    assert resource_version_to_delete(walk.action) == "77"
+    walk.answer(CONFLICT)
+    assert walk.action.state is State.RECHECKING
+
+
+@pytest.mark.parametrize("answer", [CONFLICT, UNKNOWN])
+def test_an_empty_job_that_gets_its_pod_after_all_is_let_live(answer):
+    walk = an_empty_job_being_replaced()
+    walk.answer(answer)
+    since = walk.now
+    while walk.action.state is not State.VERIFYING:
+        walk.answer(OURS)
+    assert walk.now - since > LATE_DELETE_SECONDS - 1.0, "a delete that was sent may yet come"
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    assert (walk.outcome.result, walk.outcome.new_uid) == (Result.RESTARTED, "u2")
+
+
+def test_an_empty_job_that_spoke_while_it_was_to_be_replaced_is_a_success():
+    walk = an_empty_job_being_replaced()
+    walk.answer(UNKNOWN)
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    while not walk.outcomes:
+        walk.answer(OURS)
+    assert (walk.outcome.result, walk.outcome.new_uid) == (Result.RESTARTED, "u2")

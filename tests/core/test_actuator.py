@@ -152,6 +152,13 @@ def test_a_command_becomes_an_action_once_the_fleet_is_counted():
     assert [type(record) for record, _ in log.records[3:]] == [Admitted, Announced]
 
 
+def test_an_admission_by_a_worker_that_was_paused_opens_nothing():
+    """Whoever has read the log since took no slot for it, or has given it back. Found by the simulation."""
+    log = Log().append(counts(), Admitted(command=a_command("a"), observe_only=False)).drain()
+    assert log.actuator.open_actions() == {}
+    assert not log.tasks
+
+
 # ---- idle or stuck
 
 DRAINED = GroupLook(group="g", members=1, committed=10)
