@@ -96,10 +96,6 @@ class Life(Enum):
     DEAD = "dead"
 
 
-class Crash(Exception):
-    """A process ends on purpose: what it could not do is read again after its restart."""
-
-
 class Process(asyncio.AbstractEventLoop):
     """An operating system process with one event loop in it."""
 
@@ -107,6 +103,8 @@ class Process(asyncio.AbstractEventLoop):
         self.scheduler = scheduler
         self.name = name
         self.life = Life.RUNNING
+        self.stopped_at = self.went_on_at = float("-inf")
+        self.lost_on_the_way = False  # what it sent last did not leave the machine before it died
         self._on_error = on_error
         self._missed: deque[tuple[Callback, tuple[Any, ...]]] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -123,12 +121,14 @@ class Process(asyncio.AbstractEventLoop):
         """Suspend it (SIGSTOP); what happens to it meanwhile waits."""
         if self.life is Life.RUNNING:
             self.life = Life.STOPPED
+            self.stopped_at = self.scheduler.now
 
     def go_on(self) -> None:
         """Continue it (SIGCONT)."""
         if self.life is not Life.STOPPED:
             return
         self.life = Life.RUNNING
+        self.went_on_at = self.scheduler.now
         missed, self._missed = self._missed, deque()
         for callback, args in missed:
             self.scheduler.soon(self, callback, args)
@@ -187,14 +187,14 @@ class Process(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.scheduler.now
 
-    def call_soon(self, callback: Callback, *args: Any, context: Any = None) -> Any:  # noqa: ARG002  nobody reads it
+    def call_soon(self, callback: Callback, *args: Any, context: Any = None) -> Any:  # type: ignore[override]  # noqa: ARG002  nobody reads it
         if self.life is not Life.DEAD:
             self.scheduler.soon(self, callback, args)
 
-    def call_at(self, when: float, callback: Callback, *args: Any, context: Any = None) -> Any:  # noqa: ARG002
+    def call_at(self, when: float, callback: Callback, *args: Any, context: Any = None) -> Any:  # type: ignore[override]  # noqa: ARG002
         return self.scheduler.at(when, callback, *args, owner=self)
 
-    def call_later(self, delay: float, callback: Callback, *args: Any, context: Any = None) -> Any:  # noqa: ARG002
+    def call_later(self, delay: float, callback: Callback, *args: Any, context: Any = None) -> Any:  # type: ignore[override]  # noqa: ARG002
         return self.scheduler.after(delay, callback, *args, owner=self)
 
     def create_future(self) -> "asyncio.Future[Any]":

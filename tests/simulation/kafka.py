@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from aiokafka.errors import KafkaTimeoutError
 
-from tests.simulation.clock import Process, Scheduler
+from tests.simulation.clock import Life, Process, Scheduler
 
 Place = tuple[str, int]  # topic, partition
 
@@ -122,7 +122,7 @@ class Broker:
         self.topic_ids[topic] = f"{topic}-{generation}"
         for place in [place for place in self.logs if place[0] == topic]:
             del self.logs[place]
-        for partition in range(partitions):
+        for _ in range(partitions):
             self.add_partition(topic, skew_seconds=skew_seconds)
 
     def add_partition(self, topic: str, *, skew_seconds: float = 0.0) -> None:
@@ -188,7 +188,7 @@ class Broker:
 
     def _arrive(self, request: _Request, number: int, entry: Outgoing) -> None:
         now, process = self._scheduler.now, request.process
-        if request.failed or getattr(process, "lost_on_the_way", False):
+        if request.failed or process.lost_on_the_way:
             return
         if now >= request.until or (self.is_down and self.down_until >= request.until):
             request.failed = True
@@ -443,8 +443,8 @@ class Group:
     def _heard(self, member: Member) -> None:
         """Let a member learn from a heartbeat what it has to do; a stopped one has none."""
         process = member.process
-        if process.life.name != "RUNNING" or self._broker.is_down:
-            if process.alive and self._broker.is_down and process.life.name == "RUNNING":
+        if process.life is not Life.RUNNING or self._broker.is_down:
+            if process.alive and self._broker.is_down and process.life is Life.RUNNING:
                 later = self._broker.down_until - self._scheduler.now + self._heartbeat()
                 self._scheduler.after(later, self._heard, member)
             return
@@ -502,6 +502,5 @@ class Group:
                 self._complete(self._round)
 
     def _expel_if_stopped(self, member: Member, since: float) -> None:
-        stopped_since = getattr(member.process, "stopped_since", None)
-        if stopped_since == since and member.process.life.name == "STOPPED":
+        if member.process.stopped_at == since and member.process.life is Life.STOPPED:
             self._expel(member)

@@ -445,7 +445,8 @@ class Client:
             answer = self._kube.delete(name, uid=uid, version=resource_version or "", by="healer")
             return answer if isinstance(answer, ApiFailure) else None
 
-        return self._write(call)
+        failed: ApiFailure | None = self._write(call)
+        return failed
 
     def create_job(self, _namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:
         def call() -> LiveJob | ApiFailure:
@@ -457,7 +458,8 @@ class Client:
             job = self._kube.create(manifest, MadeBy.HEALER)
             return job if isinstance(job, ApiFailure) else self._kube.live(job)
 
-        return self._write(call)
+        made: LiveJob | ApiFailure = self._write(call)
+        return made
 
     def emit_event(self, _job: JobFact, *, reason: str, message: str, type_: str = "Normal") -> ApiFailure | None:
         del reason, message, type_

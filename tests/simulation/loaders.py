@@ -132,7 +132,7 @@ class Loader:
         turn_seconds: float,
         threshold_seconds: float,
         clock_skew: float,
-        exit_pod: Callable[[bool], None],
+        exit_pod: Callable[[int], None],
         number: int,
     ) -> None:
         self.story = story
@@ -176,7 +176,7 @@ class Loader:
         if self._rng.random() < 0.5:
             self._later(_RIGHT_AFTER_SECONDS, self._say_finished)
         if self._rng.random() < 0.5:
-            self._later((1.0, 3.0), self._exit, True)
+            self._later((1.0, 3.0), self._exit, 0)
 
     # ---- its life
 
@@ -227,14 +227,14 @@ class Loader:
         if story in {Story.FINISH, Story.FINISH_AND_EXIT}:
             self._say(Kind.FINISHED, finished=True)
         if story in {Story.ERROR_AND_EXIT, Story.FINISH_AND_EXIT}:
-            self._later((0.1, 2.0), self._exit, True)
+            self._later((0.1, 2.0), self._exit, 0)
         if story is Story.CRASH:
-            self._later((0.1, 2.0), self._exit, False)
+            self._later((0.1, 2.0), self._exit, 1)
 
-    def _exit(self, succeeded: bool) -> None:  # noqa: FBT001  an event's payload
+    def _exit(self, code: int) -> None:
         if self.running:
             self.running = False
-            self._exit_pod(succeeded)
+            self._exit_pod(code)
 
     def _say_finished(self) -> None:
         self._say(Kind.FINISHED, finished=True)

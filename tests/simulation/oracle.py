@@ -24,10 +24,10 @@ from sf_healer.core.facts import ACTION_ID_ANNOTATION
 from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.policy import Policy, PolicyBook
-from sf_healer.core.steps import Admitted, Announced, Settled, Step
+from sf_healer.core.steps import Admitted, Announced, FleetCounts, Settled, Step
 from sf_healer.core.watermark import Advance
 from tests.simulation.clock import Process, Scheduler
-from tests.simulation.kafka import Broker, Log, Place, Record, Taken
+from tests.simulation.kafka import Broker, Log, Place, Record
 from tests.simulation.kube import Kube, Manifest
 from tests.simulation.loaders import SOURCE
 from tests.simulation.truth import Incarnation, MadeBy, Said
@@ -41,7 +41,9 @@ _ACTING_SECONDS = 120.0
 #: Storms closer together are one: the hold of the first may be on.
 _ONE_STORM_SECONDS = 3600.0
 #: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
-_NOTICE_SECONDS = 20.0
+_NOTICE_SECONDS = 10.0
+#: A worker that goes on may speak for so long before it hears that another has taken over.
+_ZOMBIE_SECONDS = 15.0
 
 
 class Violation(Exception):  # noqa: N818  not an error of the simulator
@@ -60,14 +62,7 @@ class _Restart(msgspec.Struct, eq=False):
     touched: float | None = None
     paused_by: str = ""  # a pause that was on the log before the delete was announced
     settled: bool = False
-
-
-class _Storm(msgspec.Struct, frozen=True):
-    """More Jobs than the storm limit turned sick: since when it may have begun, and when that was plain."""
-
-    since: float
-    turned: float
-    noticed: float
+    settled_at: int = -1  # offset
 
 
 class Oracle:
@@ -109,9 +104,10 @@ class Oracle:
         self._said_at: dict[tuple[int, int], Said] = {}
         self._holds: dict[str, int] = {}
         self._pauses: dict[str, Pause] = {}
+        self._commanded_at: dict[str, int] = {}  # offsets, by id
         self._turned: dict[tuple[str, float], None] = {}
-        self._many_since = self._many_at = float("-inf")
-        self._storms: list[_Storm] = []
+        self._fleet: dict[int, FleetCounts] = {}
+        self._storm_since = self._stormy_at = float("-inf")
         self._tokens = float(self._limits.rate_burst)
         self._tokens_at = 0.0
         self._window = 1
@@ -238,7 +234,8 @@ class Oracle:
             return
         self.counts[f"command {command.verdict}"] += 1
         self.commands.append((record.landed, command))
-        self._watch_storm(command)
+        if not self._policies_by_target(command.target).consumer and self._incarnation(command.uid) is not None:
+            self._turned[command.key, command.evidence.unhealthy_at or 0.0] = None
         if self.trace is not None:
             self.trace(process.name if process else "person", "command", command.verdict, command.key, command.uid)
         if process is not None:
@@ -348,11 +345,15 @@ class Oracle:
         entry = steps.decode(record.value)
         match entry:
             case Admitted():
-                self._admitted(entry, record)
+                self._admitted(entry, record, process)
+            case Command():
+                self._commanded_at[entry.id] = record.offset
             case Announced() if entry.step is Step.DELETE:
                 self._announced(entry)
+            case FleetCounts():
+                self._counted(entry)
             case Settled():
-                self._settled(entry)
+                self._settled(entry, record.offset)
             case Pause():
                 self._pauses[entry.scope] = entry
             case Resume():
@@ -360,10 +361,14 @@ class Oracle:
         if self.trace is not None and not isinstance(entry, steps.Tick | steps.FleetCounts):
             self.trace(process.name if process else "?", f"step {record.offset}", brief(entry))
 
-    def _admitted(self, admitted: Admitted, record: Record) -> None:
+    def _admitted(self, admitted: Admitted, record: Record, process: Process | None) -> None:
         command, now = admitted.command, record.timestamp / 1000
-        if command.id in self.restarts and not self.restarts[command.id].settled:
-            return  # said twice, after a crash or by a zombie
+        known = self.restarts.get(command.id)
+        if known is not None and (not known.settled or self._commanded_at.get(command.id, 0) < known.settled_at):
+            return  # said twice, after a crash or by a worker that was paused
+        if process is not None and process.went_on_at > self._scheduler.now - _ZOMBIE_SECONDS:
+            self.restarts.setdefault(command.id, _Restart(command, record.landed))
+            return  # it may be nobody's word any more
         limits = self._limits
         self._tokens += max(0.0, now - self._tokens_at) * limits.rate_per_minute / 60.0
         self._tokens = min(self._tokens, float(limits.rate_burst)) - 1.0
@@ -393,11 +398,11 @@ class Oracle:
     def _in_force(self, pause: Pause) -> bool:
         return pause.until is None or pause.until > self._scheduler.now + self._broker.clock_offset + 5.0
 
-    def _settled(self, settled: Settled) -> None:
+    def _settled(self, settled: Settled, offset: int) -> None:
         restart = self.restarts.get(settled.action_id)
         if restart is None or restart.settled:
             return
-        restart.settled = True
+        restart.settled, restart.settled_at = True, offset
         if settled.repaired is True:
             self._window = min(2 * self._window, self._limits.in_flight)
         elif settled.repaired is False:
@@ -465,42 +470,35 @@ class Oracle:
             self.fail("expired", f"{command.key} was judged until {late:.0f} s ago")
         self._check_storm(command)
 
-    def _watch_storm(self, command: Command) -> None:
-        """Note since when more Jobs have turned sick together than the storm limit, by the commands themselves."""
-        limits, turned = self._limits, command.evidence.unhealthy_at or 0.0
-        incarnation = self._incarnation(command.uid)
-        if incarnation is None or self._is_at_work(incarnation):
+    def _counted(self, counts: FleetCounts) -> None:
+        """Follow what the evidence partitions count, and hold it against the commands that were sent."""
+        limits, now = self._limits, self._scheduler.now
+        turned = {
+            key
+            for key, at in self._turned
+            if counts.at - limits.storm_window_seconds < at <= counts.at
+            and partition_of(key, counts.partitions) == counts.partition
+        }
+        if len(turned) > counts.unhealthy:
+            self.fail("miscounted", f"{sorted(turned)} turned sick in partition {counts.partition}: {counts}")
+        self._fleet[counts.partition] = counts
+        if len(self._fleet) < counts.partitions:
             return
-        self._turned[command.key, turned] = None
-        recent = {key for key, at in self._turned if turned - limits.storm_window_seconds < at <= turned}
-        base = sum(1 for job in self._kube.jobs.values() if job.truth.managed) + 1
-        # Who is in the base is the healer's to say (mute and idle Jobs are not): date a storm from when it may have
-        # begun, and speak of one only when it is one in any case. A hold may be renewed as long as Jobs are sick.
-        if len(recent) > limits.storm_jobs:
-            if turned - self._many_at > _ONE_STORM_SECONDS:
-                self._many_since = turned
-            self._many_at = max(turned, self._many_at)
-        if len(recent) > max(limits.storm_jobs, int(limits.storm_share * base)) + 1 and self._storm_of(turned) is None:
-            self._storms.append(_Storm(self._many_since, turned, self._scheduler.now))
-
-    def _is_at_work(self, job: Incarnation) -> bool:
-        """Say whether a consumer's group shows that it is idle, or at work whatever became of its reports."""
-        spoke = max((each.emitted for each in job.said), default=0.0)
-        lately = spoke > self._scheduler.now - self.policy(job).silence_threshold_seconds
-        return self.policy(job).consumer and (job.drained_since is not None or lately)
-
-    def _storm_of(self, turned: float) -> "_Storm | None":
-        return next((storm for storm in self._storms if turned - storm.turned <= _ONE_STORM_SECONDS), None)
+        unhealthy = sum(each.unhealthy - each.suspected for each in self._fleet.values())
+        base = sum(each.base for each in self._fleet.values())
+        stormy = unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * base
+        if stormy and now - self._stormy_at > _ONE_STORM_SECONDS:
+            self._storm_since = now
+        if stormy:
+            self._stormy_at = now
 
     def _check_storm(self, command: Command) -> None:
-        """No restart in a storm before its canary is due, as soon as the counts can have told of it."""
-        turned, now = command.evidence.unhealthy_at or 0.0, self._scheduler.now
-        storm = self._storm_of(turned)
-        if storm is None:
-            return
-        held = now + self._broker.clock_offset - storm.since
-        known = storm.turned <= turned or now - storm.noticed > _NOTICE_SECONDS
-        if known and held < self._limits.storm_canary_after_seconds - 60.0:
+        """No restart before everybody has counted, and none in a storm before its canary is due."""
+        turned, held = command.evidence.unhealthy_at or 0.0, self._scheduler.now - self._storm_since
+        behind = [each.partition for each in self._fleet.values() if each.at < turned]
+        if behind or not self._fleet:
+            self.fail("uncounted", f"{command.key} turned sick at {turned}, and partitions {behind} have not counted")
+        if _NOTICE_SECONDS < held < self._limits.storm_canary_after_seconds - 60.0:
             self.fail("storm", f"{command.key} is restarted {held:.0f} s after too many turned sick")
 
     def before_create(self, name: str, manifest: Manifest) -> None:
@@ -522,7 +520,7 @@ class Oracle:
             return
         self.counts["created"] += 1
         action_id = job.manifest["metadata"].get("annotations", {}).get(ACTION_ID_ANNOTATION, "")
-        restart = self.restarts.get(action_id.rpartition("-")[0] if action_id.count("-") > 4 else action_id)  # noqa: PLR2004
+        restart = self.restarts.get(action_id.rpartition("-")[0] if action_id.count("-") > 4 else action_id)
         # A Job that is put back as it was may carry the id of the restart before.
         twins = (
             restart is not None
@@ -542,7 +540,7 @@ class Oracle:
 
     # ---- the ear of the workers
 
-    def folded(self, worker: Any, partition: Partition, batch: Taken, changes: Changes) -> None:
+    def folded(self, worker: Any, changes: Changes) -> None:
         """A worker folded a batch of evidence."""
         if self.trace is not None:
             for state, judgement in changes.judged:

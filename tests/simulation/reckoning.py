@@ -15,10 +15,10 @@ from sf_healer.core.state import JobState
 from sf_healer.core.verdicts import Verdict
 from tests.simulation.kube import Job
 from tests.simulation.loaders import CONSUMERS
-from tests.simulation.truth import Incarnation
 from tests.simulation.worker import Worker
 
 if TYPE_CHECKING:
+    from tests.simulation.truth import Incarnation
     from tests.simulation.world import World
 
 #: From the watermark that proves it to an outcome: counts of all partitions, ticks, calls, sends.
@@ -56,7 +56,7 @@ def _nobody_forgotten(world: "World") -> None:
         deadline = since + threshold + slack
         if deadline >= now:
             continue
-        answers = [at for at, outcome in world.oracle.outcomes if outcome.uid == job.uid or outcome.new_uid == job.uid]
+        answers = [at for at, outcome in world.oracle.outcomes if job.uid in {outcome.uid, outcome.new_uid}]
         if not any(at <= deadline for at in answers):
             late = f"answered after {answers[0] - since:.0f} s" if answers else "never answered"
             world.oracle.fail(
@@ -173,10 +173,9 @@ _OWN = frozenset(
     }
 )
 
-#: A `loading` that a crash brings again counts once more where none of it was stored: late, never early.
+#: After a restart things may be dated later, never earlier: by the end of a checkpoint, by the newest record there
+#: was, by a `loading` that was sent again.
 _HEARD_AGAIN_SECONDS = 300.0
-#: A checkpoint's end stands for what was heard in it.
-_ROUNDED = frozenset({"loading_at", "progress_at"})
 #: Not every `loading` is stored: after a restart these are as of one that was.
 _OF_THE_NEWEST_LOADING = frozenset({"loading_source", "source_partition", "source_offset", "records_written"})
 
@@ -192,7 +191,7 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
             continue
-        if field in _ROUNDED and -early_seconds <= one - other <= checkpoint_seconds + _HEARD_AGAIN_SECONDS:
+        if field.endswith("_at") and -early_seconds <= one - other <= checkpoint_seconds + _HEARD_AGAIN_SECONDS:
             continue
         if field in _OF_THE_NEWEST_LOADING and mine.loading_source <= its.loading_source:
             continue

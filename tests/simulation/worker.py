@@ -17,6 +17,7 @@ from agents.census import Census
 from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
 from agents.journal import Journal, copy_of_command, copy_of_pause
 from sf_healer import topics
+from sf_healer.adapters.cluster import ApiFailure
 from sf_healer.core import commands, evidence, steps, stop_commands
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.changelog import InOrder, persisted_after, stored_of, writes_of
@@ -95,7 +96,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.stores: dict[Place, dict[bytes, bytes]] = {}
-        self.persisted: Share = {}
+        self.persisted: dict[Place, int | None] = {}
 
     def store(self, place: Place) -> dict[bytes, bytes]:
         return self.stores.setdefault(place, {})
@@ -208,7 +209,7 @@ class Detector(App):
         setup = world.setup
         self.partitions: dict[int, Partition] = {}
         self.index = JobIndex()
-        self.census = world.pieces.census(self.index, self, partitions=setup.partitions)
+        self.census = world.pieces.census(self.index, _CensusPorts(self), partitions=setup.partitions)
         self.forwarding = Forwarding(
             world.pieces.forwarder(self.index, partitions=setup.partitions),
             self,
@@ -243,7 +244,7 @@ class Detector(App):
             changes = await folding.fold(batch, self)
             if partition is None or changes is None:
                 continue
-            self.worker.world.watch.folded(self.worker, partition, batch, changes)
+            self.worker.world.watch.folded(self.worker, changes)
             await self.worker.point()
             batch.acknowledge()
 
@@ -340,7 +341,7 @@ class Detector(App):
         client = self.worker.client
         listing = client.list_jobs()
         await self.process.sleep(min(client.answer_seconds, 10.0))
-        if not hasattr(listing, "facts"):
+        if isinstance(listing, ApiFailure):
             return False
         self.census.take_listing(listing.facts, int(listing.jobs_version), now=self.worker.wall_clock())
         if not self._first_list.done():
@@ -397,9 +398,6 @@ class Detector(App):
     def take_assumed(self) -> list[JobFact]:
         return []
 
-    def owned(self) -> set[int]:
-        return set(self.partitions)
-
     def hot(self, number: int) -> Partition | None:
         return self.partitions.get(number)
 
@@ -443,6 +441,19 @@ class Detector(App):
 
     def _on_reset(self, partition: int, before: int, after: int) -> None:
         self.forwarding.forwarder.reset(partition, from_position=before, to_position=after)
+
+
+class _CensusPorts:
+    """The census's ports on a detector."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+
+    def owned(self) -> set[int]:
+        return set(self._detector.partitions)
+
+    async def append(self, records: Sequence[Addressed]) -> None:
+        await self._detector.append(records)
 
 
 class Actions(App):
@@ -610,8 +621,7 @@ class Worker:
 
     def die(self) -> None:
         """End as under SIGKILL; what was on its way may or may not have left the machine."""
-        process: Any = self.process
-        process.lost_on_the_way = self.rng.random() < 0.5
+        self.process.lost_on_the_way = self.rng.random() < 0.5
         self.process.kill()
 
     async def point(self) -> None:

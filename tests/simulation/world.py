@@ -3,7 +3,6 @@
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -17,14 +16,14 @@ from sf_healer.core.manifest import sanitize
 from sf_healer.core.partition import Partition
 from sf_healer.core.policy import PolicyBook, parse
 from tests.simulation import faults as faults_module
-from tests.simulation.clock import Crash, Life, Process, Scheduler
+from tests.simulation.clock import Life, Process, Scheduler
 from tests.simulation.faults import Faults
 from tests.simulation.kafka import Broker, Group, Place
 from tests.simulation.kube import BACKOFF_LIMIT, NAMESPACE, Client, Job, Kube, Manifest, Pod
-from tests.simulation.loaders import CONSUMERS, CURED, SOURCE, STORIES, Loader, Story, Telemetry, Weather
+from tests.simulation.loaders import CURED, SOURCE, STORIES, Loader, Telemetry, Weather
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.reckoning import reckon
-from tests.simulation.truth import Incarnation, MadeBy, Said
+from tests.simulation.truth import Incarnation, MadeBy
 from tests.simulation.worker import (
     ACTIONS_CHANGELOG,
     CONTROL,
@@ -303,7 +302,7 @@ class World:
         if self.workers[name] is not None:
             return
         self._starts += 1
-        process = Process(self.scheduler, f"{name}.{self._starts}", self._process_failed)
+        process = Process(self.scheduler, f"{name}.{self._starts}", self._process_failed)  # type: ignore[abstract]  # of a loop it is what is used
         if self._crashes.random() < self.faults.disk_lost:
             self._disks[name] = Disk()
         chance = 0.0 if self.calm else self.faults.api_chance
@@ -329,7 +328,7 @@ class World:
         name = self._worker_of(process)
         if name is None:
             return
-        if type(error).__name__ in {"KafkaTimeoutError", "KafkaError"} or isinstance(error, Crash):
+        if type(error).__name__ in {"KafkaTimeoutError", "KafkaError"}:
             self.oracle.counts["ended on purpose"] += 1
             self._end(name, restart_after=(1.0, 10.0))
             return
@@ -369,10 +368,8 @@ class World:
         worker = self._events.choice(list(self.workers.values()))
         if worker is None or worker.process.life is not Life.RUNNING:
             return
-        process: Any = worker.process
-        self.trace(process.name, "is stopped")
-        process.stop()
-        process.stopped_since = self.scheduler.now
+        self.trace(worker.process.name, "is stopped")
+        worker.process.stop()
         self.surroundings.detectors.member_stopped(worker.detector)
         self.surroundings.actuators.member_stopped(worker.actions)
         self._after(1.0, 120.0, self._go_on, worker)
@@ -638,7 +635,7 @@ class World:
             turn_seconds=rng.expovariate(1 / 1500.0),
             threshold_seconds=policy.silence_threshold_seconds,
             clock_skew=rng.uniform(-1.0, 1.0) * self.faults.producer_skew_seconds,
-            exit_pod=lambda succeeded: self.kube.end_pod(job, pod, succeeded=succeeded),
+            exit_pod=lambda code: self.kube.end_pod(job, pod, succeeded=code == 0),
             number=self._loaders,
         )
 
@@ -674,7 +671,7 @@ def env_of(manifest: Manifest) -> dict[str, str]:
 
 def plain(manifest: Manifest) -> Manifest:
     """Return a manifest as its author wrote it: without what the server and the healer added."""
-    written = sanitize(manifest)
+    written: Manifest = sanitize(manifest)
     written["metadata"].pop("annotations", None)
     return written
 
