@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,39 +16,88 @@ from tests.lab.waiting import until
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
 COMMAND = [str(Path(sys.executable).with_name("sf-healer")), "demo"]
-OURS = "SF_DEMO_TEST_MARK"
+#: Broker and worker; then a pod for each of five Jobs.
+SERVERS, EVERYBODY = 2, 7
+STARTED_SECONDS = 60.0
+ENDED_SECONDS = 40.0
+PARENT, START_TIME = 1, 19  # positions in /proc/PID/stat after the command's closing bracket (proc(5))
+
+Process = tuple[int, str]  # id and start time: an id alone may come to mean another process
 
 
 def test_the_demo_heals_the_two_sick_jobs_and_no_other(tmp_path: Path):
-    mark = f"{os.getpid()}-{tmp_path.name}"
-    ended = subprocess.run(
-        COMMAND, capture_output=True, text=True, timeout=170, check=False, env=os.environ | {OURS: mark}
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    summary = ended.stdout.partition("What happened")[2]
-    assert summary.count(" yes ") == 5
-    assert _processes_with(mark) == []
+    with _demo(tmp_path) as demo:
+        seen = _followed(demo, tmp_path)
+        told = (tmp_path / "demo.log").read_text()
+        assert demo.returncode == 0, told
+    assert told.partition("What happened")[2].count(" yes ") == 5
+    assert len(seen) >= EVERYBODY
+    assert _alive(seen) == set()
+    assert list((tmp_path / "tmp").iterdir()) == [], "nothing is left in the directory for temporary files"
 
 
-def test_ctrl_c_ends_the_demo_and_every_process_of_it(tmp_path: Path):
-    mark = f"{os.getpid()}-{tmp_path.name}"
-    with (tmp_path / "demo.log").open("w+") as output:
-        demo = subprocess.Popen(COMMAND, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {OURS: mark})
-        until(lambda: len(_processes_with(mark)) > 2, "broker and worker to be there", seconds=30)
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(40) == 130, (tmp_path / "demo.log").read_text()
-    until(lambda: _processes_with(mark) == [], "every process to be gone", seconds=10)
+@pytest.mark.parametrize(("how", "once"), [(signal.SIGINT, EVERYBODY), (signal.SIGTERM, SERVERS)])
+def test_told_to_end_the_demo_ends_and_every_process_of_it(tmp_path: Path, how: signal.Signals, once: int):
+    with _demo(tmp_path) as demo:
+        until(lambda: len(_family(demo.pid)) >= once, f"{once} processes to be there", seconds=STARTED_SECONDS)
+        seen = _family(demo.pid)
+        demo.send_signal(how)
+        assert demo.wait(ENDED_SECONDS) == 130, (tmp_path / "demo.log").read_text()
+    until(lambda: not _alive(seen), "every process to be gone", seconds=10)
+    assert "Traceback" not in (tmp_path / "demo.log").read_text()
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def _processes_with(mark: str) -> list[int]:
-    """Find the processes that inherited our mark in their environment."""
-    found = []
+@contextlib.contextmanager
+def _demo(directory: Path):
+    (directory / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(directory / "tmp")}
+    with (directory / "demo.log").open("w") as output:
+        demo = subprocess.Popen(COMMAND, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            yield demo
+        finally:
+            demo.kill()
+            demo.wait()
+
+
+def _followed(demo: subprocess.Popen[bytes], directory: Path) -> set[Process]:
+    """Wait for the end of the demo; gives every process that was seen to descend from it."""
+    seen: set[Process] = set()
+
+    def has_ended() -> bool:
+        seen.update(_family(demo.pid))
+        return demo.poll() is not None
+
+    until(has_ended, f"the demo to end, see {directory / 'demo.log'}", seconds=170)
+    return seen
+
+
+def _family(ancestor: int) -> set[Process]:
+    """Find the processes that descend from one, themselves and through others."""
+    children: dict[int, list[Process]] = {}
     for directory in Path("/proc").iterdir():
-        if directory.name.isdigit():
-            try:
-                environment = (directory / "environ").read_bytes()
-            except OSError:
-                continue  # it ended while we looked, or is not ours to read
-            if f"{OURS}={mark}".encode() in environment.split(b"\0"):
-                found.append(int(directory.name))
+        if directory.name.isdigit() and (fields := _stat(int(directory.name))):
+            children.setdefault(int(fields[PARENT]), []).append((int(directory.name), fields[START_TIME]))
+    found: set[Process] = set()
+    waiting = [ancestor]
+    while waiting:
+        of_this = set(children.get(waiting.pop(), ())) - found
+        found |= of_this
+        waiting += [pid for pid, _ in of_this]
     return found
+
+
+def _alive(processes: set[Process]) -> set[Process]:
+    return {
+        (pid, started)
+        for pid, started in processes
+        if (fields := _stat(pid)) and fields[START_TIME] == started and fields[0] != "Z"
+    }
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []  # it ended while we looked
