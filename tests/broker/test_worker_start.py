@@ -99,6 +99,13 @@ def ended(server: Server, how: signal.Signals, *, seconds: float = STOPPED_SECON
     return child.wait(seconds)
 
 
+def by_faust(worker: Worker) -> list[str]:
+    """Compose Faust's own command line in the environment of a worker."""
+    *environment, _ = worker.command()
+    faust = str(Path(sys.executable).with_name("faust"))
+    return [*environment, faust, "-A", "sf_healer.worker:detector", "worker"]
+
+
 # ------------------------------------------------------------------ waiting for what is missing
 
 
@@ -188,13 +195,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("settings", "told"), WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize(
-    "command", [["worker"], ["faust", "-A", "sf_healer.worker:detector", "worker"]], ids=["cli", "faust"]
+    ("by", "case"),
+    [*(("cli", case) for case in WRONG), ("faust", "an unknown setting"), ("faust", "a misspelt policy")],
 )
-def test_a_wrong_setting_is_one_line_and_exit_status_2_before_anything_connects(
-    tmp_path: Path, settings, told, command
-):
+def test_a_wrong_setting_is_one_line_and_exit_status_2_before_anything_connects(tmp_path: Path, by: str, case: str):
+    settings, told = WRONG[case]
     (tmp_path / "broken.toml").write_text("[defaults\n")
     (tmp_path / "misspelt.toml").write_text("[defaults]\nsilence_threshold_second = 3\n")
     files = {"BROKEN": str(tmp_path / "broken.toml"), "MISSPELT": str(tmp_path / "misspelt.toml")}
@@ -203,9 +209,7 @@ def test_a_wrong_setting_is_one_line_and_exit_status_2_before_anything_connects(
         bootstrap = f"{LOOPBACK}:{broker.getsockname()[1]}"
         worker = Worker("wrong", tmp_path, bootstrap=bootstrap, identity="convention")
         worker.environment |= {name: files.get(value, value) for name, value in settings.items()}
-        line = worker.command(*command)
-        if command[0] == "faust":
-            line = [*worker.command()[:-1], str(Path(sys.executable).with_name("faust")), *command[1:]]
+        line = worker.command("worker") if by == "cli" else by_faust(worker)
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
         with pytest.raises(BlockingIOError):
             broker.accept()
@@ -235,8 +239,7 @@ def test_a_worker_starts_by_fausts_own_command_too(tmp_path: Path):
         worker = Worker(
             "by-faust", tmp_path, bootstrap=broker.bootstrap, identity="convention", role="detector", **QUICK
         )
-        faust = [str(Path(sys.executable).with_name("faust")), "-A", "sf_healer.worker:detector", "worker"]
-        worker.server = Server("by-faust", [*worker.command()[:-1], *faust], log=worker.log)
+        worker.server = Server("by-faust", by_faust(worker), log=worker.log)
         with worker:
             worker.wait_until_ready(STARTED_SECONDS)
             assert worker.jobs() == {}
