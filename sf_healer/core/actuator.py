@@ -372,6 +372,8 @@ class Actuator:
             case FleetCounts():
                 self.ledger = admission.count(self.ledger, record, self.limits, self.now)
                 self._decide_held(effects)
+            case Settled() if self._still_holds(record):
+                return  # a leak that was none: the admission had only not been read yet when this was said
             case Settled():
                 self.ledger = admission.settle(
                     self.ledger, record.action_id, self.limits, self.now, repaired=record.repaired
@@ -387,6 +389,11 @@ class Actuator:
                 self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
                 effects.sends.append(record)  # once more: then it finds no pause, and ends the quarantine
         self._write_ledger(offset, effects)
+
+    def _still_holds(self, settled: Settled) -> bool:
+        record = self.jobs.get(settled.key)
+        action = record.action if record is not None else None
+        return action is not None and action.id == settled.action_id and holds_slot(action)
 
     def _end_quarantine(self, resume: Resume, offset: int, effects: Effects) -> None:
         key = resume.scope.removeprefix("job:")

@@ -1021,6 +1021,19 @@ def test_a_leaked_settlement_of_an_unknown_action_changes_nothing():
     assert msgspec.structs.replace(log.ledger, offset=before.offset) == before
 
 
+def test_a_slot_stays_taken_though_its_action_was_opened_so_late_that_it_looked_leaked():
+    """A log that is read slowly: the tick comes before the admission. Found by the simulation."""
+    log = Log().append(counts(), a_command("a"))
+    while not log.ledger.slots:
+        record, at = log.records[log.read]
+        (admitted,) = log.actuator.apply(record, log.read, at).sends or [None]
+        log.read += 1
+    (slot,) = log.ledger.slots
+    log.append(admitted, Settled(key="stf/a", action_id=slot.action_id)).drain()
+    assert list(log.actuator.open_actions()) == ["stf/a"]
+    assert log.ledger.slots == (slot,)
+
+
 # ---- the world above must find what it is there to find
 
 
