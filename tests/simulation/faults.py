@@ -19,6 +19,7 @@ class Faults(msgspec.Struct, kw_only=True):
     slow_batches: float = 0.0  # seconds for each batch
     # -- broker
     outages: float = 0.0
+    latency_seconds: float = 0.0  # a slow network: each way takes up to so much longer
     clock_steps: float = 0.0
     leader_skew_seconds: float = 0.0
     retention: float = 0.0
@@ -64,6 +65,7 @@ _FULL = {
     "disk_lost": (0.3, 1.0),
     "slow_batches": (0.5, 8.0),
     "outages": (0.5, 3.0),
+    "latency_seconds": (0.05, 2.0),
     "clock_steps": (0.5, 2.0),
     "leader_skew_seconds": (0.05, 1.0),
     "retention": (0.5, 2.0),

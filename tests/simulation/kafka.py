@@ -105,6 +105,7 @@ class Broker:
         self.logs: dict[Place, Log] = {}
         self.topic_ids: dict[str, str] = {}
         self.down_until = 0.0
+        self.latency_seconds = 0.0
         self.clock_offset = 0.0
         self.listeners: dict[str, Callable[[Log, Record, Process | None], None]] = {}
         #: Called at each append of a process: a fault may kill it there, before it has the answer.
@@ -179,7 +180,7 @@ class Broker:
         request = _Request(process, len(entries), now + REQUEST_TIMEOUT_SECONDS)
         for number, entry in enumerate(entries):
             lane = (process.name, entry.place)
-            arrival = max(now, self.down_until) + self._rng.uniform(*_LATENCY_SECONDS)
+            arrival = max(now, self.down_until) + self.one_way_seconds()
             arrival = max(arrival, self._last_arrival.get(lane, 0.0) + 1e-6)
             if arrival < request.until:
                 self._last_arrival[lane] = arrival
@@ -196,15 +197,14 @@ class Broker:
             self._scheduler.at(request.until, process.fail, request.future, error, owner=process)
             return
         if self.is_down:
-            self._scheduler.at(
-                self.down_until + self._rng.uniform(*_LATENCY_SECONDS), self._arrive, request, number, entry
-            )
+            self._scheduler.at(self.down_until + self.one_way_seconds(), self._arrive, request, number, entry)
             return
         request.appended[number] = self.put(entry.place, entry.value, key=entry.key, process=process)
         request.missing -= 1
         if request.missing == 0:
-            latency = self._rng.uniform(*_LATENCY_SECONDS)
-            self._scheduler.after(latency, process.answer, request.future, request.appended, owner=process)
+            self._scheduler.after(
+                self.one_way_seconds(), process.answer, request.future, request.appended, owner=process
+            )
         if process.alive:
             self.at_append(process)
 
@@ -227,7 +227,10 @@ class Broker:
             self.ring(place)
 
     def fetch_seconds(self) -> float:
-        return self._rng.uniform(*_FETCH_SECONDS)
+        return self._rng.uniform(*_FETCH_SECONDS) + self._rng.uniform(0.0, self.latency_seconds)
+
+    def one_way_seconds(self) -> float:
+        return self._rng.uniform(*_LATENCY_SECONDS) + self._rng.uniform(0.0, self.latency_seconds)
 
 
 class Committed(NamedTuple):
@@ -289,13 +292,14 @@ class Reader:
         self._broker.listen(self, positions)
         self.ring()
 
-    def positions(self) -> dict[int, int]:
-        """Return up to where each partition is handed over and acknowledged."""
-        return {
-            cursor.place[1]: cursor.acknowledged
+    def positions(self, *, acknowledged: bool = True) -> dict[int, int]:
+        """Return up to where each partition is handed over and acknowledged; or, wrongly, only handed over."""
+        found = {
+            cursor.place[1]: cursor.acknowledged if acknowledged else cursor.position
             for cursor in self._cursors
-            if cursor.confirmed and cursor.acknowledged is not None
+            if cursor.confirmed
         }
+        return {partition: position for partition, position in found.items() if position is not None}
 
     def in_flight(self) -> bool:
         """Say whether the agent has something that it has not acknowledged."""

@@ -141,7 +141,7 @@ class Oracle:
         known = self._append_of[partition].get(round(w * 1000))
         if known is None:
             self.fail("watermark", f"{w} is the time of no record of evidence partition {partition}")
-            return self._scheduler.now
+            return w - self._broker.clock_offset
         return known
 
     # ---- the source
@@ -284,7 +284,9 @@ class Oracle:
             return "it said finished"
         if command.verdict == "failed":
             return self._why_not_failed(job, command, policy, errors, life, by_error, moment, w)
-        return self._why_not_silent(job, command, policy, life, partition, w)
+        # Of what retention took the log says so, and what a slow clock leaves open moves last-seen all the same.
+        heard = [each for each in all_said if each.kind in _LIFE and not each.buried]
+        return self._why_not_silent(job, command, policy, heard, partition, w)
 
     def _why_not_silent(
         self, job: Incarnation, command: Command, policy: Policy, life: list[Said], partition: int, w: float
@@ -329,8 +331,8 @@ class Oracle:
             return f"it went on {after[0].emitted - last:.2f} s after its last error"
         if finished_by_error or any(each.finished for each in errors if each.emitted == last):
             return ""
-        if any(until is not None and until <= self._scheduler.now for _, until in job.running[-1:]):
-            return ""  # its pod has ended
+        if job.running and not any(since <= moment and (until is None or until > moment) for since, until in job.running):
+            return ""  # its pod had ended
         spoke = max((each.emitted for each in life), default=0.0)
         first = min(each.landed or 0.0 for each in errors if each.emitted > spoke - self._mark_interval - 1.0)
         waited = moment - first
@@ -481,7 +483,9 @@ class Oracle:
         }
         if len(turned) > counts.unhealthy:
             self.fail("miscounted", f"{sorted(turned)} turned sick in partition {counts.partition}: {counts}")
-        self._fleet[counts.partition] = counts
+        known = self._fleet.get(counts.partition)
+        if known is None or known.at <= counts.at:  # an older one is of a worker that was paused
+            self._fleet[counts.partition] = counts
         if len(self._fleet) < counts.partitions:
             return
         unhealthy = sum(each.unhealthy - each.suspected for each in self._fleet.values())
@@ -556,7 +560,7 @@ class Oracle:
             self.counts["dead letters"] += 1
             said = self._said_at.get((batch.partition, reject.record.offset))
             if said is not None and reject.reason != "not_evidence":
-                said.doubtful = True
+                said.doubtful = said.buried = True
                 self.counts["reports buried"] += 1
 
     def read(self, worker: Any, actuator: Actuator, record: Record) -> None:

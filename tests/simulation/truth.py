@@ -20,6 +20,7 @@ class Said(msgspec.Struct, gc=False):
     #: Dead-lettered, gone with the source's retention, or of a clock so slow that it looks like the last word of the
     #: incarnation before and nobody followed the source live: it may have become evidence, or not.
     doubtful: bool = False
+    buried: bool = False  # dead-lettered: nobody will ever take the silence before it out
 
 
 class MadeBy(StrEnum):

@@ -58,13 +58,15 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     tick_seconds: float
 
 
-class Pieces(msgspec.Struct):
+class Pieces(msgspec.Struct, frozen=True):
     """The pieces under test; a mutant replaces one."""
 
     forwarder: type[Forwarder] = Forwarder
     partition: type[Partition] = Partition
     actuator: type[Actuator] = Actuator
     census: type[Census] = Census
+    client: type[Client] = Client
+    marks_what_is_acknowledged: bool = True
     awaits_evidence: bool = True
     awaits_changelog: bool = True
     awaits_steps: bool = True
@@ -354,14 +356,14 @@ class Detector(App):
         return self.process.scheduler.now
 
     def positions(self) -> dict[int, int]:
-        return self.source.positions()
+        return self.source.positions(acknowledged=self.worker.world.pieces.marks_what_is_acknowledged)
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
         broker = self.worker.world.broker
         wanted = list(source_partitions)
         await self.worker.round_trip()
         ends = {number: broker.logs[SOURCE, number].end for number in wanted if (SOURCE, number) in broker.logs}
-        await self.process.sleep(self.worker.rng.uniform(0.001, 0.01))
+        await self.process.sleep(broker.one_way_seconds())
         if len(ends) < len(wanted):
             raise KafkaError("no such partition")
         return ends
@@ -657,7 +659,7 @@ class Worker:
             await self.process.sleep(10.0)
             if broker.is_down:
                 raise KafkaError("the broker is away")
-        await self.process.sleep(self.rng.uniform(0.001, 0.015))
+        await self.process.sleep(broker.one_way_seconds())
 
     async def in_thread(self, call: Any) -> Any:
         """Run a call to the cluster: it takes its time on the way there and back."""

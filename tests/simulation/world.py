@@ -132,6 +132,7 @@ class World:
         )
         self.oracle.ignored = ignored
         self.oracle.trace = self.trace if tracing else None
+        self.broker.latency_seconds = self.faults.latency_seconds
         self.broker.passed_over = self.oracle.passed_over
         self.broker.at_append = self._appended
         self.telemetry.landed = self.oracle.landed
@@ -288,6 +289,7 @@ class World:
             if worker is None:
                 self._start_worker(name)
                 continue
+            self.broker.latency_seconds = 0.0
             worker.chance_of_death = worker.slow_batch_seconds = 0.0
             worker.client.chance = 0.0
             worker.client.down_until = 0.0
@@ -307,7 +309,7 @@ class World:
             self._disks[name] = Disk()
         chance = 0.0 if self.calm else self.faults.api_chance
         rng = self.rng(f"worker {self._starts}")
-        client = Client(self.kube, self.scheduler, rng, chance=chance)
+        client = self.surroundings.pieces.client(self.kube, self.scheduler, rng, chance=chance)
         client.before_delete = self.oracle.before_delete
         client.before_create = self.oracle.before_create
         client.down_until = self._api_down_until
@@ -652,7 +654,7 @@ class World:
 
     def reference(self, number: int) -> Partition:
         """Make an evidence partition that has folded nothing yet."""
-        return self.surroundings.pieces.partition(
+        return Partition(
             number,
             partitions=self.setup.partitions,
             policies=self.policies,
@@ -661,7 +663,7 @@ class World:
         )
 
     def reference_actuator(self) -> Actuator:
-        return self.surroundings.pieces.actuator(worker="reference", limits=self.policies.limits, observe_only=False)
+        return Actuator(worker="reference", limits=self.policies.limits, observe_only=False)
 
 
 def env_of(manifest: Manifest) -> dict[str, str]:
