@@ -100,6 +100,8 @@ class Forwarding:
         self.forwarder = forwarder
         self._ports = ports
         self._mark_interval_seconds = mark_interval_seconds
+        #: When `mark` last came through to its end (the ports' clock): the broker answered then.
+        self.marked_at: float | None = None
 
     async def forward(self, batch: SourceBatch) -> Combined:
         """Put everything a batch says on the log; returns what that was when all of it is acknowledged."""
@@ -128,6 +130,11 @@ class Forwarding:
 
         Returns how many marks were sent.
         """
+        sent = await self._mark()
+        self.marked_at = self._ports.clock()
+        return sent
+
+    async def _mark(self) -> int:
         forwarder, ports = self.forwarder, self._ports
         owned, topic_id = ports.positions(), forwarder.topic_id
         if not owned:

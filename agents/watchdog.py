@@ -1,8 +1,9 @@
 """Is this worker alive, is it ready? Asked by the probes; answered from what the agents have got done.
 
-Ready: partitions are assigned, the tables are recovered, the Jobs are listed. Alive: no reader stands still for a
-minute with something to read. A broker or cluster that is away, or a rebalance, makes a worker not ready, never not
-alive: restarting it would mend nothing. A worker that is not alive also ends itself, for where no probe does.
+Ready: partitions are assigned, the tables are recovered, the Jobs are listed, marks are made. Alive: no reader
+stands still for a minute with something to read. A broker or cluster that is away, or a rebalance, makes a worker
+not ready, never not alive: restarting it would mend nothing. A worker that is not alive also ends itself, for where
+no probe does.
 """
 
 import gc
@@ -13,7 +14,7 @@ import faust
 import structlog
 from aiokafka.errors import KafkaError
 
-from agents import inventory
+from agents import inventory, telemetry
 from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import Progress
 from sf_healer.settings import Role
@@ -89,7 +90,18 @@ def _detector_problems() -> list[str]:
         problems.append("the jobs table is being recovered")
     if not (detector.consumer and detector.assignor.assigned_actives()):
         problems.append("no partition is assigned yet")
-    return problems
+    return problems or _mark_problems()
+
+
+def _mark_problems() -> list[str]:
+    """Say so when marks do not come: the broker does not answer, and nobody is judged meanwhile."""
+    marked_at = telemetry.forwarding.marked_at
+    if marked_at is None:
+        return ["no mark has been made yet"]
+    seconds = time.monotonic() - marked_at
+    if seconds <= settings.feed_gap_seconds:
+        return []
+    return [f"the broker does not answer: no mark for {seconds:.0f} s, and no verdict meanwhile"]
 
 
 def _actuator_problems() -> list[str]:

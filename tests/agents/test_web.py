@@ -6,8 +6,9 @@ from typing import Any, Self
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer, make_mocked_request
+from faust.types import TP
 
-from agents import inventory, watchdog
+from agents import inventory, telemetry, watchdog
 from agents import web as module
 from sf_healer import topics
 from sf_healer.app import actuator, detector, settings
@@ -244,6 +245,21 @@ async def test_a_worker_that_has_not_joined_is_alive_and_says_why_it_is_not_read
     assert "the Jobs of the cluster have not been listed yet" not in body["problems"]
     assert body["problems"]
     assert await get(view_of("/livez"), "/livez") == (200, {"alive": True, "problems": []})
+
+
+async def test_a_worker_whose_broker_does_not_answer_is_alive_and_not_ready(edge, monkeypatch):
+    inventory.first_list.set()
+    monkeypatch.setattr(detector, "rebalancing", False)
+    monkeypatch.setattr(type(detector), "in_recovery", False, raising=False)
+    monkeypatch.setattr(detector.assignor, "assigned_actives", lambda: {TP(topics.EVIDENCE, OURS)})
+    monkeypatch.setattr(watchdog, "_actuator_problems", list)
+    assert watchdog.not_ready() == ["no mark has been made yet"]
+    assert await telemetry.forwarding.mark() == 0  # nothing of ours to mark, and nobody who did not answer
+    assert watchdog.not_ready() == []
+    telemetry.forwarding.marked_at -= settings.feed_gap_seconds + 1.0
+    (problem,) = watchdog.not_ready()
+    assert "the broker does not answer" in problem
+    assert watchdog.not_alive() == []
 
 
 async def test_metrics_are_prometheus_text(edge):

@@ -21,6 +21,8 @@ from tests.lab.worker import Answer, Worker, drop_topics, make_topics, records_o
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.lab.kafka import KafkaCluster
+
 pytestmark = pytest.mark.timeout(240)
 
 POLICY = """\
@@ -138,6 +140,39 @@ async def keep_reporting(bootstrap: str, stop: asyncio.Event) -> None:
     while not stop.is_set():
         await send(bootstrap, [report("well", "loading")])
         await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=REPORT_EVERY_SECONDS)
+
+
+@pytest.mark.parametrize("bootstrap", ["kafka_single"], indirect=True)
+async def test_a_worker_outlives_a_broker_that_goes_away_and_says_so(
+    kafka_single: KafkaCluster, bootstrap: str, worker: Worker
+):
+    for name, words in LIVES.items():
+        await send(bootstrap, [report(name, word) for word in words])
+    stop = asyncio.Event()
+    reporting = asyncio.create_task(keep_reporting(bootstrap, stop))
+    await until_judged(worker)
+    before = await commanded(bootstrap)
+    stop.set()
+    await reporting
+
+    await asyncio.to_thread(kafka_single.kill, 0)
+
+    async def says_so() -> bool:
+        ready, alive = await asyncio.to_thread(worker.get, "/readyz"), await asyncio.to_thread(worker.get, "/livez")
+        assert alive == Answer(200, {"alive": True, "problems": []})
+        assert ready is not None
+        return any("the broker does not answer" in problem for problem in ready.body["problems"])
+
+    await until_async(says_so, "/readyz to say that the broker does not answer", seconds=SEEN_SECONDS)
+    await asyncio.to_thread(kafka_single.restart, 0)
+    stop = asyncio.Event()
+    reporting = asyncio.create_task(keep_reporting(bootstrap, stop))
+    await asyncio.to_thread(worker.wait_until_ready)
+    await until_judged(worker)
+    stop.set()
+    await reporting
+    assert await commanded(bootstrap) == before, "what happened while nobody could report is nobody's silence"
+    assert worker.server.is_alive
 
 
 async def test_a_killed_worker_comes_back_with_its_state_from_its_store_and_from_the_changelog(
