@@ -17,6 +17,7 @@ from agents.forwarding import Addressed
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Listing
+from sf_healer.adapters.threads import in_thread
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import steps
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 #: A fresh list that an unknown name asked for is waited for at most this long.
 LOOK_AGAIN_LIMIT_SECONDS = 5.0
 RETRY_SECONDS = 2.0
+LONGEST_RETRY_SECONDS = 30.0
 
 names: JobIndex | ConventionIndex = (
     JobIndex() if settings.identity is Identity.CLUSTER else ConventionIndex(settings.namespace)
@@ -57,16 +59,22 @@ class _Inventory:
         self.census = Census(index, _Faust(), partitions=settings.partitions)
         self.listing_done = asyncio.Event()
         self.stop_watching = threading.Event()
+        #: Why the last list failed; None if it did not.
+        self.problem: str | None = None
 
     async def run(self, cluster: Cluster) -> None:
         """List, tell, watch; begin again when the watch ends."""
+        pause = RETRY_SECONDS
         while not app.should_stop:
-            listing = await asyncio.to_thread(cluster.list_jobs)
+            listing = await in_thread(cluster.list_jobs)
             if isinstance(listing, ApiFailure):
+                self.problem = f"the Jobs of namespace {settings.namespace} cannot be listed: {listing.message}"
                 metrics.CLUSTER_FAILURES.labels(kind=listing.kind).inc()
-                log.warning("list_failed", kind=listing.kind, error=listing.message)
-                await app.sleep(listing.retry_after_seconds or RETRY_SECONDS)
+                log.warning("list_failed", kind=listing.kind, error=listing.message, retry_seconds=pause)
+                await app.sleep(listing.retry_after_seconds or pause)
+                pause = min(pause * 2, LONGEST_RETRY_SECONDS)
                 continue
+            self.problem, pause = None, RETRY_SECONDS
             self._take_listing(listing)
             await self._follow(cluster, listing)
 
@@ -77,28 +85,29 @@ class _Inventory:
         log.info("jobs_listed", jobs=len(listing.facts), version=self.census.version)
 
     async def _follow(self, cluster: Cluster, listing: Listing) -> None:
-        """Put every change on the log until the watch ends or somebody asks for a fresh list."""
-        self.stop_watching = threading.Event()
+        """Put every change on the log until the watch breaks or somebody asks for a fresh list."""
+        self.stop_watching = stop = threading.Event()
         changes: asyncio.Queue[Change | ApiFailure | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        reader = asyncio.create_task(
-            asyncio.to_thread(_read, cluster.watch(listing, self.stop_watching), changes, loop)
-        )
+        reader = asyncio.create_task(in_thread(lambda: _read(cluster.watch(listing, stop), changes, loop)))
         try:
             while not app.should_stop:
                 await self.census.tell_owned()
                 change = await _next(changes, settings.mark_interval_seconds)
                 if isinstance(change, ApiFailure):
+                    # A list tells what was missed, and whether the cluster answers at all.
                     metrics.CLUSTER_FAILURES.labels(kind=change.kind).inc()
                     log.info("watch_broken", kind=change.kind, error=change.message)
-                elif change is not None:
+                    await app.sleep(RETRY_SECONDS)  # one that breaks at once must not list without a pause
+                    break
+                if change is not None:
                     await self.census.take_change(change.fact, now=time.time())
                     await self._tell_actuator(change.fact)
                 elif reader.done():
-                    return
+                    break
         finally:
-            self.stop_watching.set()
-            await reader
+            stop.set()
+        await reader
 
     @staticmethod
     async def _tell_actuator(fact: JobFact) -> None:
@@ -116,7 +125,7 @@ async def follow_cluster() -> None:
     if _inventory is None:
         first_list.set()  # identity = convention: reports name their Jobs themselves
         return
-    cluster = await asyncio.to_thread(Cluster.connect, namespace=settings.namespace, kubeconfig=settings.kubeconfig)
+    cluster = await in_thread(lambda: Cluster.connect(namespace=settings.namespace, kubeconfig=settings.kubeconfig))
     while not app.should_stop:
         try:
             await _inventory.run(cluster)
@@ -137,6 +146,13 @@ async def look_again() -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def problems() -> list[str]:
+    """Say why the Jobs are not known as they are now; nothing when they are."""
+    if not first_list.is_set():
+        return ["the Jobs of the cluster have not been listed yet"]
+    return [_inventory.problem] if _inventory is not None and _inventory.problem is not None else []
 
 
 def take_assumed() -> list[JobFact]:

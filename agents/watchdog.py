@@ -81,9 +81,7 @@ async def watch_progress() -> None:
 
 
 def _detector_problems() -> list[str]:
-    problems = _turned_away(detector)
-    if not inventory.first_list.is_set():
-        problems.append("the Jobs of the cluster have not been listed yet")
+    problems = _turned_away(detector) + inventory.problems()
     if detector.rebalancing:
         problems.append("the consumer group of the detector is rebalancing")
     if detector.in_recovery:

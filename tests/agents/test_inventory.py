@@ -58,7 +58,7 @@ class ScriptedCluster:
 
 @pytest.fixture
 def edge(monkeypatch):
-    monkeypatch.setattr(inventory, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(inventory, "RETRY_SECONDS", 0.1)
     with edges() as around:
         yield around
 
@@ -186,6 +186,26 @@ async def test_a_list_that_fails_is_asked_for_again_and_nothing_is_taken_for_gon
     await until_snapshots(edge, 1)
     assert cluster.failures == []
     assert len(facts(edge)) == 1
+
+
+async def test_a_cluster_that_does_not_answer_is_a_problem_until_it_does_again(edge, following):
+    cluster = following(ScriptedCluster(job(OURS)))
+    assert inventory.problems() == ["the Jobs of the cluster have not been listed yet"]
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    assert inventory.problems() == []
+    cluster.failures = [ApiFailure(Failure.UNREACHABLE, 0, "connection refused")] * 3
+    cluster.tell(ApiFailure(Failure.UNREACHABLE, 0, "connection refused"))
+
+    async def is_said() -> bool:
+        return inventory.problems() == ["the Jobs of namespace stf cannot be listed: connection refused"]
+
+    await until_async(is_said, "the problem to be said", seconds=WAIT_SECONDS)
+
+    async def is_over() -> bool:
+        return inventory.problems() == []
+
+    await until_async(is_over, "the problem to be over", seconds=WAIT_SECONDS)
+    assert cluster.failures == []
 
 
 async def test_an_unknown_name_brings_one_fresh_list_within_ten_seconds(edge, following, monkeypatch):
