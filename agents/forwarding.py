@@ -15,6 +15,7 @@ import msgspec
 
 from sf_healer.core import evidence
 from sf_healer.core.combine import Combined, Rejected, SourceRecord
+from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Bundle
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
@@ -100,14 +101,18 @@ class Forwarding:
         self.forwarder = forwarder
         self._ports = ports
         self._mark_interval_seconds = mark_interval_seconds
+        self._read_of: dict[int, str] = {}  # by source partition, the topic whose batches are being forwarded
         #: When `mark` last came through to its end (the ports' clock): the broker answered then.
         self.marked_at: float | None = None
 
     async def forward(self, batch: SourceBatch) -> Combined:
-        """Put everything a batch says on the log; returns what that was when all of it is acknowledged."""
+        """Put everything a batch says on the log; returns what that was when all of it is acknowledged.
+
+        That is nothing where the topic it was fetched from is no more.
+        """
         forwarder, ports = self.forwarder, self._ports
-        if not forwarder.topic_id:
-            forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
+        if not await self._is_of_the_topic(batch):
+            return Combined({}, [], [0] * len(Kind))
         if forwarder.broker_time(now=ports.clock()) == inf:
             await self._append([Addressed(0, evidence.EMPTY)])  # without it nothing bounds what the first batch says
         combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
@@ -124,6 +129,23 @@ class Forwarding:
         if combined.rejected:
             await ports.bury(batch, combined.rejected)
         return combined
+
+    async def _is_of_the_topic(self, batch: SourceBatch) -> bool:
+        """Find out whether a batch, fetched some time ago, is of the topic that its reports will be told under.
+
+        Else old offsets told under a new id would have the new topic's reports passed over as told before.
+        """
+        forwarder, ports = self.forwarder, self._ports
+        while True:
+            if not forwarder.topic_id:
+                forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
+            topic_id = forwarder.topic_id
+            if self._read_of.get(batch.partition) == topic_id:
+                return True
+            ends = await ports.ends([batch.partition])
+            if batch.records[-1].offset >= ends[batch.partition]:
+                return False
+            self._read_of[batch.partition] = topic_id
 
     async def mark(self) -> int:
         """Note W and the end of every source partition of ours, and claim what may be claimed by now.

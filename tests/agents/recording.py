@@ -37,6 +37,8 @@ WAIT_SECONDS = 10.0
 #: The broker's clock at the first record; it goes on by a millisecond with each.
 BROKER_EPOCH = 1_760_000_000.0
 TOPIC_ID = "topic-1"
+#: Where no test says how far a source reaches.
+FAR_AHEAD = 2**62
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -145,7 +147,7 @@ class StandingConsumer(Consumer):
 
     async def end_offsets(self, tps: Iterable[TP], **_: float) -> dict[TP, int]:
         self.asked.append("ends")
-        return {tp: self.ends[tp] for tp in tps}
+        return {tp: self.ends.get(tp, FAR_AHEAD) for tp in tps}
 
     async def topic_identity(self, topic: str, **_: float) -> TopicIdentity:
         assert topic == settings.source_topic

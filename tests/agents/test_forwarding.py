@@ -97,6 +97,7 @@ def reports(*offsets: int) -> Batch:
 async def test_reports_of_a_topic_made_anew_are_never_told_under_the_old_ones_id() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)
+    broker.end = 3
     await forwarding.forward(reports(0, 1, 2))
     broker.position = broker.end = 3
     await forwarding.mark()
@@ -113,6 +114,7 @@ async def test_reports_of_a_topic_made_anew_are_never_told_under_the_old_ones_id
 async def test_a_new_assignment_asks_which_topic_is_read() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)
+    broker.end = 3
     await forwarding.forward(reports(0, 1, 2))
 
     broker.topic, broker.position, broker.end = Topic("second", 1), 0, 1
@@ -125,6 +127,7 @@ async def test_a_new_assignment_asks_which_topic_is_read() -> None:
 async def test_a_position_beyond_the_end_claims_nothing_and_keeps_the_id_its_batches_have() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)
+    broker.end = 3
     await forwarding.forward(reports(0, 1, 2))
     broker.position = broker.end = 3
     await forwarding.mark()
@@ -142,8 +145,9 @@ async def test_a_position_beyond_the_end_claims_nothing_and_keeps_the_id_its_bat
 async def test_a_reset_is_told_no_longer_once_reading_began_anew() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)
+    broker.end = 1
     await forwarding.forward(reports(0))
-    broker.position = broker.end = 1
+    broker.position = 1
     forwarding.forwarder.reset(5, from_position=9, to_position=20)  # a source that the new assignment has not
     await forwarding.mark()
     assert broker.marks()[-1].reset == (5,)
@@ -152,3 +156,13 @@ async def test_a_reset_is_told_no_longer_once_reading_began_anew() -> None:
     await forwarding.mark()
 
     assert broker.marks()[-1].reset == ()
+
+
+async def test_a_batch_fetched_from_a_topic_that_is_no_more_is_told_under_no_id() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.topic, broker.end = Topic("second", 1), 1  # made anew while the worker's first batch waited for it
+    await forwarding.forward(reports(204, 205))
+    await forwarding.forward(reports(0))
+
+    assert [(bundle.topic_id, bundle.beats[0].offset) for bundle in broker.bundles()] == [("second", 0)]
