@@ -65,7 +65,7 @@ _FULL = {
     "disk_lost": (0.3, 1.0),
     "slow_batches": (0.5, 8.0),
     "outages": (0.5, 3.0),
-    "latency_seconds": (0.05, 2.0),
+    "latency_seconds": (0.02, 0.25),
     "clock_steps": (0.5, 2.0),
     "leader_skew_seconds": (0.05, 1.0),
     "retention": (0.5, 2.0),
@@ -102,12 +102,8 @@ _FULL = {
 _SHARE = 0.35
 
 
-def draw(rng: random.Random) -> Faults:
-    """Draw the faults of a seed."""
-    share = rng.choice((0.0, 0.15, _SHARE, _SHARE, 0.6))
-    return Faults(**{name: rng.uniform(*span) for name, span in _FULL.items() if rng.random() < share})
-
-
-def without() -> Faults:
-    """Give a world in which nothing goes wrong but the Jobs."""
-    return Faults()
+def draw(seed: int) -> Faults:
+    """Draw the faults of a seed; each from a stream of its own, so that a fault more changes no other."""
+    share = random.Random(f"{seed}/share").choice((0.0, 0.15, _SHARE, _SHARE, 0.6))
+    drawn = {name: random.Random(f"{seed}/{name}") for name in _FULL}
+    return Faults(**{name: rng.uniform(*_FULL[name]) for name, rng in drawn.items() if rng.random() < share})

@@ -331,7 +331,9 @@ class Oracle:
             return f"it went on {after[0].emitted - last:.2f} s after its last error"
         if finished_by_error or any(each.finished for each in errors if each.emitted == last):
             return ""
-        if job.running and not any(since <= moment and (until is None or until > moment) for since, until in job.running):
+        if job.running and not any(
+            since <= moment and (until is None or until > moment) for since, until in job.running
+        ):
             return ""  # its pod had ended
         spoke = max((each.emitted for each in life), default=0.0)
         first = min(each.landed or 0.0 for each in errors if each.emitted > spoke - self._mark_interval - 1.0)

@@ -193,7 +193,8 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
             continue
         if field.endswith("_at") and -early_seconds <= one - other <= checkpoint_seconds + _HEARD_AGAIN_SECONDS:
             continue
-        if field in _OF_THE_NEWEST_LOADING and mine.loading_source <= its.loading_source:
+        told_again = mine.loading_at > its.loading_at
+        if field in _OF_THE_NEWEST_LOADING and (told_again or mine.loading_source <= its.loading_source):
             continue
         return f"{field} is {one!r}, and {other!r} by the log"
     return ""

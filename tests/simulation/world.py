@@ -96,7 +96,7 @@ class World:
         self.tracing = tracing
         self.seconds = seconds
         self.scheduler = Scheduler(EPOCH)
-        self.faults = faults_module.draw(self.rng("faults")) if faults is None else faults
+        self.faults = faults_module.draw(seed) if faults is None else faults
         self.policies: PolicyBook = parse(POLICY)
         self.lines: deque[str] = deque(maxlen=_TRACE_KEPT)
         self.calm = False

@@ -1,0 +1,223 @@
+"""Known faults, each a subclass or a patch of a real piece: what the simulation must find, or it proves nothing.
+
+Each mutant says in which seeds it is looked for. The rules that would name its very mechanism can be switched off,
+so that it is caught by what it does to Jobs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from unittest.mock import patch
+
+import msgspec
+
+from agents import cluster_steps
+from sf_healer.adapters.cluster import Cluster
+from sf_healer.core import admission, partition
+from sf_healer.core.actions import Action
+from sf_healer.core.actuator import Actuator, Effects, Task
+from sf_healer.core.evidence import Bundle, Evidence, Mark
+from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.partition import Partition
+from sf_healer.core.state import JobState, durable
+from sf_healer.core.steps import Announced, StepResult, StepsRecord
+from sf_healer.core.watermark import Advance, Watermark
+from tests.simulation.faults import Faults
+from tests.simulation.worker import Pieces
+from tests.simulation.world import Result, World
+
+
+class WallClockMarks(Forwarder):
+    """Claims that everything up to now is on the log, as a healer that judges by its own clock does."""
+
+    _now = 0.0
+
+    def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
+        super().note_ends(ends, w, now=now)
+        self._now = now
+
+    def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
+        super().claims(positions, source_partitions)
+        sources = tuple((source, self._now) for source in sorted(positions))
+        return {number: Mark(self.topic_id, source_partitions, sources) for number in range(self.partitions)}
+
+
+class WAfterE(Forwarder):
+    """Notes W when the ends are known already."""
+
+    def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
+        del w
+        super().note_ends(ends, self.w(), now=now)
+
+
+class NoSourceTime(Partition):
+    """Takes the moment a report came to our log for the moment it was made."""
+
+    def apply(self, evidence: Evidence, at: float) -> Advance | None:
+        if isinstance(evidence, Bundle):
+            evidence = msgspec.structs.replace(
+                evidence,
+                beats=tuple(msgspec.structs.replace(beat, source_at=at) for beat in evidence.beats),
+                words=tuple(msgspec.structs.replace(word, source_at=at) for word in evidence.words),
+            )
+        return super().apply(evidence, at)
+
+
+class NoRedelivery(Partition):
+    """Takes every report for one that was never seen."""
+
+    def apply(self, evidence: Evidence, at: float) -> Advance | None:
+        if isinstance(evidence, Bundle):
+            self._forwarded.clear()
+        return super().apply(evidence, at)
+
+
+class Hasty(Actuator):
+    """Takes a step when it announces it, not when it has read the announcement back."""
+
+    def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
+        effects = super().apply(record, offset, at)
+        if isinstance(record, Announced):
+            effects.tasks.clear()
+        effects.tasks += [
+            Task(msgspec.structs.replace(action, seq=send.seq), send.step)
+            for send in effects.sends
+            if isinstance(send, Announced) and (action := self.open_actions().get(send.key)) is not None
+        ]
+        return effects
+
+
+def _without_uid(cluster: Cluster, action: Action) -> StepResult:
+    command = action.command
+    failure = cluster.delete_job(command.namespace, command.name, "", None)
+    return StepResult(cluster_steps.What.DONE) if failure is None else cluster_steps._failed(failure, _DELETES)
+
+
+_DELETES = cluster_steps._DELETES
+
+
+def _exact(state: JobState, checkpoint_seconds: float, *, exact: bool = False) -> JobState:
+    del exact
+    return durable(state, checkpoint_seconds, exact=True)
+
+
+def _never_a_gap(watermark: Watermark, to: float) -> Advance | None:
+    if to <= watermark.value:
+        return None
+    watermark.value, watermark.reset_pending = to, False
+    return Advance(to, gap=False)
+
+
+def _calm(*_fleet: object) -> bool:
+    return False
+
+
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault put in on purpose."""
+
+    name: str
+    pieces: Pieces = Pieces()
+    patched: Callable[[], AbstractContextManager[object]] = nullcontext
+    faults: Faults | None = None  # None: each seed's own
+    ignored: frozenset[str] = frozenset()
+    first_seed: int = 0
+    seeds: int = 40
+
+    @contextmanager
+    def put_in(self) -> Iterator[None]:
+        with self.patched():
+            yield
+
+    def worlds(self) -> Iterable[Result]:
+        """Run seed after seed with the mutant in it."""
+        for seed in range(self.first_seed, self.first_seed + self.seeds):
+            with self.put_in():
+                yield World(seed, pieces=self.pieces, faults=self.faults, ignored=self.ignored).run()
+
+    def hunt(self) -> tuple[int, Result | None]:
+        """Return how many seeds it took, and the world that broke a rule; None if none did."""
+        number = 0
+        for number, result in enumerate(self.worlds(), start=1):
+            if result.violation is not None:
+                return number, result
+        return number, None
+
+
+_CLAIMS = frozenset({"claim", "watermark"})
+_FOLDS = frozenset({"fold"})
+_LAG = Faults(slow_batches=6.0, kills=4.0, latency_seconds=0.25, outages=2.0, all_down=1.0, backlog_seconds=1200.0)
+_CRASHES = Faults(kills=6.0, death_at_a_point=0.003, slow_batches=3.0, rebalances=4.0)
+_CLUSTER = Faults(kills=4.0, stops=4.0, api_chance=0.4, namesakes=0.4, replacements=2.0, rebalances=4.0)
+
+MUTANTS = (
+    Mutant(
+        name="marks are made by the wall clock",
+        pieces=Pieces(forwarder=WallClockMarks),
+        faults=_LAG,
+        ignored=_CLAIMS,
+    ),
+    Mutant(
+        name="W is taken after E",
+        pieces=Pieces(forwarder=WAfterE),
+        faults=Faults(latency_seconds=0.3, kills=2.0),
+    ),
+    Mutant(
+        name="what is handed over counts as forwarded",
+        pieces=Pieces(marks_what_is_acknowledged=False),
+        faults=_LAG,
+    ),
+    Mutant(
+        name="source time is ignored",
+        pieces=Pieces(partition=NoSourceTime),
+        faults=_LAG,
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="redelivered reports count again",
+        pieces=Pieces(partition=NoRedelivery),
+        faults=_CRASHES,
+    ),
+    Mutant(
+        name="no stretch of the log is a feed gap",
+        patched=lambda: patch.object(Watermark, "_advance", _never_a_gap),
+        faults=Faults(retention=3.0, topic_anew=1.0, outages=2.0, slow_batches=6.0, backlog_seconds=1200.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="last-seen is stored as it is, not as the end of its checkpoint",
+        patched=lambda: patch.object(partition, "durable", _exact),
+        faults=Faults(kills=20.0, rebalances=10.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="evidence is not awaited",
+        pieces=Pieces(awaits_evidence=False),
+        faults=_CRASHES,
+        ignored=_CLAIMS | _FOLDS,
+    ),
+    Mutant(
+        name="the changelog is not awaited",
+        pieces=Pieces(awaits_changelog=False),
+        faults=_CRASHES,
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="the steps log is not awaited",
+        pieces=Pieces(awaits_steps=False),
+        faults=_CRASHES,
+    ),
+    Mutant(
+        name="a delete names no uid",
+        patched=lambda: patch.object(cluster_steps, "_delete", _without_uid),
+        faults=_CLUSTER,
+    ),
+    Mutant(
+        name="there is no storm rule",
+        patched=lambda: patch.multiple(admission, _is_stormy=_calm, _exceeds=_calm),
+        faults=Faults(storms=3.0),
+    ),
+    Mutant(
+        name="a step is taken before its announcement is read back",
+        pieces=Pieces(actuator=Hasty),
+        faults=_CLUSTER,
+    ),
+)
