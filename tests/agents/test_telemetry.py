@@ -445,6 +445,7 @@ async def test_a_report_from_the_future_is_dated_no_later_than_it_was_read(edge,
         ending_at(edge, p0=3)
         await telemetry.forwarding.mark()
         edge.producer.sent.clear()
+        ending_at(edge, p0=5)
     ahead = reports([LOADING, says("error")], first_offset=3)
     ahead.records[:] = [
         msgspec.structs.replace(record, timestamp=record.timestamp + 1_800_000) for record in ahead.records

@@ -108,20 +108,24 @@ async def test_each_of_three_workers_answers_for_every_job_also_when_one_is_kill
         owned = [await asyncio.to_thread(partitions_of, worker) for worker in workers]
         assert sorted(number for numbers in owned for number in numbers) == list(range(PARTITIONS)), "one owner each"
         assert all(owned), "each has its share"
-        before = await commanded(bootstrap)
-        assert before == {(key, verdict) for key, verdict in VERDICTS.items() if verdict in SICK}
+        sick = {(key, verdict) for key, verdict in VERDICTS.items() if verdict in SICK}
+
+        async def all_commanded() -> bool:
+            return await commanded(bootstrap) == sick  # a page shows silence at once, a command waits for its window
+
+        await until_async(all_commanded, "a command for each sick Job", seconds=SEEN_SECONDS)
 
         victim, *survivors = workers
         await asyncio.to_thread(victim.server.kill)
         killed_at = time.monotonic()
         await until_all_answer(survivors, seconds=TAKE_OVER_SECONDS)
         assert time.monotonic() - killed_at < TAKE_OVER_SECONDS
-        assert await commanded(bootstrap) == before
+        assert await commanded(bootstrap) == sick
 
         victim.start()
         await asyncio.to_thread(victim.wait_until_ready)
         await until_all_answer(workers, seconds=SEEN_SECONDS)
-        assert await commanded(bootstrap) == before
+        assert await commanded(bootstrap) == sick
     finally:
         stop.set()
         await reporting

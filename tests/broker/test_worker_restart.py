@@ -60,6 +60,9 @@ def report(name: str, status: str) -> bytes:
     return json.dumps({**named, "finished": status == "error"}).encode()
 
 
+SICK_JOBS = {(key_of(name), verdict) for name, verdict in VERDICTS.items() if verdict in SICK}
+
+
 @pytest.fixture(
     params=[
         pytest.param("embedded", marks=pytest.mark.embedded),
@@ -136,6 +139,15 @@ async def commanded(bootstrap: str) -> set[tuple[str, str]]:
     return {(command.key, command.verdict) for command in found if isinstance(command, Command)}
 
 
+async def until_commanded(bootstrap: str) -> None:
+    """Wait for the commands: a page shows silence at once, a command waits for its window."""
+
+    async def all_commanded() -> bool:
+        return await commanded(bootstrap) == SICK_JOBS
+
+    await until_async(all_commanded, "a command for each sick Job", seconds=SEEN_SECONDS)
+
+
 async def keep_reporting(bootstrap: str, stop: asyncio.Event) -> None:
     while not stop.is_set():
         await send(bootstrap, [report("well", "loading")])
@@ -151,7 +163,7 @@ async def test_a_worker_outlives_a_broker_that_goes_away_and_says_so(
     stop = asyncio.Event()
     reporting = asyncio.create_task(keep_reporting(bootstrap, stop))
     await until_judged(worker)
-    before = await commanded(bootstrap)
+    await until_commanded(bootstrap)
     stop.set()
     await reporting
 
@@ -171,7 +183,7 @@ async def test_a_worker_outlives_a_broker_that_goes_away_and_says_so(
     await until_judged(worker)
     stop.set()
     await reporting
-    assert await commanded(bootstrap) == before, "what happened while nobody could report is nobody's silence"
+    assert await commanded(bootstrap) == SICK_JOBS, "what happened while nobody could report is nobody's silence"
     assert worker.server.is_alive
 
 
@@ -184,6 +196,7 @@ async def test_a_killed_worker_comes_back_with_its_state_from_its_store_and_from
     stop = asyncio.Event()
     reporting = asyncio.create_task(keep_reporting(bootstrap, stop))
     before = await until_judged(worker)
+    await until_commanded(bootstrap)
 
     for wiped in (False, True):
         await asyncio.to_thread(worker.server.kill)
@@ -201,8 +214,7 @@ async def test_a_killed_worker_comes_back_with_its_state_from_its_store_and_from
 
     stop.set()
     await reporting
-    sick = {(key_of(name), verdict) for name, verdict in VERDICTS.items() if verdict in SICK}
-    assert await commanded(bootstrap) == sick
+    assert await commanded(bootstrap) == SICK_JOBS
     child = worker.server._child
     assert child is not None
     child.send_signal(signal.SIGTERM)
