@@ -86,9 +86,7 @@ def control_plane(
         request.config.stash[RUNNING].append(plane)
         yield plane
         request.config.stash[RUNNING].remove(plane)
-    shutil.rmtree(
-        plane.directory / "etcd"
-    )  # the logs stay, pytest keeps the last three sessions' directories
+    shutil.rmtree(plane.directory / "etcd")  # the logs stay, pytest keeps the last three sessions' directories
 
 
 @pytest.fixture(scope="session")

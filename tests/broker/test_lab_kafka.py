@@ -58,9 +58,7 @@ async def test_three_brokers_share_topics_with_three_replicas(kafka_three: Kafka
     [record] = await _read(kafka_three, topic, count=1)
 
     assert record.value == b"hello"
-    replicas = {
-        replica for partition in await _partitions(kafka_three, topic) for replica in partition["replicas"]
-    }
+    replicas = {replica for partition in await _partitions(kafka_three, topic) for replica in partition["replicas"]}
     assert replicas == {0, 1, 2}
 
 
@@ -105,9 +103,7 @@ def test_a_broker_that_cannot_start_shows_why(tmp_path: Path) -> None:
 async def _create_topic(cluster: KafkaCluster, configs: dict[str, str] | None = None) -> str:
     name = f"lab-{uuid.uuid4()}"
     async with _admin(cluster) as admin:
-        await admin.create_topics(
-            [NewTopic(name, PARTITIONS, len(cluster.ports), topic_configs=configs or {})]
-        )
+        await admin.create_topics([NewTopic(name, PARTITIONS, len(cluster.ports), topic_configs=configs or {})])
     return name
 
 

@@ -41,9 +41,7 @@ def test_a_jobs_pod_runs(control_plane: ControlPlane, namespace: str) -> None:
     assert pod["status"]["podIP"].startswith("10.0.0.")
 
 
-def test_a_foreground_delete_takes_the_pods_before_the_job(
-    control_plane: ControlPlane, namespace: str
-) -> None:
+def test_a_foreground_delete_takes_the_pods_before_the_job(control_plane: ControlPlane, namespace: str) -> None:
     job = _create_job(control_plane, namespace, "loader", {"kubelab.io/stop-delay": "1s"})
     _running_pod(control_plane, namespace, job)
 
@@ -107,10 +105,7 @@ def test_the_api_server_forgets_nothing_when_it_crashes_and_pods_go_on_to_run(
 
     control_plane.restart_apiserver()
 
-    assert (
-        control_plane.call("GET", _jobs(namespace, "before")).body["metadata"]["uid"]
-        == before["metadata"]["uid"]
-    )
+    assert control_plane.call("GET", _jobs(namespace, "before")).body["metadata"]["uid"] == before["metadata"]["uid"]
     _running_pod(control_plane, namespace, _create_job(control_plane, namespace, "after"))
 
 

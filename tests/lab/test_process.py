@@ -84,9 +84,7 @@ def test_a_server_that_ends_early_is_reported_with_the_end_of_its_log(tmp_path: 
         server.wait_until(lambda: False, seconds=10)
 
 
-def test_an_interrupted_build_leaves_nothing_in_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_build_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SF_HEALER_LAB_CACHE", str(tmp_path))
 
     def interrupted(directory: Path) -> None:

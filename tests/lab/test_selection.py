@@ -37,6 +37,4 @@ def test_a_missing_component_matters_only_to_the_tests_that_are_selected(tmp_pat
 def _pytest(*arguments: str, cache: Path, in_ci: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SF_HEALER_LAB_CACHE": str(cache), "CI": in_ci}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)

@@ -65,6 +65,17 @@ class _Restart(msgspec.Struct, eq=False):
     settled_at: int = -1  # offset
 
 
+class _Judged(msgspec.Struct, frozen=True):
+    """A verdict and the moment that it holds for."""
+
+    job: Incarnation
+    command: Command
+    policy: Policy
+    partition: int
+    moment: float  # simulated seconds at which the watermark was appended
+    watermark: float
+
+
 class Oracle:
     """Watches one world."""
 
@@ -77,6 +88,7 @@ class Oracle:
         *,
         partitions: int,
         mark_interval_seconds: float,
+        feed_gap_seconds: float,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.outcomes: list[tuple[float, Outcome]] = []
@@ -92,6 +104,8 @@ class Oracle:
         self._limits = policies.limits
         self._partitions = partitions
         self._mark_interval = mark_interval_seconds
+        self._feed_gap = feed_gap_seconds
+        self._outages: list[tuple[float, float]] = []
         # Time: by evidence partition, when the record with a timestamp was appended.
         self._append_of: dict[int, dict[int, float]] = defaultdict(dict)
         self._offsets_from: list[float] = [0.0]
@@ -143,6 +157,22 @@ class Oracle:
             self.fail("watermark", f"{w} is the time of no record of evidence partition {partition}")
             return w - self._broker.clock_offset
         return known
+
+    def outage(self, seconds: float) -> None:
+        """The broker goes away for so long, or comes back before its time (0)."""
+        now = self._scheduler.now
+        if self._outages and self._outages[-1][1] > now:
+            self._outages[-1] = (self._outages[-1][0], max(now, now + seconds))
+        else:
+            self._outages.append((now, now + seconds))
+
+    def _away(self, since: float, until: float) -> float:
+        """Return for how long of a time nobody can have heard anybody."""
+        return sum(
+            max(0.0, min(until, end) - max(since, start))
+            for start, end in self._outages
+            if end - start > self._feed_gap + 2 * self._mark_interval
+        )
 
     # ---- the source
 
@@ -258,14 +288,13 @@ class Oracle:
             policy = self.policy(incarnation)
             if 0.0 <= held < policy.stop_hold_seconds - _TOLERANCE_SECONDS:
                 self.fail("held", f"{command.key} was told to stop {held:.1f} s before the watermark")
-        why = self._why_well(incarnation, command, partition, moment, w)
+        why = self._why_well(_Judged(incarnation, command, self.policy(incarnation), partition, moment, w))
         if why:
             self.fail("false verdict", f"{command.key} ({command.uid}) is no {command.verdict}: {why}")
 
-    def _why_well(self, job: Incarnation, command: Command, partition: int, moment: float, w: float) -> str:
+    def _why_well(self, judged: _Judged) -> str:
         """Say why a Job was not what it was judged to be at the moment of the watermark; "" if it was."""
-        policy = self.policy(job)
-        all_said = [each for each in job.said if each.landed is not None and each.landed <= moment]
+        all_said = [each for each in judged.job.said if each.landed is not None and each.landed <= judged.moment]
         said = [each for each in all_said if not each.doubtful]
         life = [each for each in said if each.kind in _LIFE]
         spoke = max((each.emitted for each in life), default=0.0)
@@ -282,46 +311,31 @@ class Oracle:
         )
         if finished and not by_error:
             return "it said finished"
-        if command.verdict == "failed":
-            return self._why_not_failed(job, command, policy, errors, life, by_error, moment, w)
+        if judged.command.verdict == "failed":
+            if judged.command.evidence.proof is ProofKind.CONDITION:
+                has_failed = judged.job.condition_at(self._scheduler.now) in {"failed", "deleting", "gone"}
+                return "" if has_failed else "the Job has not failed"
+            return self._why_not_failed(judged, errors, life, by_error=by_error)
         # Of what retention took the log says so, and what a slow clock leaves open moves last-seen all the same.
-        heard = [each for each in all_said if each.kind in _LIFE and not each.buried]
-        return self._why_not_silent(job, command, policy, heard, partition, w)
+        return self._why_not_silent(judged, [each for each in all_said if each.kind in _LIFE and not each.buried])
 
-    def _why_not_silent(
-        self, job: Incarnation, command: Command, policy: Policy, life: list[Said], partition: int, w: float
-    ) -> str:
-        never = command.verdict == "never_started"
+    def _why_not_silent(self, judged: _Judged, life: list[Said]) -> str:
+        policy, w = judged.policy, judged.watermark
+        never = judged.command.verdict == "never_started"
         threshold = policy.startup_threshold_seconds if never else policy.silence_threshold_seconds
         if life:
             heard = max(each.landed or 0.0 for each in life)
-            silent = w - self._clock(partition, heard)
+            silent = w - self._clock(judged.partition, heard) - self._away(heard, judged.moment)
             if silent < threshold - _TOLERANCE_SECONDS:
                 return f"it was heard {silent:.2f} s before the watermark, of {threshold:g} s"
             return ""
-        if not job.running:
+        if not judged.job.running:
             return "it never ran"
-        ran = w - self._clock(partition, job.running[0][0])
+        ran = w - self._clock(judged.partition, judged.job.running[0][0])
         return "" if ran >= threshold - _TOLERANCE_SECONDS else f"it ran for {ran:.2f} s only"
 
-    def _why_not_failed(
-        self,
-        job: Incarnation,
-        command: Command,
-        policy: Policy,
-        errors: list[Said],
-        life: list[Said],
-        finished_by_error: bool,  # noqa: FBT001  a fact among facts
-        moment: float,
-        w: float,
-    ) -> str:
-        del w
-        if command.evidence.proof is ProofKind.CONDITION:
-            return (
-                ""
-                if job.condition_at(self._scheduler.now) in {"failed", "deleting", "gone"}
-                else "the Job has not failed"
-            )
+    def _why_not_failed(self, judged: _Judged, errors: list[Said], life: list[Said], *, by_error: bool) -> str:
+        job, moment = judged.job, judged.moment
         if not errors:
             return "it said no error"
         last = max(each.emitted for each in errors)
@@ -329,7 +343,7 @@ class Oracle:
         after = [each for each in life if each.emitted > last + self._mark_interval + 1.0]
         if after:
             return f"it went on {after[0].emitted - last:.2f} s after its last error"
-        if finished_by_error or any(each.finished for each in errors if each.emitted == last):
+        if by_error or any(each.finished for each in errors if each.emitted == last):
             return ""
         if job.running and not any(
             since <= moment and (until is None or until > moment) for since, until in job.running
@@ -339,8 +353,9 @@ class Oracle:
         first = min(each.landed or 0.0 for each in errors if each.emitted > spoke - self._mark_interval - 1.0)
         waited = moment - first
         stepped = max(self._offsets) - min(self._offsets)
-        if waited < policy.error_grace_seconds - _TOLERANCE_SECONDS - stepped:
-            return f"its error was {waited:.2f} s ago, of {policy.error_grace_seconds:g} s"
+        grace_seconds = judged.policy.error_grace_seconds
+        if waited < grace_seconds - _TOLERANCE_SECONDS - stepped:
+            return f"its error was {waited:.2f} s ago, of {grace_seconds:g} s"
         return ""
 
     # ---- the steps log

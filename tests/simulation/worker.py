@@ -40,7 +40,6 @@ from tests.simulation.loaders import SOURCE
 CONTROL = "queue-control"
 ACTIONS_CHANGELOG = "actions-changelog"
 JOBS_CHANGELOG = "jobs-changelog"
-_FORWARD_LIMIT = 200
 _EVIDENCE_LIMIT = 100
 _LIST_RETRY_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = 5.0
@@ -56,6 +55,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     commit_seconds: float
     counts_seconds: float
     tick_seconds: float
+    reports_in_a_batch: int
 
 
 class Pieces(msgspec.Struct, frozen=True):
@@ -204,9 +204,9 @@ class Detector(App):
 
     def __init__(self, worker: "Worker") -> None:
         world, process = worker.world, worker.process
-        self.source = Reader(world.broker, process, SOURCE, limit=_FORWARD_LIMIT)
+        self.source = Reader(world.broker, process, SOURCE, limit=world.setup.reports_in_a_batch)
         self.evidence = Reader(world.broker, process, topics.EVIDENCE, limit=_EVIDENCE_LIMIT)
-        self.control = Reader(world.broker, process, CONTROL, limit=_FORWARD_LIMIT)
+        self.control = Reader(world.broker, process, CONTROL, limit=_EVIDENCE_LIMIT)
         super().__init__(worker, world.detectors, (self.source, self.evidence, self.control))
         setup = world.setup
         self.partitions: dict[int, Partition] = {}
@@ -642,7 +642,7 @@ class Worker:
         """Buffer records and go on at once; they leave the process a little later, if it lives."""
         broker, now = self.world.broker, self.process.scheduler.now
         if records:
-            self.process.call_later(self.rng.uniform(0.05, 1.0), self._post, list(records))
+            self.process.call_later(self.rng.uniform(0.05, 5.0), self._post, list(records))
         made_up = []
         for entry in records:
             log = broker.logs[entry.place]

@@ -19,7 +19,7 @@ from tests.simulation import faults as faults_module
 from tests.simulation.clock import Life, Process, Scheduler
 from tests.simulation.faults import Faults
 from tests.simulation.kafka import Broker, Group, Place
-from tests.simulation.kube import BACKOFF_LIMIT, NAMESPACE, Client, Job, Kube, Manifest, Pod
+from tests.simulation.kube import BACKOFF_LIMIT, NAMESPACE, Job, Kube, Manifest, Pod
 from tests.simulation.loaders import CURED, SOURCE, STORIES, Loader, Telemetry, Weather
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.reckoning import reckon
@@ -129,6 +129,7 @@ class World:
             self.policies,
             partitions=setup.partitions,
             mark_interval_seconds=setup.mark_interval_seconds,
+            feed_gap_seconds=setup.feed_gap_seconds,
         )
         self.oracle.ignored = ignored
         self.oracle.trace = self.trace if tracing else None
@@ -195,6 +196,8 @@ class World:
             commit_seconds=rng.choice((2.0, 5.0, 10.0)),
             counts_seconds=5.0,
             tick_seconds=5.0,
+            # Few in a batch that takes its time: a worker that stays hours behind.
+            reports_in_a_batch=rng.choice((4, 200)) if self.faults.slow_batches else 200,
         )
 
     def _broker(self, rng: random.Random) -> Broker:
@@ -284,6 +287,7 @@ class World:
         kube.chance_overlooked = kube.chance_pending_long = kube.chance_lingering = kube.chance_create_refused = 0.0
         if self.broker.is_down:
             self.broker.down_until = self.scheduler.now
+            self.oracle.outage(0.0)
             self.broker.ring_all()
         for name, worker in self.workers.items():
             if worker is None:
@@ -396,6 +400,7 @@ class World:
     def _outage(self) -> None:
         seconds = self._events.choice((5.0, 20.0, 60.0, 600.0)) * self._events.uniform(0.5, 1.0)
         self.broker.down_until = self.scheduler.now + seconds
+        self.oracle.outage(seconds)
         self.trace("broker", f"is away for {seconds:.1f} s")
         self.scheduler.after(seconds, self._outage_over)
 

@@ -102,9 +102,7 @@ class KafkaCluster:
     @property
     def running(self) -> tuple[int, ...]:
         """Give the numbers of the brokers that are alive and not paused."""
-        return tuple(
-            index for index, broker in enumerate(self._brokers) if broker.is_alive and not broker.is_paused
-        )
+        return tuple(index for index, broker in enumerate(self._brokers) if broker.is_alive and not broker.is_paused)
 
     def kill(self, index: int) -> None:
         """Crash a broker (SIGKILL)."""

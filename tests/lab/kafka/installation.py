@@ -37,9 +37,7 @@ def missing(version: str = VERSION) -> str | None:
     if (reason := _java_missing()) is not None:
         return reason
     if not installed_at(version).is_dir():
-        command = (
-            "make lab" if version == VERSION else f"python -m tests.lab.kafka install --version {version}"
-        )
+        command = "make lab" if version == VERSION else f"python -m tests.lab.kafka install --version {version}"
         return f"Apache Kafka {version} is not installed: run `{command}`"
     return None
 
@@ -92,7 +90,5 @@ def _java_missing() -> str | None:
     version = subprocess.run([command, "-version"], capture_output=True, text=True, check=False).stderr
     quoted = version.partition('"')[2].partition(".")[0].partition('"')[0]
     if not quoted.isdigit() or int(quoted) < OLDEST_JAVA:
-        return (
-            f"Java {OLDEST_JAVA} or newer is needed for Apache Kafka, {command} is {version.splitlines()[0]}"
-        )
+        return f"Java {OLDEST_JAVA} or newer is needed for Apache Kafka, {command} is {version.splitlines()[0]}"
     return None

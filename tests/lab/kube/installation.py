@@ -117,9 +117,7 @@ def _go_command() -> str:
     command = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if command is None:
         raise RuntimeError("Go is needed to build the Kubernetes control plane, there is none on PATH")
-    version = subprocess.run(
-        [command, "env", "GOVERSION"], capture_output=True, text=True, check=False
-    ).stdout
+    version = subprocess.run([command, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
     major, minor, *_ = [*version.strip().removeprefix("go").split("."), "0"]
     if not (major == "1" and minor.isdigit() and int(minor) >= OLDEST_GO_MINOR):
         raise RuntimeError(f"Go 1.{OLDEST_GO_MINOR} or newer is needed, {command} is {version.strip()}")
