@@ -82,10 +82,17 @@ class HoldCause(StrEnum):
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, tag="h"):
-    """A stop command for the Job's queue was seen: no verdict of silence for the policy's hold."""
+    """A stop command for the Job's queue was seen: no verdict of silence for the policy's hold.
+
+    The rest says which record of `queue-control` told it (its Kafka timestamp in epoch seconds), so that one that is
+    read again holds nobody again.
+    """
 
     key: str
     cause: HoldCause
+    source_partition: int = -1
+    offset: int = -1
+    source_at: float = 0.0
 
 
 class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):

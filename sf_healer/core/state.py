@@ -85,6 +85,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     progress_at: float = NEVER
     #: How often it reports while it is well, where that is learned (core/cadence.py); kept over restarts.
     cadence: list[int] = []
+    #: The newest stop command by partition of `queue-control`: (partition, offset, source time).
+    hold_places: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def created_at(self) -> float:
@@ -265,11 +267,20 @@ def _trusted_from(created_at: float) -> float:
 
 
 def fold_hold(state: JobState, hold: Hold, *, at: float) -> bool:
-    """Fold a hold; the newest counts."""
-    del hold  # one cause so far; a second one is judged alike
-    changed = at > state.hold_at
+    """Fold a hold; the newest counts, and one that is read again does not.
+
+    Without this a reader of `queue-control` that crashes again and again would hold a stuck Job for ever. An offset
+    seen before under a later source time is of a topic made anew.
+    """
+    known = next((place for place in state.hold_places if place[0] == hold.source_partition), None)
+    if known is not None and hold.offset <= known[1] and hold.source_at <= known[2]:
+        return False
+    if hold.offset >= 0:
+        others = (place for place in state.hold_places if place[0] != hold.source_partition)
+        state.hold_places = (*others, (hold.source_partition, hold.offset, hold.source_at))
+    is_news = hold.offset >= 0 or at > state.hold_at
     state.hold_at = max(state.hold_at, at)
-    return changed
+    return is_news
 
 
 def fold_outcome(state: JobState, outcome: OutcomeSeen, *, at: float, retry_seconds: float) -> bool:

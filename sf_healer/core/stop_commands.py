@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
+from sf_healer.core.combine import SourceRecord
+from sf_healer.core.evidence import Hold, HoldCause
 from sf_healer.core.facts import JobFact
 
 #: One service takes this for its own queue id, so all Jobs are held.
@@ -50,3 +52,8 @@ def jobs_to_hold(queue_id: str, facts: Iterable[JobFact]) -> list[str]:
         for fact in facts
         if fact.managed and (queue_id == EVERY_QUEUE or fact.queue_id.lower() == queue_id.lower())
     ]
+
+
+def hold(key: str, partition: int, record: SourceRecord) -> Hold:
+    """Hold a Job because of a record of one partition of the control topic."""
+    return Hold(key, HoldCause.STOP_COMMAND, partition, record.offset, record.timestamp / 1000)

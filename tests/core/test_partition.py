@@ -1109,8 +1109,8 @@ class World:
         if self.bundles:
             self.append(self.bundles[number % len(self.bundles)])
 
-    def is_told_to_stop(self, key, _number):
-        self.append(Hold(key, HoldCause.STOP_COMMAND))
+    def is_told_to_stop(self, key, number):
+        self.append(Hold(key, HoldCause.STOP_COMMAND, number % 2, number, self.now))
 
     def is_answered(self, key, number):
         """An outcome of some command for this Job; which one, the run that reads the log knows."""

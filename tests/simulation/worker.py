@@ -257,12 +257,11 @@ class Detector(App):
             for record in batch.records:
                 kind, queue_id = stop_commands.read(record.value)
                 if kind is stop_commands.ControlKind.STOP:
-                    hold = evidence.HoldCause.STOP_COMMAND
                     await self.append(
                         [
                             Addressed(
                                 partition_of(key, self.worker.world.setup.partitions),
-                                evidence.encode(evidence.Hold(key, hold)),
+                                evidence.encode(stop_commands.hold(key, batch.partition, record)),
                             )
                             for key in stop_commands.jobs_to_hold(queue_id, self.index.facts())
                         ]
