@@ -116,6 +116,11 @@ class Process(asyncio.AbstractEventLoop):
         self.life = Life.DEAD
         self._missed.clear()
         self._tasks.clear()
+        for task in asyncio.all_tasks(self):
+            coroutine = task.get_coro()
+            # Else the garbage collection would, at a moment of its own. What kills itself is running just now.
+            if isinstance(coroutine, Coroutine) and not getattr(coroutine, "cr_running", False):
+                coroutine.close()
 
     def stop(self) -> None:
         """Suspend it (SIGSTOP); what happens to it meanwhile waits."""
