@@ -1,78 +1,121 @@
-"""Run worlds: `python -m tests.simulation --seed 7 --trace` repeats one, `--seeds 50` runs fresh ones."""
+"""Run worlds: `python -m tests.simulation --seed 7 --trace` repeats one, `--seeds 50` runs fresh ones on all cores.
+
+`--mutants` puts known faults in and shows what finds them; `--mutant NAME --seed 7 --trace` shows how.
+"""
 
 import argparse
-import gc
-import logging
 import secrets
 import sys
 import time
 
-import structlog
+from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.seeds import HOURS_OF_A_SEED, Ran, cores, repeat, run_all, silence
+from tests.simulation.world import EPOCH, World
 
-from tests.simulation.world import EPOCH, SECONDS, Result, World
-
-TRACE_LINES = 60
+_PROGRESS_SECONDS = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the seeds asked for; 1 when one broke a rule."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seed", type=int, help="run this one")
-    parser.add_argument("--seeds", type=int, default=50, help="run so many fresh ones")
-    parser.add_argument("--first", type=int, help="the first of them; default: at random")
-    parser.add_argument("--trace", action="store_true", help="show what happened")
-    parser.add_argument("--grep", default="", help="only lines of the trace with this text")
-    parser.add_argument("--go-on", action="store_true", help="do not end at the first failure")
-    chosen = parser.parse_args(arguments)
+    """Run the seeds asked for; 1 when one broke a rule, or when a mutant was not found."""
+    chosen = _parser().parse_args(arguments)
     silence()
-    first = chosen.seed if chosen.seed is not None else chosen.first
-    if first is None:
-        first = secrets.randbelow(10**9)
-    count = 1 if chosen.seed is not None else chosen.seeds
-    return _run(range(first, first + count), trace=chosen.trace, grep=chosen.grep, go_on=chosen.go_on)
+    mutant = next((each for each in MUTANTS if each.name == chosen.mutant), None)
+    if chosen.mutants:
+        return _hunt_all()
+    if chosen.seed is not None:
+        return _show(chosen.seed, mutant, trace=chosen.trace, grep=chosen.grep)
+    if mutant is not None:
+        return 0 if _hunt(mutant) else 1
+    first = secrets.randbelow(10**9) if chosen.first is None else chosen.first
+    return _run(range(first, first + chosen.seeds), processes=chosen.processes, go_on=chosen.go_on)
 
 
-def silence() -> None:
-    """Let the code under test log nothing."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, help="run this one")
+    parser.add_argument("--seeds", type=int, default=50, help="run so many fresh ones (default: %(default)s)")
+    parser.add_argument("--first", type=int, help="the first of them; default: at random")
+    parser.add_argument("--processes", type=int, default=cores(), help="default: one for each core")
+    parser.add_argument("--go-on", action="store_true", help="do not end at the first failure")
+    parser.add_argument("--trace", action="store_true", help="with --seed: show what happened")
+    parser.add_argument("--grep", default="", help="only lines of the trace with this text")
+    parser.add_argument("--mutant", choices=[each.name for each in MUTANTS], help="put this fault in")
+    parser.add_argument("--mutants", action="store_true", help="put each known fault in, and look for it")
+    return parser
+
+
+# ---- one seed
+
+
+def _show(seed: int, mutant: Mutant | None, *, trace: bool, grep: str) -> int:
+    result = World(seed, tracing=trace).run() if mutant is None else mutant.world(seed, tracing=trace)
+    if trace:
+        for line in result.trace:
+            if grep in line:
+                print(line)  # noqa: T201
+        print(result.counts)  # noqa: T201
+        print({name: value for name in result.faults.__struct_fields__ if (value := getattr(result.faults, name))})  # noqa: T201
+        print(f"ended at {result.seconds:.1f} s after {EPOCH:.0f}")  # noqa: T201
+    print(f"seed {seed}: {result.violation or 'no rule is broken'}")  # noqa: T201
+    return 1 if result.violation is not None else 0
+
+
+# ---- many seeds
+
+
+def _run(seeds: range, *, processes: int, go_on: bool) -> int:
+    processes = max(1, min(processes, len(seeds)))
+    print(f"{len(seeds)} seeds from {seeds[0]}, {HOURS_OF_A_SEED:g} simulated hours each, on {processes} cores")  # noqa: T201
+    began = said = time.monotonic()
+    done: list[Ran] = []
+    for ran in run_all(seeds, processes=processes):
+        done.append(ran)
+        if ran.failure:
+            print(f"seed {ran.seed}: {ran.failure}\n  repeat it: {repeat(ran.seed)}", flush=True)  # noqa: T201
+            if not go_on:
+                break
+        if time.monotonic() - said > _PROGRESS_SECONDS:
+            said = time.monotonic()
+            print(f"{len(done)} of {len(seeds)} after {said - began:.0f} s", flush=True)  # noqa: T201
+    _sum_up(done, time.monotonic() - began)
+    return 1 if any(ran.failure for ran in done) else 0
+
+
+def _sum_up(done: list[Ran], seconds: float) -> None:
+    failed = sorted(ran.seed for ran in done if ran.failure)
+    hours = HOURS_OF_A_SEED * len(done)
+    per_core = 60.0 * hours / sum(ran.seconds for ran in done)
+    for seed in failed:
+        print(f"repeat it: {repeat(seed)}")  # noqa: T201
+    print(  # noqa: T201
+        f"{len(done)} seeds, {len(failed)} failed: {hours:g} simulated hours in {seconds:.1f} s, "
+        f"{per_core:.0f} a minute per core"
     )
 
 
-def _run(seeds: range, *, trace: bool, grep: str, go_on: bool) -> int:
-    began, failed, done = time.perf_counter(), 0, 0
-    print(f"{len(seeds)} seeds from {seeds[0]}, {SECONDS / 3600:g} simulated hours each")  # noqa: T201
-    for seed in seeds:
-        result = World(seed, tracing=trace).run()
-        done += 1
-        gc.collect(0)
-        if trace:
-            show(result, grep)
-        if result.violation is not None:
-            failed += 1
-            print(f"seed {seed}: {result.violation}\n  repeat it: {repeat(seed)}")  # noqa: T201
-            if not go_on:
-                break
-    seconds = time.perf_counter() - began
-    hours = done * SECONDS / 3600
-    speed = f"{hours:g} simulated hours in {seconds:.1f} s, {60 * hours / seconds:.0f} a minute"
-    print(f"{done} seeds, {failed} failed, {speed}")  # noqa: T201
-    return 1 if failed else 0
+# ---- known faults
 
 
-def repeat(seed: int) -> str:
-    """Give the command that repeats a seed."""
-    return f"python -m tests.simulation --seed {seed} --trace"
+def _hunt_all() -> int:
+    found = [_hunt(mutant) for mutant in MUTANTS]
+    return 0 if all(found) else 1
 
 
-def show(result: Result, grep: str) -> None:
-    """Print what happened in a world."""
-    for line in result.trace:
-        if grep in line:
-            print(line)  # noqa: T201
-    print(result.counts)  # noqa: T201
-    print({name: value for name in result.faults.__struct_fields__ if (value := getattr(result.faults, name))})  # noqa: T201
-    print(f"ended at {result.seconds:.1f} s after {EPOCH:.0f}")  # noqa: T201
+def _hunt(mutant: Mutant) -> bool:
+    """Look for a known fault and say what finds it, in how many seeds, and whether the same world is well without."""
+    began = time.process_time()
+    tried, found = mutant.hunt()
+    seconds = time.process_time() - began
+    if found is None:
+        print(f"{mutant.name}: not found in {tried} seeds ({seconds:.1f} s)", flush=True)  # noqa: T201
+        return False
+    without = mutant.without(found.seed).violation
+    print(f"{mutant.name}: seed {found.seed}, {tried} tried, {seconds:.1f} s: {found.violation}", flush=True)  # noqa: T201
+    if without is not None:
+        print(f"  and without it: {without}", flush=True)  # noqa: T201
+    return without is None
 
 
 if __name__ == "__main__":

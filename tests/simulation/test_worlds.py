@@ -1,0 +1,46 @@
+"""Whole worlds, two simulated hours each: in none of them is a rule broken. docs/simulation.md has the rules."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation import seeds
+from tests.simulation.world import World
+
+#: What one core has to do in a minute, in simulated hours.
+_HOURS_A_MINUTE = 20.0
+
+
+def _breaks_no_rule(seed: int) -> None:
+    ran = seeds.run(seed)
+    if ran.failure:
+        pytest.fail(f"seed {seed}: {ran.failure}\nrepeat it: {seeds.repeat(seed)}", pytrace=False)
+
+
+def test_a_world_that_is_always_the_same_breaks_no_rule(fixed_seed: int) -> None:
+    _breaks_no_rule(fixed_seed)
+
+
+def test_a_world_that_nobody_has_seen_before_breaks_no_rule(fresh_seed: int) -> None:
+    _breaks_no_rule(fresh_seed)
+
+
+def test_a_seed_gives_the_same_world_in_another_process_whatever_its_hashes() -> None:
+    seed = 3
+    here = World(seed, tracing=True).run()
+    there = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--trace"],
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.splitlines()[: len(here.trace)] == here.trace
+    assert len(here.trace) > 1000
+
+
+def test_one_core_runs_twenty_simulated_hours_a_minute() -> None:
+    ran = seeds.run(1)
+    assert seeds.HOURS_OF_A_SEED / ran.seconds * 60.0 > _HOURS_A_MINUTE
