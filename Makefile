@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv demo test lab test-lab steady-load check format lock clean
+.PHONY: help venv demo test simulate soak lab test-lab steady-load check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -26,14 +26,21 @@ demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (
 	$(BIN)/sf-healer demo $(if $(KEEP),--keep)
 
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) -m 'not kafka and not kube'
+	$(PYTEST) -m 'not kafka and not kube and not soak'
+
+simulate: $(READY) ## SEEDS=50 fresh worlds of two simulated hours each, on all cores (docs/simulation.md)
+	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50)
+
+soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soak (needs make lab)
+	$(BIN)/python -m tests.simulation --go-on --seeds 1000
+	$(PYTEST) -m soak
 
 lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes control plane (Java, Maven, Go)
 	$(BIN)/python -m tests.lab.kafka install
 	$(BIN)/python -m tests.lab.kube install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
-	$(PYTEST) -m 'kafka or kube'
+	$(PYTEST) -m '(kafka or kube) and not soak'
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load
