@@ -325,7 +325,9 @@ class Oracle:
         threshold = policy.startup_threshold_seconds if never else policy.silence_threshold_seconds
         if life:
             heard = max(each.landed or 0.0 for each in life)
-            silent = w - self._clock(judged.partition, heard) - self._away(heard, judged.moment)
+            # A clock that was set back hides seconds that went by; what nobody could hear is no silence.
+            passed = max(w - self._clock(judged.partition, heard), judged.moment - heard)
+            silent = passed - self._away(heard, judged.moment)
             if silent < threshold - _TOLERANCE_SECONDS:
                 return f"it was heard {silent:.2f} s before the watermark, of {threshold:g} s"
             return ""
