@@ -8,7 +8,7 @@ and whenever a partition is assigned a snapshot is written too: what is absent f
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from agents.forwarding import Addressed, fact_record
+from agents.forwarding import Addressed
 from sf_healer.core import evidence
 from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import JobIndex
@@ -20,6 +20,9 @@ LOOK_AGAIN_EVERY_SECONDS = 10.0
 
 class Ports(Protocol):
     """What the census needs of the world."""
+
+    def clock(self) -> float:
+        """Tell monotonic seconds."""
 
     def owned(self) -> set[int]:
         """Name the evidence partitions whose hot state this worker has now."""
@@ -38,10 +41,15 @@ class Census:
         self._ports = ports
         self._told: set[int] = set()
         self._asked_at = float("-inf")
+        self._api_ahead: float | None = None  # the API server's clock less ours, at the latest list
 
-    def take_listing(self, facts: Sequence[JobFact], version: int, *, now: float) -> None:
-        """Take in all Jobs at one list of resourceVersion `version`; `now` in epoch seconds."""
+    def take_listing(self, facts: Sequence[JobFact], version: int, *, now: float, api_at: float = 0.0) -> None:
+        """Take in all Jobs at one list of resourceVersion `version`; `now` in epoch seconds.
+
+        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say.
+        """
         self.version = version
+        self._api_ahead = api_at - self._ports.clock() if api_at else None
         for fact in facts:
             self.index.put(fact, now=now)
         self.index.mark_absent({fact.key for fact in facts}, version, now=now)
@@ -56,7 +64,7 @@ class Census:
         """Take in one change, and tell the Job's evidence partition if it is ours."""
         self.index.put(fact, now=now)
         if partition_of(fact.key, self._partitions) in self._told:
-            await self._ports.append([fact_record(fact, self._partitions)])
+            await self._ports.append([self._record_of(fact)])
 
     async def tell_owned(self) -> None:
         """Send all facts and a snapshot to the partitions of ours that have not had them since the last list."""
@@ -76,5 +84,9 @@ class Census:
     def _snapshot_of(self, partition: int) -> Iterable[Addressed]:
         facts = [fact for fact in self.index.facts() if partition_of(fact.key, self._partitions) == partition]
         present = tuple((fact.key, fact.uid) for fact in facts if not self.index.is_gone(fact.key))
-        yield from (fact_record(fact, self._partitions) for fact in facts)
+        yield from (self._record_of(fact) for fact in facts)
         yield Addressed(partition, evidence.encode(evidence.Snapshot(self.version, present)))
+
+    def _record_of(self, fact: JobFact) -> Addressed:
+        api_at = 0.0 if self._api_ahead is None else self._ports.clock() + self._api_ahead
+        return Addressed(partition_of(fact.key, self._partitions), evidence.encode(evidence.Fact(fact, api_at)))

@@ -45,6 +45,9 @@ first_list = asyncio.Event()
 class _Faust:
     """The ports of the census on this app's topics and table."""
 
+    def clock(self) -> float:
+        return time.monotonic()
+
     def owned(self) -> set[int]:
         return set(hot)
 
@@ -79,7 +82,8 @@ class _Inventory:
             await self._follow(cluster, listing)
 
     def _take_listing(self, listing: Listing) -> None:
-        self.census.take_listing(listing.facts, int(listing.jobs_version or 0), now=time.time())
+        version = int(listing.jobs_version or 0)
+        self.census.take_listing(listing.facts, version, now=time.time(), api_at=listing.api_at)
         first_list.set()
         self.listing_done.set()
         log.info("jobs_listed", jobs=len(listing.facts), version=self.census.version)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -106,6 +107,7 @@ class Listing(msgspec.Struct, frozen=True):
     pods_version: str
     at: float  # epoch seconds of our clock, just before the list was asked for
     pods: tuple[Manifest, ...] = ()  # only what joins need
+    api_at: float = 0.0  # the API server's clock when it answered, to the second below; 0: it did not say
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -168,6 +170,7 @@ class Cluster:
             pods_version=pods.version,
             at=at,
             pods=tuple(slim),
+            api_at=jobs.api_at,
         )
 
     def watch(self, listing: Listing, stop: threading.Event) -> Iterator[Change | ApiFailure]:
@@ -308,19 +311,21 @@ class Cluster:
     def _list(self, call: Callable[..., Any], **selectors: str) -> "_Collection | ApiFailure":
         items: list[Manifest] = []
         token = None
+        served_at: list[float] = []
         while True:
-            page = _ask(call, self.namespace, limit=_PAGE, _continue=token, **selectors)
+            page = _ask(call, self.namespace, limit=_PAGE, _continue=token, served_at=served_at, **selectors)
             if isinstance(page, ApiFailure):
                 return page
             items += page["items"]
             token = page["metadata"].get("continue")
             if not token:
-                return _Collection(items, page["metadata"]["resourceVersion"])
+                return _Collection(items, page["metadata"]["resourceVersion"], served_at[0])
 
 
 class _Collection(msgspec.Struct):
     items: list[Manifest]
     version: str
+    api_at: float
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -472,18 +477,30 @@ class _Follower:
             return
 
 
-def _ask(call: Callable[..., Any], *args: Any, **options: Any) -> Manifest | ApiFailure:
-    """Make one call and give its JSON back exactly as served."""
+def _ask(
+    call: Callable[..., Any], *args: Any, served_at: list[float] | None = None, **options: Any
+) -> Manifest | ApiFailure:
+    """Make one call and give its JSON back exactly as served; `served_at` takes the server's time of the answer."""
     began = time.monotonic()
     answer: Manifest | ApiFailure
     try:
         response = call(*args, **options, _preload_content=False, _request_timeout=CALL_TIMEOUT_SECONDS)
         answer = msgspec.json.decode(response.data, type=Manifest)
+        if served_at is not None:
+            served_at.append(_clock_of(response.headers.get("Date", "")))
     except _EXPECTED as problem:
         answer = _failure(problem)
     result = answer.kind.value if isinstance(answer, ApiFailure) else "ok"
     metrics.CLUSTER_CALLS.labels(call.__name__, result).observe(time.monotonic() - began)
     return answer
+
+
+def _clock_of(date: str) -> float:
+    """Read the Date header of an answer; 0 where there is none that can be read."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _failure(problem: Exception) -> ApiFailure:

@@ -60,9 +60,14 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True, tag="f"):
-    """A Job as the cluster shows it."""
+    """A Job as the cluster shows it.
+
+    `api_at` is the API server's clock when this was put on the log, at the latest (epoch seconds, 0 where it is not
+    known): the log's own time tells how far that clock is behind the broker's.
+    """
 
     fact: JobFact
+    api_at: float = 0.0
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag="s"):

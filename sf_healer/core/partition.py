@@ -324,7 +324,8 @@ class Partition:
     def _fold_fact(self, evidence: Fact, at: float) -> None:
         state = self._job(evidence.fact.key)
         self._without_fact_since.pop(state.key, None)
-        if fold_fact(state, evidence.fact, at=at):
+        behind_seconds = max(0.0, at - evidence.api_at) if evidence.api_at else 0.0
+        if fold_fact(state, evidence.fact, at=at, behind_seconds=behind_seconds):
             self._changed(state, at)
 
     def _fold_snapshot(self, snapshot: Snapshot, at: float) -> None:

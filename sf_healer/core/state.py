@@ -87,6 +87,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     cadence: list[int] = []
     #: The newest stop command by partition of `queue-control`: (partition, offset, source time).
     hold_places: tuple[tuple[int, int, float], ...] = ()
+    #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
+    errors_from: float = NEVER
 
     @property
     def created_at(self) -> float:
@@ -182,6 +184,8 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, 
         return False
     source_at = min(max(source_at, not_before), at)
     if word.kind is Kind.ERROR:
+        if min(word.source_at, at) < state.errors_from:
+            return False
         return _fold_error(state, word, source_at, at=at, source_partition=source_partition)
     if word.kind is Kind.FINISHED and source_at > state.finished_source:
         state.finished_source, state.finished_at = source_at, at
@@ -214,13 +218,17 @@ def _fold_error(state: JobState, word: Word, source_at: float, *, at: float, sou
     return True
 
 
-def fold_fact(state: JobState, fact: JobFact, *, at: float) -> bool:
-    """Fold a fact about the Job; returns whether it changed the state."""
+def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: float = 0.0) -> bool:
+    """Fold a fact about the Job; returns whether it changed the state.
+
+    `behind_seconds`: how far the API server's clock may be behind the broker's. So much later than its creation says
+    an incarnation may have begun, and an `error` from before that is no ground to restart it.
+    """
     known = state.fact
     if known is not None and (order_of(fact) < order_of(known) or fact == known):
         return False
     if known is None or fact.uid != known.uid or fact.created_at > known.created_at:
-        _start_incarnation(state, fact, at=at)
+        _start_incarnation(state, fact, at=at, behind_seconds=behind_seconds)
     elif fact.condition is not known.condition:
         state.condition_at = at
     state.fact = fact
@@ -233,10 +241,11 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float) -> bool:
     return True
 
 
-def _start_incarnation(state: JobState, fact: JobFact, *, at: float) -> None:
+def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seconds: float) -> None:
     """Forget what an older incarnation said and did; what the new one said before its fact came stays."""
     created_at = min(fact.created_at, at)
     trusted_from = _trusted_from(created_at)
+    state.errors_from = trusted_from + behind_seconds if behind_seconds else NEVER
     state.seen_at = state.condition_at = at
     state.running_at = state.idle_pod_at = NEVER
     if state.life_source < created_at:
@@ -246,11 +255,12 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float) -> None:
         state.records_written = -1
     if state.started_source < created_at:
         state.started_at = state.started_source = NEVER
-    if state.error_source < trusted_from or state.error_source <= state.command_source:
+    errors_from = max(trusted_from, state.errors_from)
+    if state.error_source < errors_from or state.error_source <= state.command_source:
         state.error_at = state.error_source = NEVER
         state.error_finished, state.error_detail = False, ""
         state.error_partition = state.error_offset = -1
-    if state.error_since_source < trusted_from or state.error_since_source <= state.command_source:
+    if state.error_since_source < errors_from or state.error_since_source <= state.command_source:
         state.error_since_at = state.error_since_source = NEVER
     if state.finished_source < trusted_from or state.finished_source <= state.command_source:
         state.finished_at = state.finished_source = NEVER

@@ -27,6 +27,7 @@ class ScriptedCluster:
     def __init__(self, *jobs: JobFact) -> None:
         self.jobs = list(jobs)
         self.version = 100
+        self.api_at = 0.0
         self.listings = 0
         self.failures: list[ApiFailure] = []
         self.watches: list[threading.Event] = []
@@ -37,7 +38,8 @@ class ScriptedCluster:
         if self.failures:
             return self.failures.pop(0)
         self.listings += 1
-        return Listing(tuple(self.jobs), str(self.version), str(self.version), BROKER_EPOCH)
+        version = str(self.version)
+        return Listing(tuple(self.jobs), version, version, BROKER_EPOCH, api_at=self.api_at)
 
     def tell(self, *changes: Change | ApiFailure) -> None:
         with self._news:
@@ -154,6 +156,21 @@ async def test_a_change_is_told_to_its_partition_only_if_that_is_ours(edge, foll
     await until_facts(edge, 2)
     assert facts(edge)[1:] == [(OURS, changed)]
     assert edge.names.get(key_on(THEIRS)).resource_version == 499, "every worker's index has it"
+
+
+async def test_a_fact_says_what_the_clock_of_the_api_server_shows_when_it_is_told(edge, following, monkeypatch):
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(inventory._inventory.census._ports, "clock", lambda: clock["now"], raising=False)
+    edge.own(OURS)
+    cluster = ScriptedCluster(job(OURS))
+    cluster.api_at = BROKER_EPOCH - 60
+    following(cluster)
+    await until_facts(edge, 1)
+    clock["now"] = 1007.0
+    cluster.tell(Change(job(OURS, resource_version=500)))
+    await until_facts(edge, 2)
+    told = [entry.api_at for _, entry in edge.producer.evidence() if isinstance(entry, Fact)]
+    assert told == [BROKER_EPOCH - 60, BROKER_EPOCH - 53]
 
 
 async def test_a_job_that_is_gone_is_told_and_left_out_of_the_next_snapshot(edge, following):

@@ -368,6 +368,16 @@ def test_an_api_server_whose_clock_is_behind_does_not_condemn_the_new_incarnatio
     assert word(state, Kind.ERROR, T0 + 55, finished=True)
 
 
+def test_an_error_before_an_incarnation_under_a_slow_clock_of_the_api_does_not_condemn_it():
+    state = a_state()
+    word(state, Kind.ERROR, T0 + 100, finished=True)
+    fold_fact(state, a_fact(uid="u2", created_at=T0 + 60), at=T0 + 121, behind_seconds=61)  # it began at T0 + 120
+    assert not has_open_error(state)
+    assert not word(state, Kind.ERROR, T0 + 119, at=T0 + 122, finished=True)
+    assert word(state, Kind.ERROR, T0 + 125, at=T0 + 125, finished=True)
+    assert has_open_error(state)
+
+
 # ---- holds and outcomes
 
 

@@ -417,7 +417,8 @@ class Client:
         if failure is not None:
             return failure
         facts, version = self._kube.listed()
-        return Listing(facts, str(version), str(version), self._scheduler.now)
+        now = self._scheduler.now
+        return Listing(facts, str(version), str(version), now, api_at=float(int(now + self._kube.clock_offset)))
 
     def read_job(self, _namespace: str, name: str) -> LiveJob | ApiFailure:
         failure = self._fault()

@@ -344,7 +344,8 @@ class Detector(App):
         await self.process.sleep(min(client.answer_seconds, 10.0))
         if isinstance(listing, ApiFailure):
             return False
-        self.census.take_listing(listing.facts, int(listing.jobs_version), now=self.worker.wall_clock())
+        version, now = int(listing.jobs_version), self.worker.wall_clock()
+        self.census.take_listing(listing.facts, version, now=now, api_at=listing.api_at)
         if not self._first_list.done():
             self._first_list.set_result(None)
         return True
@@ -449,6 +450,9 @@ class _CensusPorts:
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
+
+    def clock(self) -> float:
+        return self._detector.clock()
 
     def owned(self) -> set[int]:
         return set(self._detector.partitions)
