@@ -7,7 +7,9 @@ also read by people and by older workers.
 """
 
 import uuid
+from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
@@ -208,6 +210,10 @@ class _Header(msgspec.Struct):
     kind: str
 
 
+Record = TypeVar("Record")
+
+#: What msgspec raises for bytes that are no JSON; the last two it passes on as they are.
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _headers = msgspec.json.Decoder(_Header)
 _actions: msgspec.json.Decoder[ActionRecord] = msgspec.json.Decoder(ActionRecord)
@@ -237,36 +243,34 @@ def encode(record: ActionRecord | ControlRecord | Outcome) -> bytes:
 
 
 def decode_action(value: bytes | None) -> ActionRecord | Unreadable:
-    """Read one record of `healer-actions`."""
-    unusable = check_header(value, _ACTION_KINDS)
-    if unusable is not None:
-        return unusable
-    try:
-        return _actions.decode(value or b"")
-    except msgspec.ValidationError as error:
-        return Unreadable("invalid", str(error))
+    """Read one record of `healer-actions`; never raises."""
+    return read_record(value, _ACTION_KINDS, _actions.decode)
 
 
 def decode_control(value: bytes | None) -> ControlRecord | Unreadable:
-    """Read one record of `sf-healer-control`."""
-    unusable = check_header(value, _CONTROL_KINDS)
-    if unusable is not None:
-        return unusable
-    try:
-        return _controls.decode(value or b"")
-    except msgspec.ValidationError as error:
-        return Unreadable("invalid", str(error))
+    """Read one record of `sf-healer-control`; never raises."""
+    return read_record(value, _CONTROL_KINDS, _controls.decode)
 
 
 def decode_outcome(value: bytes | None) -> Outcome | Unreadable:
-    """Read one record of `healer-outcomes`."""
-    unusable = check_header(value, _OUTCOME_KINDS)
+    """Read one record of `healer-outcomes`; never raises."""
+    return read_record(value, _OUTCOME_KINDS, _outcomes.decode)
+
+
+def read_record(value: bytes | None, kinds: frozenset[str], decode: Callable[[bytes], Record]) -> Record | Unreadable:
+    """Read a JSON record of one of `kinds` by its own decoder; never raises.
+
+    The header may be well while what follows is not: msgspec looks at the text of a field only where it is wanted.
+    """
+    unusable = check_header(value, kinds)
     if unusable is not None:
         return unusable
     try:
-        return _outcomes.decode(value or b"")
+        return decode(value or b"")
     except msgspec.ValidationError as error:
         return Unreadable("invalid", str(error))
+    except _NOT_JSON as error:
+        return Unreadable("not_json", str(error) or type(error).__name__)
 
 
 def check_header(value: bytes | None, kinds: frozenset[str]) -> Unreadable | None:
@@ -275,7 +279,7 @@ def check_header(value: bytes | None, kinds: frozenset[str]) -> Unreadable | Non
         header = _headers.decode(value or b"")
     except msgspec.ValidationError as error:
         return Unreadable("invalid", str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _NOT_JSON as error:
         return Unreadable("not_json", str(error) or type(error).__name__)
     if header.schema_version != SCHEMA_VERSION:
         detail = f"schema version {header.schema_version}; this worker knows {SCHEMA_VERSION}"

@@ -18,7 +18,7 @@ from sf_healer.core.commands import (
     Resume,
     Unreadable,
     Withdraw,
-    check_header,
+    read_record,
 )
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
@@ -197,13 +197,7 @@ def encode(record: StepsRecord) -> bytes:
 
 def decode(value: bytes | None) -> StepsRecord | Unreadable:
     """Read one record of `sf-healer-steps`; never raises."""
-    unusable = check_header(value, _KINDS)
-    if unusable is not None:
-        return unusable
-    try:
-        return _records.decode(value or b"")
-    except msgspec.ValidationError as error:
-        return Unreadable("invalid", str(error))
+    return read_record(value, _KINDS, _records.decode)
 
 
 def key_of(record: StepsRecord) -> str:

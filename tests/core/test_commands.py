@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sf_healer.core import steps
 from sf_healer.core.commands import (
     Alive,
     Command,
@@ -96,6 +97,16 @@ def test_any_difference_in_the_judgement_is_another_command():
     assert len({command_id(*judgement) for judgement in [base, *others]}) == 6
 
 
+@given(st.sampled_from(ACTIONS), st.data())
+def test_reading_never_raises_whatever_became_of_a_record_on_its_way(record, data):
+    """One that raised would be read again by every worker that comes back, for ever."""
+    value = encode(record)
+    at = data.draw(st.integers(0, len(value)))
+    broken = value[:at] + data.draw(st.binary(max_size=3)) + value[data.draw(st.integers(at, len(value))) :]
+    for decode in (decode_action, decode_control, decode_outcome, steps.decode):
+        decode(broken)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -110,6 +121,9 @@ def test_any_difference_in_the_judgement_is_another_command():
         (b'{"schema_version": 1, "kind": "restart"}', "invalid"),
         (b"[" * 100_000, "invalid"),
         (b'{"deep":' + b"[" * 100_000, "not_json"),
+        (b'{"schema_version": 1, "kind": "withdraw", "id": "\xff", "key": "stf/a"}', "not_json"),
+        (b'{"schema_version": 1, "kind": "pause", "scope": "*", "reason": "\xff"}', "not_json"),
+        (b'{"schema_version": 1, "kind": "outcome", "id": "\xff"}', "not_json"),
     ],
 )
 def test_a_record_that_cannot_be_used_says_why(value, reason):
