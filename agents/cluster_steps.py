@@ -1,7 +1,8 @@
 """The steps of a restart as calls to Kubernetes: one step in, one result out. The only hands of the actuator.
 
 Blocking; agents/journal.py calls it in a thread. What a result leads to is not known here (core/actions.py).
-A write that gave no clear answer is UNKNOWN: a server may finish it after we gave up.
+A write that gave no clear answer is UNKNOWN: a server may finish it after we gave up. One that was never sent is
+LATER: an API server that is away for an hour leaves nothing in doubt.
 """
 
 import msgspec
@@ -19,6 +20,7 @@ _READS = {
     Failure.INVALID: What.REFUSED,
     Failure.FORBIDDEN: What.REFUSED,
     Failure.THROTTLED: What.LATER,
+    Failure.UNREACHABLE: What.LATER,
 }
 _DELETES = _READS | {
     Failure.NOT_FOUND: What.MISSING,

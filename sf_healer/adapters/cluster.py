@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -22,6 +23,9 @@ import msgspec
 import urllib3.exceptions
 import yaml
 from kubernetes import client, config
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from sf_healer import __version__
 from sf_healer.adapters import metrics
@@ -70,7 +74,8 @@ class Failure(StrEnum):
     THROTTLED = "throttled"
     SERVER = "server"
     TIMEOUT = "timeout"  # asked, no answer: a write may have happened
-    UNREACHABLE = "unreachable"
+    BROKEN_OFF = "broken_off"  # asked, and the connection broke: a write may have happened
+    UNREACHABLE = "unreachable"  # no connection, so nothing was asked
     GONE = "gone"  # 410: the version asked for is no longer kept; list again
 
 
@@ -123,8 +128,10 @@ class Cluster:
         self.namespace = namespace
         self._client = client.ApiClient(configuration)
         self._client.user_agent = f"{_US}/{__version__}"  # its first part becomes the field manager of what we create
+        self._client.rest_client.pool_manager.pool_classes_by_scheme = _POOLS
         self._batch = client.BatchV1Api(self._client)
         self._core = client.CoreV1Api(self._client)
+        self._as_is = client.CustomObjectsApi(self._client)
 
     @classmethod
     def connect(cls, *, namespace: str, kubeconfig: str | None = None) -> Self:
@@ -255,8 +262,13 @@ class Cluster:
         return answer if isinstance(answer, ApiFailure) else None
 
     def create_job(self, namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:
-        """Create a Job; ALREADY_EXISTS also while an old one of that name is still being deleted."""
-        answer = _ask(self._batch.create_namespaced_job, namespace, body=manifest)
+        """Create a Job; ALREADY_EXISTS also while an old one of that name is still being deleted.
+
+        The manifest is sent as it is: the client's own method for Jobs raises for a field that it does not know,
+        and a cluster newer than it has such fields in every Job.
+        """
+        create = self._as_is.create_namespaced_custom_object
+        answer = _ask(create, "batch", "v1", namespace, "jobs", manifest, name="create_namespaced_job")
         return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
 
     def annotate_job(self, namespace: str, name: str, annotations: Mapping[str, str | None]) -> LiveJob | ApiFailure:
@@ -320,6 +332,42 @@ class Cluster:
             token = page["metadata"].get("continue")
             if not token:
                 return _Collection(items, page["metadata"]["resourceVersion"], served_at[0])
+
+
+class _NotConnected(urllib3.exceptions.HTTPError):
+    """There was no connection: the address, the network, the server or TLS was at fault, and nothing was sent."""
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    """Tell apart what goes wrong before anything is sent: urllib3 has the same errors for both."""
+    try:
+        yield
+    except (OSError, urllib3.exceptions.HTTPError, CertificateError) as problem:
+        raise _NotConnected(str(problem)) from problem
+
+
+class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        with _connecting():
+            super().connect()
+
+
+class _SecureConnection(HTTPSConnection):
+    def connect(self) -> None:
+        with _connecting():
+            super().connect()
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+_POOLS = {"http": _Pool, "https": _SecurePool}
 
 
 class _Collection(msgspec.Struct):
@@ -478,9 +526,12 @@ class _Follower:
 
 
 def _ask(
-    call: Callable[..., Any], *args: Any, served_at: list[float] | None = None, **options: Any
+    call: Callable[..., Any], *args: Any, name: str = "", served_at: list[float] | None = None, **options: Any
 ) -> Manifest | ApiFailure:
-    """Make one call and give its JSON back exactly as served; `served_at` takes the server's time of the answer."""
+    """Make one call and give its JSON back exactly as served; `served_at` takes the server's time of the answer.
+
+    `name` is what the metric calls it, where that is not the name of the client's method.
+    """
     began = time.monotonic()
     answer: Manifest | ApiFailure
     try:
@@ -491,7 +542,7 @@ def _ask(
     except _EXPECTED as problem:
         answer = _failure(problem)
     result = answer.kind.value if isinstance(answer, ApiFailure) else "ok"
-    metrics.CLUSTER_CALLS.labels(call.__name__, result).observe(time.monotonic() - began)
+    metrics.CLUSTER_CALLS.labels(name or call.__name__, result).observe(time.monotonic() - began)
     return answer
 
 
@@ -508,15 +559,15 @@ def _failure(problem: Exception) -> ApiFailure:
         case client.ApiException(status=int(status)) if status:
             return _failure_of_status(status, _status_object(problem.body), problem.headers or {})
         case client.ApiException():
-            return ApiFailure(Failure.UNREACHABLE, 0, str(problem.reason))
-        case urllib3.exceptions.ConnectTimeoutError():
+            return ApiFailure(Failure.BROKEN_OFF, 0, str(problem.reason))
+        case _NotConnected():
             return ApiFailure(Failure.UNREACHABLE, 0, str(problem))
         case urllib3.exceptions.TimeoutError():
             return ApiFailure(Failure.TIMEOUT, 0, str(problem))
         case msgspec.DecodeError():
             return ApiFailure(Failure.SERVER, 0, f"the answer is no JSON object: {problem}")
         case _:
-            return ApiFailure(Failure.UNREACHABLE, 0, str(problem))
+            return ApiFailure(Failure.BROKEN_OFF, 0, str(problem))
 
 
 _UNPROCESSABLE = 422

@@ -8,7 +8,7 @@ from sf_healer.commands.reading import job_key
 from sf_healer.commands.scopes import dry_run_option
 from sf_healer.core.facts import SKIP_ANNOTATION
 
-_UNREACHABLE = frozenset({Failure.UNREACHABLE, Failure.TIMEOUT})
+_UNREACHABLE = frozenset({Failure.UNREACHABLE, Failure.BROKEN_OFF, Failure.TIMEOUT})
 
 
 @click.command()

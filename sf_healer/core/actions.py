@@ -42,6 +42,9 @@ EMPTY_REPLACEMENTS = 2
 LATE_DELETE_SECONDS = 75.0
 
 
+_CREATES = frozenset({Step.CREATE, Step.RESTORE})
+
+
 class State(StrEnum):
     """What is known to have happened."""
 
@@ -312,7 +315,7 @@ def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
     moment = msgspec.structs.replace(moment, result=event.result)
     answered = msgspec.structs.replace(action, call=None)
     what = event.result.what
-    if call.step is Step.CREATE and what is What.UNKNOWN and not action.create_unsure_since:
+    if call.step in _CREATES and what is What.UNKNOWN and not action.create_unsure_since:
         answered = msgspec.structs.replace(answered, create_unsure_since=call.at)
     if call.step is Step.DELETE and what in {What.DONE, What.UNKNOWN} and not action.deleting_since:
         answered = msgspec.structs.replace(answered, deleting_since=call.at)
@@ -538,9 +541,12 @@ def _delete_refused(action: Action, moment: _Moment) -> Move:
 
 
 def _delete_later(action: Action, moment: _Moment) -> Move:
-    """Nothing has happened yet: what would have stopped the action before still does."""
+    """Nothing has happened yet: what would have stopped the action before still does.
+
+    Not so after an earlier delete that gave no answer: what speaks against another one by then is read first.
+    """
     if _may_have_deleted(action):
-        return _retry(action, moment)
+        return _recheck(action, moment)
     untouched = msgspec.structs.replace(action, touched_at=0.0)
     if action.withdrawn:
         return _refuse(untouched, Reason.SUPERSEDED, moment.now, action.withdrawn)
@@ -628,8 +634,12 @@ def _restored(action: Action, moment: _Moment) -> Move:
 
 
 def _restore_again(action: Action, moment: _Moment) -> Move:
-    """Try on, for a quota may free up and a webhook come back; after the limit a person must see to it."""
-    if moment.now - action.since > moment.limits.create_deadline_seconds:
+    """Try on, for a quota may free up and a webhook come back; after the limit a person must see to it.
+
+    An API that is away, or busy, has refused nothing: it is asked until it answers.
+    """
+    refused = moment.result.what is not What.LATER and moment.now - action.since > moment.limits.create_deadline_seconds
+    if refused or not _may_create(action, moment):
         return _strand(action, Cause.REFUSED_BY_API, moment, moment.result.message)
     return _retry(action, moment)
 

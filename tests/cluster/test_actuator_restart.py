@@ -24,6 +24,7 @@ from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, Tick
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.kube.api import Fault
+from tests.lab.api_proxy import ApiProxy
 from tests.lab.waiting import NotInTime, until
 
 SECONDS = 40.0
@@ -540,6 +541,32 @@ async def test_a_fault_of_the_api_is_outlived(local, local_cluster, fault):
     new = read(local)
     assert new.fact.uid == outcome.new_uid
     assert without_marks(new.manifest) == without_marks(old.manifest)
+
+
+async def test_an_api_that_is_away_before_the_create_for_longer_than_a_create_may_be_in_doubt_needs_no_person(
+    local, local_cluster, tmp_path
+):
+    old = await asyncio.to_thread(create, local)
+    with ApiProxy.before(local_cluster.kubeconfig) as proxy:
+
+        class Deserted(Cluster):
+            tries = 0
+
+            def create_job(self, namespace, manifest):
+                Deserted.tries += 1
+                if Deserted.tries == 1:
+                    proxy.go_away()
+                return super().create_job(namespace, manifest)
+
+        kubeconfig = proxy.kubeconfig(local_cluster.kubeconfig, at=tmp_path / "kubeconfig")
+        through = Deserted.connect(namespace=local.namespace, kubeconfig=str(kubeconfig))
+        limits = Limits(create_deadline_seconds=1.0, rate_per_minute=6000.0)
+        async with working(through, limits=limits) as desk:
+            await desk.ask(a_command(old))
+            await desk.until(lambda: Deserted.tries > 6, "creates that nobody heard")
+            await asyncio.to_thread(proxy.come_back)
+            assert (await desk.outcome()).result is Result.RESTARTED, desk.story()
+    assert without_marks(read(local).manifest) == without_marks(old.manifest)
 
 
 @pytest.mark.parametrize("status", [403, 422])

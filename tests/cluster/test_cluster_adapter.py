@@ -3,6 +3,7 @@
 import base64
 import datetime as dt
 import json
+import socket
 import sys
 import threading
 import time
@@ -189,6 +190,12 @@ def test_a_watch_ends_soon_after_it_is_told_to_although_nothing_happens(cluster)
         pass
     assert time.monotonic() - began < 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("watch-")]
+
+
+def test_a_listing_says_what_the_clock_of_the_api_server_shows(cluster):
+    before = time.time()
+    listing = must(cluster.list_jobs())
+    assert before - 1 <= listing.api_at <= time.time()  # one machine, one clock; a Date header has whole seconds
 
 
 def test_a_watch_from_an_old_listing_misses_nothing(cluster):
@@ -425,6 +432,9 @@ class Scripted(ThreadingHTTPServer):
             def do_GET(self) -> None:
                 answer(self)
 
+            def do_POST(self) -> None:
+                answer(self)
+
             def log_message(self, *_: object) -> None:
                 """Stay silent."""
 
@@ -534,6 +544,29 @@ def test_a_failed_call_is_a_value_at_once(tmp_path, status, body, headers, expec
     assert len(asked) == 1
 
 
+def test_a_manifest_is_sent_as_it_is_with_fields_and_values_that_only_a_newer_cluster_knows(tmp_path):
+    """A cluster newer than the client sets such fields in every Job: whoever drops or refuses them loses the Job."""
+    manifest = job_manifest("one")
+    manifest["metadata"]["brandNew"] = {"x": 1}
+    manifest["spec"] |= {"brandNew": [1, {"deep": None}], "completionMode": "BrandNew", "backoffLimit": "as it was"}
+    manifest["spec"]["template"]["spec"] |= {"brandNew": 0.5, "tolerations": []}
+    manifest["spec"]["template"]["spec"]["containers"][0] |= {"brandNew": False, "args": ["", "ü"]}
+    sent = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        sent.append((handler.path, json.loads(body)))
+        served = json.loads(body)
+        served["metadata"] |= {"namespace": "stf", "uid": "u1", "resourceVersion": "7"}
+        served["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        reply(handler, 201, json.dumps(served))
+
+    with scripted(tmp_path, answer) as cluster:
+        made = must(cluster.create_job("stf", manifest))
+    assert sent == [("/apis/batch/v1/namespaces/stf/jobs", manifest)]
+    assert made.fact.uid == "u1"
+
+
 def test_an_answer_that_is_no_json_is_a_server_failure(tmp_path):
     with scripted(tmp_path, lambda handler: reply(handler, 200, "<html>login</html>")) as cluster:
         failure = cluster.read_job("stf", "one")
@@ -552,14 +585,74 @@ def test_a_connection_that_breaks_off_is_a_value(tmp_path):
     with scripted(tmp_path, answer) as cluster:
         failure = cluster.read_job("stf", "one")
     assert isinstance(failure, ApiFailure)
-    assert failure.kind is Failure.UNREACHABLE
+    assert failure.kind is Failure.BROKEN_OFF
 
 
-def test_nobody_at_the_address_is_unreachable(tmp_path):
-    cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, "http://127.0.0.1:1"))
+@contextmanager
+def crude(take: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Listen on a port, hand each connection to `take`, and close it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    take(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def hear(connection: socket.socket) -> None:
+    connection.recv(65536)
+
+
+def hear_and_say_nothing(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "https://nobody.invalid"])
+def test_nobody_at_the_address_is_unreachable(tmp_path, url):
+    cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, url))
     failure = cluster.list_jobs()
     assert isinstance(failure, ApiFailure)
     assert (failure.kind, failure.status) == (Failure.UNREACHABLE, 0)
+
+
+@pytest.mark.parametrize("take", [hear, hear_and_say_nothing])
+def test_a_load_balancer_with_no_server_behind_it_is_unreachable_for_tls_never_stood(tmp_path, monkeypatch, take):
+    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    with crude(take) as port:
+        cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, f"https://127.0.0.1:{port}"))
+        failure = cluster.create_job("stf", job_manifest("one"))
+    assert isinstance(failure, ApiFailure)
+    assert (failure.kind, failure.status) == (Failure.UNREACHABLE, 0)
+
+
+@pytest.mark.parametrize(("take", "expected"), [(hear, Failure.BROKEN_OFF), (hear_and_say_nothing, Failure.TIMEOUT)])
+def test_a_request_that_was_heard_and_not_answered_is_never_called_unreachable(tmp_path, monkeypatch, take, expected):
+    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    with crude(take) as port:
+        cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, f"http://127.0.0.1:{port}"))
+        failure = cluster.create_job("stf", job_manifest("one"))
+    assert isinstance(failure, ApiFailure)
+    assert (failure.kind, failure.status) == (expected, 0)
+
+
+@pytest.mark.kube
+def test_a_server_that_shows_another_certificate_than_wanted_is_unreachable(control_plane, tmp_path):
+    cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, control_plane.server_url))
+    failure = cluster.list_jobs()
+    assert isinstance(failure, ApiFailure)
+    assert failure.kind is Failure.UNREACHABLE
+    assert "certificate" in failure.message
 
 
 def test_a_list_is_read_page_by_page(tmp_path):

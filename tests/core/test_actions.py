@@ -382,6 +382,28 @@ def test_a_throttled_delete_is_given_up_when_the_command_expires_or_is_withdrawn
     assert (walk.outcome.reason, walk.outcome.attempt) == ("expired", 0)
 
 
+def test_a_delete_put_off_after_one_without_an_answer_is_sent_again_only_if_nothing_speaks_against_it_by_then():
+    walk = Walk().to(State.RECHECKING)
+    walk.answer(found())
+    walk.answer(LATER)
+    walk.event(Alive(key="stf/a", uid="u1", at=2000.0))
+    before = len(walk.steps)
+    while walk.action.state is not State.DONE:
+        walk.answer(found())
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "superseded")
+    assert set(walk.steps[before:]) == {Step.OBSERVE}
+
+
+def test_people_are_told_of_a_delete_that_is_put_off_for_too_long_after_one_without_an_answer():
+    walk = Walk().to(State.RECHECKING)
+    walk.answer(found())
+    while not walk.outcomes:
+        assert walk.now < 1500.0
+        walk.answer(LATER)
+    assert (walk.outcome.reason, walk.outcome.final) == ("delete_overdue", False)
+    assert not holds_slot(walk.action)
+
+
 def test_a_forbidden_delete_fails_and_touches_nothing():
     walk = Walk().to(State.SAVED)
     walk.answer(REFUSED)
@@ -538,6 +560,23 @@ def test_a_restore_refused_for_a_quarter_of_an_hour_strands_with_the_manifest():
         walk.answer(REFUSED)
     assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
     assert walk.outcome.needs_person
+
+
+def test_what_is_put_back_waits_for_an_api_that_is_away_for_an_hour():
+    walk = Walk().to(State.RESTORING)
+    while walk.now < 4600.0:
+        walk.answer(LATER)
+    walk.answer(StepResult(What.DONE, uid="u3"))
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+
+
+def test_what_may_have_been_put_back_a_quarter_of_an_hour_ago_is_not_put_back_again():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(UNKNOWN)
+    while walk.action.state is State.RESTORING:
+        assert walk.now < 2000.0
+        walk.answer(LATER)
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
 
 
 def test_a_person_lets_a_stranded_action_create_under_a_new_id():
