@@ -28,6 +28,7 @@ _SETTLING_SECONDS = 90.0
 #: More than any producer's clock is off.
 _CLOCKS_OFF_SECONDS = 200.0
 _LIFE = frozenset({Kind.STARTED, Kind.LOADING})
+_ENDS = frozenset({Kind.INTERRUPTED, Kind.FINISHED})
 
 
 def reckon(world: "World") -> None:
@@ -75,8 +76,10 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         return None
     said = [each for each in truth.said if each.landed is not None and not each.doubtful]
     spoke = max((each.emitted for each in said if each.kind in _LIFE), default=0.0)
-    if any(each.kind in {Kind.INTERRUPTED, Kind.FINISHED} for each in said if each.emitted > spoke - 1.0):
+    if any(each.kind in _ENDS for each in said if each.emitted > spoke - 1.0):
         return None  # an end, or an end by error: which of them is the verdict's business
+    if not spoke and _may_have_another_s_end(world, truth):
+        return None
     if job.ended == "Failed":
         return "failed", truth.conditions[-1][0], 0.0
     errors = [each for each in said if each.kind is Kind.ERROR and each.emitted > spoke]
@@ -94,6 +97,20 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         return "never started", ran, policy.startup_threshold_seconds
     heard = max(each.landed or 0.0 for each in said if each.kind in _LIFE)
     return "silent", max(heard, ran), policy.silence_threshold_seconds
+
+
+def _may_have_another_s_end(world: "World", truth: "Incarnation") -> bool:
+    """Say whether the one before said an end so near to the creation of a mute Job that nobody can tell whose it is.
+
+    Only who replaces a Job without waiting for its pods brings that about; marks bound clocks no closer.
+    """
+    unsure_from = truth.created - 2 * world.setup.mark_interval_seconds
+    others = (each for each in world.kube.all if each.key == truth.key and each is not truth)
+    return any(
+        each.kind in _ENDS and each.landed is not None and each.landed > unsure_from
+        for other in others
+        for each in other.said
+    )
 
 
 # ---- Jobs
