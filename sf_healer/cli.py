@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "policy": "Check a policy file, and see which policy each Job gets.",
     "topics": "Show or create the topics sf-healer needs.",
     "settings": "Show the settings this environment makes.",
+    "metrics": "List the metrics of a worker.",
     "feed": "Send a capture to a broker, in its own time or faster.",
     "capture": "Record a topic as a capture.",
 }

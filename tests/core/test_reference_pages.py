@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from sf_healer.cli import COMMANDS
+from sf_healer.commands import metrics
 from sf_healer.core.policy import Expectations, Limits, Match, Policy
 from sf_healer.views import words
 
@@ -64,3 +66,17 @@ def test_a_page_names_no_command_that_there_is_not(page):
     text = page.read_text()
     code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, flags=re.DOTALL))
     assert set(re.findall(r"(?:^|`)sf-healer ([a-z]+)", code, flags=re.MULTILINE)) <= set(COMMANDS)
+
+
+def test_every_metric_is_explained():
+    assert (DOCS / "metrics.md").read_text() == metrics.markdown(), (
+        "run: sf-healer metrics --markdown > docs/metrics.md"
+    )
+
+
+def test_the_metrics_are_named_as_a_scrape_shows_them():
+    scraped = {line.split(" ")[2] for line in generate_latest().decode().splitlines() if line.startswith("# TYPE ")}
+    named = {each.name for each in metrics.described()}
+    assert named
+    assert named <= scraped
+    assert {name for name in scraped if name.startswith("sf_healer_") and not name.endswith("_created")} == named
