@@ -14,6 +14,7 @@ import structlog
 from faust.types import TP
 
 from sf_healer import topics
+from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import policy
@@ -69,6 +70,7 @@ async def drop_revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
     """Forget the hot state of partitions that are no longer ours."""
     for tp in revoked:
         if tp.topic == topics.EVIDENCE and hot.pop(tp.partition, None) is not None:
+            metrics.forget_partition(tp.partition)
             log.info("partition_dropped", partition=tp.partition)
 
 
@@ -85,9 +87,11 @@ async def rebuild() -> None:
         partition = new_partition(number)
         partition.restore(stored.meta, stored.states)
         hot[number] = partition
+        metrics.WATERMARK.labels(partition=str(number)).set(partition.watermark.value)
         log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
     for number in hot.keys() - owned:
         del hot[number]
+        metrics.forget_partition(number)
 
 
 def new_partition(number: int) -> Partition:

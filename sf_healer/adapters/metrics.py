@@ -44,6 +44,13 @@ SWEPT_JOBS = Counter("sf_healer_swept_jobs", "Jobs looked at by sweeps.")
 SWEEP_SECONDS = Histogram("sf_healer_sweep_seconds", "Time one sweep took.", buckets=_SWEEP_BUCKETS)
 LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last sweep ended, epoch seconds.")
 
+
+def forget_partition(number: int) -> None:
+    """Show nothing more of an evidence partition that another worker has now: its Jobs would be counted twice."""
+    for gauge in (WATERMARK, JOBS):
+        gauge.remove_by_labels({"partition": str(number)})
+
+
 # --- commands, admission, actuator
 
 COMMANDS = Counter("sf_healer_commands", "Records sent to the actuator, by kind.", ["kind"])

@@ -5,6 +5,8 @@ import asyncio
 import msgspec
 import pytest
 from aiokafka.errors import NotEnoughReplicasError
+from faust.types import TP
+from prometheus_client import generate_latest
 
 from agents import sweeper as module
 from sf_healer import topics
@@ -13,7 +15,7 @@ from sf_healer.app import settings
 from sf_healer.core import commands, steps
 from sf_healer.core.commands import Command
 from sf_healer.core.evidence import EMPTY, Beat, Bundle, Fact, Mark, UnknownSchema
-from tables.jobs import hot, jobs
+from tables.jobs import drop_revoked, hot, jobs
 from tests.agents.recording import (
     BROKER_EPOCH,
     TOPIC_ID,
@@ -122,6 +124,14 @@ async def test_the_watermark_and_the_verdicts_are_shown_as_metrics(edge, agent):
     at = metrics.WATERMARK.labels(partition=number)._value.get()
     assert at == BROKER_EPOCH + max(range(1, int(THRESHOLD_SECONDS + 12) + 1, 5))
     assert metrics.JOBS.labels(partition=number, verdict="stuck")._value.get() == 1
+
+
+async def test_a_partition_that_was_revoked_is_shown_no_more(edge, agent):
+    await agent.take(evidence_of(*SILENCE, partition=PARTITION))
+    await drop_revoked(None, {TP(topics.EVIDENCE, PARTITION)})
+    shown = generate_latest().decode()
+    assert f'sf_healer_jobs{{partition="{PARTITION}"' not in shown
+    assert f'sf_healer_watermark_timestamp_seconds{{partition="{PARTITION}"' not in shown
 
 
 # ------------------------------------------------------------------ the order
