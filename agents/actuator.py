@@ -14,12 +14,15 @@ import tables.actions
 from agents import topics
 from agents.journal import Journal, copy_of_command, copy_of_pause
 from agents.sending import Outgoing, acknowledged
+from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.adapters.groups import GroupReader
 from sf_healer.app import actuator as app
 from sf_healer.app import settings
 from sf_healer.core import commands, evidence, steps
+from sf_healer.core.actions import holds_slot
 from sf_healer.core.actuator import Actuator
+from sf_healer.core.admission import Phase, pauses_that_hold
 from sf_healer.core.commands import Outcome
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.steps import StepsRecord, Tick
@@ -135,11 +138,25 @@ async def tick_loop() -> None:
     """Send a tick a second while the log is ours and being read."""
     while not app.should_stop:
         await app.sleep(TICK_SECONDS)
+        show(tables.actions.current if owns_log() else None)
         if app.rebalancing or app.in_recovery or _reader.current() is None:
             continue
         if _reader.unread_ticks < _TICKS_UNREAD:
             _reader.unread_ticks += 1
             await acknowledged([_step(_TICK, "")])
+
+
+def show(actuator: Actuator | None) -> None:
+    """Show the actions and what holds restarts back as metrics; None where another worker reads the log."""
+    metrics.ADMISSION_PHASE.clear()
+    actions = actuator.open_actions().values() if actuator is not None else ()
+    waiting = sum(1 for action in actions if not holds_slot(action))
+    metrics.ACTIONS_WAITING.set(waiting)
+    metrics.ACTIONS_IN_FLIGHT.set(len(actions) - waiting)
+    metrics.PAUSES.set(len(pauses_that_hold(actuator.ledger.pauses, actuator.now)) if actuator is not None else 0)
+    if actuator is not None:
+        for phase in Phase:
+            metrics.ADMISSION_PHASE.labels(phase=phase).set(phase is actuator.ledger.phase)
 
 
 _TICK = steps.encode(Tick(worker=WORKER))

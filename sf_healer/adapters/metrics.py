@@ -61,6 +61,16 @@ GROUP_LOOKS = Counter(
 STEPS = Counter("sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"])
 OUTCOMES = Counter("sf_healer_outcomes", "What became of commands, by result.", ["result"])
 
+# Only on the worker that reads the steps log; 0 and no phase on the others.
+ACTIONS_IN_FLIGHT = Gauge("sf_healer_actions_in_flight", "Restarts under way, as the limit of those at once counts.")
+ACTIONS_WAITING = Gauge(
+    "sf_healer_actions_waiting_for_a_person", "Restarts that go on by themselves no more, or have taken too long."
+)
+ADMISSION_PHASE = Gauge(
+    "sf_healer_admission_phase", "1 for how the fleet is seen: calm, storm (nothing is restarted), probing.", ["phase"]
+)
+PAUSES = Gauge("sf_healer_pauses", "Pauses that hold now.")
+
 # --- the cluster
 
 CLUSTER_CALLS = Histogram(

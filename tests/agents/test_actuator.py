@@ -7,11 +7,14 @@ import time
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from agents import journal as journal_module
+from agents.actuator import show
 from agents.journal import Journal, copy_of_command, copy_of_pause, describe, in_thread
 from sf_healer.core import commands, steps
 from sf_healer.core.actuator import Actuator
+from sf_healer.core.admission import Phase
 from sf_healer.core.commands import Alive, Command, Grounds, Outcome, Pause, Result, Resume
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.groups import GroupLook
@@ -367,3 +370,31 @@ async def test_calls_do_not_wait_for_each_other():
     began = time.monotonic()
     await asyncio.gather(*(in_thread(barrier.wait) for _ in range(40)))
     assert time.monotonic() - began < 5.0
+
+
+# ---- what is shown
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+def test_what_is_under_way_and_what_holds_restarts_back_are_metrics_of_the_worker_that_reads_the_log():
+    actuator = a_journal(Memory()).actuator
+    records = [COUNTS, Pause(scope="target:x", reason="no", by="me", at=START), COMMAND]
+    for offset in itertools.count():
+        if not records:
+            break
+        records += actuator.apply(records.pop(0), offset, START + 1).sends
+    show(actuator)
+    assert sample("sf_healer_actions_in_flight") == 1
+    assert sample("sf_healer_actions_waiting_for_a_person") == 0
+    assert sample("sf_healer_pauses") == 1
+    assert {phase: sample("sf_healer_admission_phase", phase=phase) for phase in Phase} == {
+        Phase.CALM: 1.0,
+        Phase.STORM: 0.0,
+        Phase.PROBING: 0.0,
+    }
+    show(None)
+    assert sample("sf_healer_actions_in_flight") == sample("sf_healer_pauses") == 0
+    assert sample("sf_healer_admission_phase", phase="calm") is None
