@@ -12,11 +12,18 @@ from typing import Any, TextIO
 
 import stamina.instrumentation
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from sf_healer.settings import LogLevel
 
 # What these say at INFO is a line for every fetch, rebalance step or request.
 _TALKATIVE = ("aiokafka", "httpx", "httpcore", "kubernetes", "urllib3", "asyncio")
+
+# What these say at DEBUG is the messages themselves: passwords (SASL PLAIN), manifests, the env of Jobs.
+_INDISCREET = ("aiokafka.conn", "faust.transport.drivers.aiokafka", "kubernetes.client.rest")
+
+# No local variables, which structlog would show by default: passwords and manifests are among them.
+_TRACEBACK = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -64,16 +71,19 @@ def dict_config(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None
         "root": {"level": level.upper(), "handlers": ["stream"]},
         "loggers": {name: {"level": max(_number(level), logging.WARNING)} for name in _TALKATIVE}
         if level is not LogLevel.DEBUG
-        else {},
+        else {name: {"level": logging.INFO} for name in _INDISCREET},
     }
 
 
 def _renderers(*, for_eyes: bool) -> list[structlog.typing.Processor]:
     if for_eyes:
         return [
-            structlog.dev.ConsoleRenderer(colors=not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"))
+            structlog.dev.ConsoleRenderer(
+                colors=not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"),
+                exception_formatter=structlog.dev.plain_traceback,
+            )
         ]
-    return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    return [_TRACEBACK, structlog.processors.JSONRenderer(ensure_ascii=False)]
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:

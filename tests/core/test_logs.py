@@ -58,6 +58,47 @@ def test_an_exception_is_one_line_of_json():
     assert "ZeroDivisionError" in json.dumps(line["exception"])
 
 
+FAILS_WITH_A_PASSWORD_IN_HAND = """\
+import structlog
+from sf_healer.settings import Settings
+def log_in(password, settings):
+  return password / settings
+try:
+  log_in('hunter2', Settings(sasl_username='healer', sasl_password='hunter2'))
+except TypeError:
+  structlog.get_logger().exception('broken')
+"""
+
+
+def test_an_exception_tells_where_it_came_from_and_nothing_of_what_was_in_hand():
+    (line,) = lines(logged("logs.configure()\n" + FAILS_WITH_A_PASSWORD_IN_HAND))
+    assert [frame["name"] for frame in line["exception"][0]["frames"]] == ["<module>", "log_in"]
+    assert "hunter2" not in json.dumps(line)
+
+
+def test_an_exception_on_a_terminal_tells_nothing_of_what_was_in_hand_either():
+    terminal = "import io\nclass Terminal(io.StringIO):\n  isatty = lambda self: True\nstream = Terminal()\n"
+    shown = logged(
+        terminal + "logs.configure(stream=stream)\n" + FAILS_WITH_A_PASSWORD_IN_HAND + "print(stream.getvalue())\n",
+        NO_COLOR="1",
+    ).stdout
+    assert "log_in" in shown
+    assert "TypeError" in shown
+    assert "hunter2" not in shown
+
+
+def test_what_goes_over_the_wire_is_not_logged_even_when_debugging():
+    """Requests hold passwords (PLAIN) and manifests, answers of the API hold the env of Jobs."""
+    done = logged(
+        "import logging\n"
+        "logs.configure(LogLevel.DEBUG)\n"
+        "for name in ('aiokafka.conn', 'kubernetes.client.rest', 'faust.transport.drivers.aiokafka'):\n"
+        "  logging.getLogger(name).debug('hunter2')\n"
+        "  logging.getLogger(name).info('connected')\n"
+    )
+    assert [line["event"] for line in lines(done)] == ["connected"] * 3
+
+
 def test_talkative_libraries_are_heard_only_when_debugging():
     code = (
         "import logging\n"
