@@ -117,6 +117,7 @@ class Oracle:
         self._told: dict[tuple[int, str, int], int] = {}
         self._said_at: dict[tuple[int, int], Said] = {}
         self._holds: dict[str, int] = {}
+        self._told_to_stop: dict[tuple[str, int, int], None] = {}
         self._pauses: dict[str, Pause] = {}
         self._commanded_at: dict[str, int] = {}  # offsets, by id
         self._turned: dict[tuple[str, float], None] = {}
@@ -229,7 +230,10 @@ class Oracle:
                     self._marked[source] = self._scheduler.now
                     self._check_claim(partition, source, w)
             case Hold():
-                self._holds[entry.key] = record.timestamp
+                told = (entry.key, entry.source_partition, entry.offset)
+                if told not in self._told_to_stop:  # one that is read again holds nobody for longer
+                    self._told_to_stop[told] = None
+                    self._holds[entry.key] = record.timestamp
 
     def _cover(self, partition: int, bundle: Bundle) -> None:
         """Note what a bundle tells, but for what is passed over as told before."""
