@@ -3,7 +3,8 @@
 `python -m tests.lab.kafka --help` for people; tests use the fixtures of tests/conftest.py or KafkaCluster.
 """
 
+from tests.lab.kafka.acls import Acl, acls_of, allow, forbid
 from tests.lab.kafka.cluster import KafkaCluster
 from tests.lab.kafka.installation import OLDEST_VERSION, VERSION, install, missing
 
-__all__ = ["OLDEST_VERSION", "VERSION", "KafkaCluster", "install", "missing"]
+__all__ = ["OLDEST_VERSION", "VERSION", "Acl", "KafkaCluster", "acls_of", "allow", "forbid", "install", "missing"]

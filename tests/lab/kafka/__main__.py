@@ -45,20 +45,27 @@ def missing(version: str) -> None:
 
 @main.command()
 @click.argument("mode", type=click.Choice(list(BROKERS_OF_MODE)), default="single")
+@click.option("--user", "users", multiple=True, metavar="NAME=PASSWORD", help="Listen for this user too, with TLS.")
 @command_line.directory_option
 @version_option
-def up(mode: str, directory: Path, version: str) -> None:
-    """Start one broker or three and print their addresses."""
+def up(mode: str, users: tuple[str, ...], directory: Path, version: str) -> None:
+    """Start one broker or three and print their addresses; with users, those of the listeners for them as well."""
     try:
         cluster = command_line.up(
             directory,
             lambda: KafkaCluster.start(
-                brokers=BROKERS_OF_MODE[mode], directory=directory, version=version, outlives_us=True
+                brokers=BROKERS_OF_MODE[mode],
+                directory=directory,
+                users=dict(user.split("=", 1) for user in users),
+                version=version,
+                outlives_us=True,
             ),
         )
     except RuntimeError as failure:
         raise click.ClickException(str(failure)) from failure
     click.echo(cluster.bootstrap)
+    if users:
+        click.echo(f"SASL_SSL, SCRAM-SHA-512: {cluster.secure_bootstrap} (CA: {cluster.ca_file})")
 
 
 main.add_command(command_line.down)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from tests.lab.kafka.installation import VERSION, installed_at, java, missing
+from tests.lab.kafka.security import Authority
 from tests.lab.ports import LOOPBACK, free_ports, is_answering
 from tests.lab.process import Recorded, Server, stop_together
 
@@ -20,6 +21,7 @@ START_SECONDS = 90.0  # a broker takes 4 s alone on two idle cores; three at onc
 STOP_SECONDS = 15.0
 SINGLE_HEAP = "1g"
 THREE_HEAP = "512m"
+TOOL_SECONDS = 60.0
 
 _LOG4J = """\
 status = error
@@ -37,6 +39,10 @@ class KafkaCluster:
 
     A broker keeps its ports and its log directory through `kill`, `stop_broker` and `restart`. All calls
     block; from a coroutine use asyncio.to_thread.
+
+    With `users` (name -> password) there is a second listener, SASL_SSL with SCRAM-SHA-512, at `secure_bootstrap`,
+    and an authorizer: who comes in there may do nothing but what ACLs allow (tests/lab/kafka/acls.py). Who comes in
+    by `bootstrap` may do all.
     """
 
     def __init__(
@@ -46,20 +52,25 @@ class KafkaCluster:
         directory: Path,
         heap: str | None = None,
         settings: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
         version: str = VERSION,
         outlives_us: bool = False,
     ) -> None:
         if (reason := missing(version)) is not None:
             raise RuntimeError(reason)
-        ports = free_ports(2 * brokers)
+        ports = free_ports(3 * brokers)
         self.directory = directory
         self.ports = ports[:brokers]
-        self._controller_ports = ports[brokers:]
+        self._controller_ports = ports[brokers : 2 * brokers]
+        self._secure_ports = ports[2 * brokers :]
+        self._users = dict(users or {})
         self._settings = dict(settings or {})
         self._classpath = f"{installed_at(version)}/libs/*"
         self._heap = heap or (SINGLE_HEAP if brokers == 1 else THREE_HEAP)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "log4j2.properties").write_text(_LOG4J)
+        if self._users:
+            self.renew_certificates()
         self._brokers = tuple(self._broker(index, outlives_us=outlives_us) for index in range(brokers))
 
     @classmethod
@@ -70,19 +81,21 @@ class KafkaCluster:
         directory: Path,
         heap: str | None = None,
         settings: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
         version: str = VERSION,
         outlives_us: bool = False,
     ) -> Self:
         """Format and start `brokers` (1 or 3) brokers in `directory`; returns when all take clients.
 
         `heap` is Java's -Xmx ("512m"); `settings` go on top of the lab's server.properties. Raises
-        StartFailed with the tail of the log, RuntimeError when Kafka is not installed.
+        StartFailed with the tail of the log, RuntimeError when Kafka, or OpenSSL for `users`, is not installed.
         """
         cluster = cls(
             brokers=brokers,
             directory=directory,
             heap=heap,
             settings=settings,
+            users=users,
             version=version,
             outlives_us=outlives_us,
         )
@@ -98,6 +111,35 @@ class KafkaCluster:
     def bootstrap(self) -> str:
         """Give the brokers' addresses as clients take them: host:port, comma-separated."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self.ports)
+
+    @property
+    def secure_bootstrap(self) -> str:
+        """Give the addresses of the listeners that want TLS and a login."""
+        assert self._users, "the cluster was started without users"
+        return ",".join(f"{LOOPBACK}:{port}" for port in self._secure_ports)
+
+    @property
+    def ca_file(self) -> Path:
+        """Give the certificate that clients of `secure_bootstrap` must trust."""
+        return self.directory / "tls" / "ca.crt"
+
+    def renew_certificates(self) -> None:
+        """Make a new authority and new certificates; a broker takes them at its next start."""
+        authority = Authority(self.directory / "tls", "ca")
+        for index in range(len(self.ports)):
+            (self.directory / "tls" / f"broker-{index}.pem").write_text(authority.issue(f"broker-{index}"))
+
+    def set_password(self, user: str, password: str) -> None:
+        """Give a user another password; connections that are open stay so."""
+        added = f"SCRAM-SHA-512=[password={password}]"
+        whom = ["--bootstrap-server", self.bootstrap, "--entity-type", "users", "--entity-name", user]
+        tool = Server(
+            "kafka-configs",
+            [*self._tool_command("kafka.admin.ConfigCommand"), *whom, "--alter", "--add-config", added],
+            log=self.directory / "kafka-configs.log",
+        )
+        tool.start()
+        tool.wait_for_success(seconds=TOOL_SECONDS)
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -149,7 +191,10 @@ class KafkaCluster:
     def _broker(self, index: int, *, outlives_us: bool) -> Server:
         home = self.directory / f"broker-{index}"
         home.mkdir(exist_ok=True)
-        properties = {**self._properties(index), "log.dirs": str(home / "data"), **self._settings}
+        properties = {**self._properties(index), "log.dirs": str(home / "data")}
+        if self._users:
+            properties |= self._security_properties(index, properties)
+        properties |= self._settings
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (home / "server.properties").write_text(text)
         # the collector's settings are those of Kafka's own start script
@@ -195,19 +240,36 @@ class KafkaCluster:
             "log.segment.delete.delay.ms": "1000",
         }
 
+    def _security_properties(self, index: int, plain: Mapping[str, str]) -> dict[str, str]:
+        secure = f"SECURE://{LOOPBACK}:{self._secure_ports[index]}"
+        listener = "listener.name.secure."
+        login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        return {
+            "listeners": f"{plain['listeners']},{secure}",
+            "advertised.listeners": f"{plain['advertised.listeners']},{secure}",
+            "listener.security.protocol.map": f"{plain['listener.security.protocol.map']},SECURE:SASL_SSL",
+            listener + "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            listener + "scram-sha-512.sasl.jaas.config": login,
+            listener + "ssl.keystore.type": "PEM",
+            listener + "ssl.keystore.location": str(self.directory / "tls" / f"broker-{index}.pem"),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",  # the brokers themselves, and who comes in by the plain listener
+            "allow.everyone.if.no.acl.found": "false",
+        }
+
     def _format(self) -> None:
         # Kafka's command line takes a leading dash for an option, hence not `-t ID`
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = self._java_command("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        users = [f"--add-scram=SCRAM-SHA-512=[name={name},password={word}]" for name, word in self._users.items()]
         formats = [
             Server(
                 f"format of {home.name}",
                 [
-                    *command,
-                    "kafka.tools.StorageTool",
+                    *self._tool_command("kafka.tools.StorageTool"),
                     "format",
                     f"--cluster-id={cluster_id}",
                     f"--config={home / 'server.properties'}",
+                    *users,
                 ],
                 log=home / "format.log",
             )
@@ -225,6 +287,9 @@ class KafkaCluster:
         for broker in brokers:
             port = self.ports[self._brokers.index(broker)]
             broker.wait_until(partial(_takes_clients, broker, port), seconds=START_SECONDS)
+
+    def _tool_command(self, tool: str) -> list[str]:
+        return [*self._java_command("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"), tool]
 
     def _java_command(self, *options: str) -> list[str]:
         command = java()
