@@ -6,20 +6,23 @@ agents, tables and pages register themselves when sf_healer/worker.py imports th
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import faust
 import structlog
 from aiokafka.errors import InvalidSessionTimeoutError
-from faust.auth import SASLCredentials, SSLCredentials
-from faust.types.auth import CredentialsT
 from yarl import URL
 
-from sf_healer.adapters.kafka import client_security
-from sf_healer.settings import PREFIX, Role, Settings, SettingsError, Stores, load
+from sf_healer.adapters.login import Login
+from sf_healer.settings import PREFIX, Role, SettingsError, Stores, load
 from sf_healer.transport import join_error
+from sf_healer.transport.login import credentials
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: acks=all is awaited this long; then the process ends on purpose, and the record is read again.
 SEND_TIMEOUT_SECONDS = 30.0
@@ -31,30 +34,16 @@ FETCH_BYTES = 2 * 1024 * 1024
 PRODUCE_BATCH_BYTES = 1_000_000
 
 
-def _settings() -> Settings:
+def _or_exit(read: Callable[[], T]) -> T:
     try:
-        return load(os.environ)
+        return read()
     except SettingsError as error:
         sys.stderr.write(f"sf-healer: {error}\n")
         raise SystemExit(2) from None
 
 
-settings = _settings()
-
-
-def _credentials() -> CredentialsT | None:
-    """Give Faust the same way in that every other client of ours has: SASL never goes without TLS."""
-    security = client_security(settings)
-    if security["security_protocol"] == "PLAINTEXT":
-        return None
-    if security["security_protocol"] == "SSL":
-        return SSLCredentials(context=security["ssl_context"])
-    return SASLCredentials(
-        username=settings.sasl_username,
-        password=settings.sasl_password,
-        mechanism=settings.sasl_mechanism.value,
-        ssl_context=security["ssl_context"],
-    )
+settings = _or_exit(lambda: load(os.environ))
+_credentials = _or_exit(lambda: credentials(Login(settings)))
 
 
 class _App(faust.App):
@@ -90,7 +79,7 @@ def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:
     return _App(
         name,
         broker=[URL(f"batch://{server}") for server in settings.bootstrap_servers],
-        broker_credentials=_credentials(),
+        broker_credentials=_credentials,
         # -- state
         store="memory://" if settings.stores is Stores.MEMORY else "rocksdb://?driver=rocksdict",
         datadir=Path(settings.data_dir) / name,

@@ -196,11 +196,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         | None
     ) = None
     sasl_password: Annotated[str, Meta(description="Password of SASL_USERNAME.", extra={"secret": True})] | None = None
+    sasl_username_file: (
+        Annotated[str, Meta(description="File that holds the SASL user; read again at every new connection.")] | None
+    ) = None
+    sasl_password_file: (
+        Annotated[str, Meta(description="File that holds the password; read again at every new connection.")] | None
+    ) = None
     sasl_mechanism: Annotated[SaslMechanism, Meta(description="SASL mechanism; read only with SASL_USERNAME.")] = (
         SaslMechanism.SCRAM_SHA_512
     )
     ca_file: (
-        Annotated[str, Meta(description="PEM file of the CA that signed the brokers' certificates; means TLS.")] | None
+        Annotated[
+            str,
+            Meta(
+                description="PEM file of the CA that signed the brokers' certificates; means TLS. "
+                "Read again at every new connection."
+            ),
+        ]
+        | None
     ) = None
     broker_session_timeout_seconds: Annotated[
         float,
@@ -216,6 +229,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Act in heal mode on a broker that ignores LogAppendTime; for the demo's broker only."),
     ] = False
     log_level: Annotated[LogLevel, Meta(description="How much the logs say.")] = LogLevel.INFO
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether a client says who it is."""
+        return bool(self.sasl_username or self.sasl_username_file)
 
     @property
     def bootstrap_servers(self) -> tuple[str, ...]:
@@ -237,6 +255,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value}' for name, value in self.shown().items())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # msgspec's own, by which rich draws tracebacks, knows of no secrets
+        return list(self.shown().items())
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -293,16 +315,21 @@ def bootstrap_servers(text: str) -> tuple[str, ...]:
 
 def _address(part: str) -> str:
     split = urlsplit(f"//{part}")
+    if split.username is not None:
+        raise ValueError(f"credentials belong into {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD")
     try:
         port = split.port or _DEFAULT_KAFKA_PORT
     except ValueError:
-        raise ValueError(f"{part!r} has no valid port") from None
+        raise ValueError(f"{_without_login(part)!r} has no valid port") from None
     if not split.hostname or split.path or split.query or split.fragment:
-        raise ValueError(f"{part!r} is not host:port")
-    if split.username is not None:
-        raise ValueError(f"credentials belong into {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD")
+        raise ValueError(f"{_without_login(part)!r} is not host:port")
     host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
     return f"{host}:{port}"
+
+
+def _without_login(text: str) -> str:
+    """Mask what stands before an @: it may be a password."""
+    return f"{MASK}@{text.rpartition('@')[2]}" if "@" in text else text
 
 
 def _converted(field: Field, value: str) -> Any:
@@ -330,17 +357,26 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "feed_gap_seconds", "must be 3 x MARK_INTERVAL_SECONDS or more: else a late mark is a gap"
     if settings.broker_heartbeat_seconds * _HEARTBEATS_IN_A_SESSION > settings.broker_session_timeout_seconds:
         yield "broker_heartbeat_seconds", "must be a third of BROKER_SESSION_TIMEOUT_SECONDS or less"
-    if settings.sasl_username and not settings.sasl_password:
-        yield "sasl_password", "must be set when SASL_USERNAME is"
-    if settings.sasl_password and not settings.sasl_username:
-        yield "sasl_username", "must be set when SASL_PASSWORD is"
+    yield from _login_problems(settings)
     if settings.mode is Mode.HEAL and settings.identity is Identity.CONVENTION:
         yield "identity", "convention works without a cluster, and heal mode needs one"
 
 
+def _login_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.sasl_username and settings.sasl_username_file:
+        yield "sasl_username_file", "must not be set beside SASL_USERNAME"
+    if settings.sasl_password and settings.sasl_password_file:
+        yield "sasl_password_file", "must not be set beside SASL_PASSWORD"
+    has_password = bool(settings.sasl_password or settings.sasl_password_file)
+    if settings.logs_in and not has_password:
+        yield "sasl_password", "must be set when SASL_USERNAME is (or SASL_PASSWORD_FILE)"
+    if has_password and not settings.logs_in:
+        yield "sasl_username", "must be set when SASL_PASSWORD is (or SASL_USERNAME_FILE)"
+
+
 def _address_problems(settings: Settings) -> Iterator[tuple[str, str]]:
     if not settings.broker_url.startswith(_KAFKA_SCHEME):
-        yield "broker_url", f"{settings.broker_url!r} does not start with {_KAFKA_SCHEME}"
+        yield "broker_url", f"{_without_login(settings.broker_url)!r} does not start with {_KAFKA_SCHEME}"
         return
     try:
         _ = settings.bootstrap_servers
@@ -353,7 +389,7 @@ def _address_problems(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
-    for attribute in ("policy_file", "kubeconfig", "ca_file"):
+    for attribute in ("policy_file", "kubeconfig", "sasl_username_file", "sasl_password_file", "ca_file"):
         path = getattr(settings, attribute)
         if path is not None and not Path(path).is_file():
             yield attribute, f"{path!r} is not a file"

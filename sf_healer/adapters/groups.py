@@ -118,7 +118,7 @@ class GroupReader:
             return self._clients, self._lists
 
     async def _connected(self, stack: AsyncExitStack) -> _Clients:
-        admin = AIOKafkaAdminClient(**kafka.client_options(self._settings))
+        admin = kafka.admin_client(self._settings)
         stack.push_async_callback(admin.close)
         await admin.start()
         return _Clients(admin, await stack.enter_async_context(kafka.consumer(self._settings)))

@@ -33,7 +33,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from sf_healer.settings import PREFIX, Settings, SettingsError
+from sf_healer.adapters.login import Login, follow
+from sf_healer.settings import PREFIX, Settings
 from sf_healer.topics import Found, Spec
 
 REQUEST_TIMEOUT_SECONDS = 10.0
@@ -73,25 +74,8 @@ class _LeaderlessError(BrokerRefusedError):
 
 
 def client_security(settings: Settings) -> dict[str, Any]:
-    """Give what every aiokafka client needs to get in: protocol, TLS, SASL.
-
-    SASL always goes over TLS. Raises SettingsError when the CA file holds no certificate.
-    """
-    security: dict[str, Any] = {"security_protocol": "PLAINTEXT"}
-    if settings.sasl_username or settings.ca_file:
-        try:
-            security["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
-        except ssl.SSLError as problem:
-            raise SettingsError(f"{PREFIX}CA_FILE", f"holds no PEM certificate ({problem})") from problem
-        security["security_protocol"] = "SSL"
-    if settings.sasl_username:
-        security |= {
-            "security_protocol": "SASL_SSL",
-            "sasl_mechanism": settings.sasl_mechanism.value,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": settings.sasl_password,
-        }
-    return security
+    """Give what an aiokafka client needs to get in now; raises as `Login.options`."""
+    return Login(settings).options()
 
 
 async def wait_for_broker(settings: Settings, *, patience_seconds: float | None = COMMAND_PATIENCE_SECONDS) -> None:
@@ -120,7 +104,7 @@ async def admin(
     that it declined.
     """
     await wait_for_broker(settings, patience_seconds=patience_seconds)
-    client = AIOKafkaAdminClient(**client_options(settings))
+    client = admin_client(settings)
     try:
         await client.start()
         yield Admin(client, settings)
@@ -245,17 +229,26 @@ async def _of_any_broker(ask: Callable[[], Awaitable[Any]]) -> Any:
 @asynccontextmanager
 async def producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
     """Open a plain producer that waits for all in-sync replicas."""
-    async with AIOKafkaProducer(**client_options(settings), acks="all", **options) as opened:
+    made = AIOKafkaProducer(**client_options(settings), acks="all", **options)
+    follow(made.client, Login(settings))
+    async with made as opened:
         yield opened
 
 
 @asynccontextmanager
 async def consumer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a plain consumer without a group; the caller assigns and seeks."""
-    async with AIOKafkaConsumer(
-        **client_options(settings), enable_auto_commit=False, group_id=None, **options
-    ) as opened:
+    made = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False, group_id=None, **options)
+    follow(made._client, Login(settings))  # noqa: SLF001  it has no public name
+    async with made as opened:
         yield opened
+
+
+def admin_client(settings: Settings) -> AIOKafkaAdminClient:
+    """Make an administrator's client; the caller starts and closes it."""
+    made = AIOKafkaAdminClient(**client_options(settings))
+    follow(made._client, Login(settings))  # noqa: SLF001  it has no public name
+    return made
 
 
 async def _knock(settings: Settings) -> None:

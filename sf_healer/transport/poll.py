@@ -18,6 +18,7 @@ from aiokafka.consumer.fetcher import FetchError
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
+from sf_healer.transport.login import follow_credentials
 from sf_healer.transport.questions import Answer, TopicIdentity, ask_end_offsets, ask_topic_identity
 from sf_healer.transport.reader import RecordReader
 
@@ -82,6 +83,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # Faust has no setting for it
+        follow_credentials(consumer._client, self.app.conf.broker_credentials)
         return consumer
 
     async def on_partitions_assigned(self, assigned: AbstractSet[TP], generation_id: int = 0) -> None:

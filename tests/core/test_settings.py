@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.pretty import pretty_repr
 
 from sf_healer.settings import (
     FIELDS,
@@ -186,7 +187,54 @@ def test_secrets_are_never_shown():
     assert settings.shown()["SF_HEALER_SASL_USERNAME"] == "healer"
     assert Settings().shown()["SF_HEALER_SASL_PASSWORD"] is None
     assert "hunter2" not in repr(settings) + str(settings) + f"{settings}"
+    assert "hunter2" not in pretty_repr(settings), "rich draws tracebacks with it"
     assert sorted(settings.shown()) == sorted(field.name for field in FIELDS)
+
+
+@pytest.mark.parametrize("url", ["healer:hunter2@k:9092", "kafka://healer:hunter2@k:9092", "kafka://a:hunter2@k:none"])
+def test_a_password_put_into_the_brokers_address_is_refused_and_not_repeated(url):
+    problem = refused(BROKER_URL=url)
+    assert problem.name == "SF_HEALER_BROKER_URL"
+    assert "hunter2" not in str(problem)
+
+
+def test_user_and_password_may_be_files(tmp_path):
+    user, password = tmp_path / "user", tmp_path / "password"
+    for file in (user, password):
+        file.write_text("hunter2\n")
+    settings = load({"SF_HEALER_SASL_USERNAME_FILE": str(user), "SF_HEALER_SASL_PASSWORD_FILE": str(password)})
+    assert (settings.sasl_username, settings.sasl_password) == (None, None), "they are read when a client connects"
+    assert settings.logs_in
+    assert "hunter2" not in str(settings.shown())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"SASL_USERNAME": "healer"}, "SF_HEALER_SASL_PASSWORD: must be set when SASL_USERNAME is (or SASL_PASSWORD_"),
+        ({"SASL_PASSWORD": "hunter2"}, "SF_HEALER_SASL_USERNAME: must be set when SASL_PASSWORD is (or SASL_USERNAME_"),
+        ({"SASL_PASSWORD_FILE": "THERE"}, "SF_HEALER_SASL_USERNAME: must be set when SASL_PASSWORD"),
+        ({"SASL_USERNAME_FILE": "THERE"}, "SF_HEALER_SASL_PASSWORD: must be set when SASL_USERNAME"),
+        (
+            {"SASL_USERNAME": "healer", "SASL_PASSWORD_FILE": "NOWHERE"},
+            "SF_HEALER_SASL_PASSWORD_FILE: 'NOWHERE' is not",
+        ),
+        (
+            {"SASL_USERNAME": "healer", "SASL_PASSWORD": "hunter2", "SASL_PASSWORD_FILE": "THERE"},
+            "SF_HEALER_SASL_PASSWORD_FILE: must not be set beside SASL_PASSWORD",
+        ),
+        (
+            {"SASL_USERNAME": "healer", "SASL_USERNAME_FILE": "THERE", "SASL_PASSWORD": "hunter2"},
+            "SF_HEALER_SASL_USERNAME_FILE: must not be set beside SASL_USERNAME",
+        ),
+    ],
+)
+def test_half_a_login_or_two_of_them_are_refused(tmp_path, given, told):
+    (tmp_path / "there").write_text("hunter2")
+    files = {"THERE": str(tmp_path / "there")}
+    problem = refused(**{name: files.get(value, value) for name, value in given.items()})
+    assert str(problem).startswith(told), problem
+    assert "hunter2" not in str(problem)
 
 
 def test_settings_do_not_change_once_loaded():
