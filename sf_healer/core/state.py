@@ -89,6 +89,8 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     hold_places: tuple[tuple[int, int, float], ...] = ()
     #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
     errors_from: float = NEVER
+    #: When our log first showed that its newest pod had ended.
+    pod_ended_at: float = NEVER
 
     @property
     def created_at(self) -> float:
@@ -231,6 +233,8 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: floa
         _start_incarnation(state, fact, at=at, behind_seconds=behind_seconds)
     elif fact.condition is not known.condition:
         state.condition_at = at
+    if fact.pod is PodState.ENDED and (known is None or known.uid != fact.uid or known.pod is not PodState.ENDED):
+        state.pod_ended_at = at
     state.fact = fact
     if fact.pod is PodState.RUNNING:
         state.idle_pod_at = NEVER
@@ -247,7 +251,7 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
     trusted_from = _trusted_from(created_at)
     state.errors_from = trusted_from + behind_seconds if behind_seconds else NEVER
     state.seen_at = state.condition_at = at
-    state.running_at = state.idle_pod_at = NEVER
+    state.running_at = state.idle_pod_at = state.pod_ended_at = NEVER
     if state.life_source < created_at:
         state.source_partition = state.source_offset = -1
     if state.loading_source < created_at:

@@ -217,9 +217,14 @@ def _failure(state: JobState) -> tuple[Rule, float] | None:
         return Rule.JOB_FAILED, state.condition_at
     if is_open and state.error_finished:
         return Rule.ERROR_FINAL, error_at
-    if is_open and state.fact.pod is PodState.ENDED:
-        return Rule.ERROR_AND_POD_ENDED, max(error_at, state.idle_pod_at)
+    if is_open and state.fact.pod is PodState.ENDED and not _speaks_from_another_pod(state):
+        return Rule.ERROR_AND_POD_ENDED, max(error_at, state.pod_ended_at)
     return None
+
+
+def _speaks_from_another_pod(state: JobState) -> bool:
+    """Say whether it spoke after its pod had ended: then another one runs, and the inventory is late."""
+    return max(state.life_source, state.error_source) > state.pod_ended_at + RIGHT_AFTER_SECONDS
 
 
 def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) -> float:

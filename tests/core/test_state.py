@@ -265,9 +265,11 @@ def test_the_first_sight_of_a_running_pod_is_kept_while_it_runs():
     fold_fact(state, a_fact(resource_version=2), at=T0 + 2)
     fold_fact(state, a_fact(resource_version=3, pod_ip="10.0.0.1"), at=T0 + 3)
     assert (state.running_at, state.idle_pod_at) == (T0 + 2, NEVER)
+    assert state.pod_ended_at == NEVER
     fold_fact(state, a_fact(resource_version=4, pod=PodState.ENDED), at=T0 + 4)
     fold_fact(state, a_fact(resource_version=5, pod=PodState.NONE), at=T0 + 5)
     assert (state.running_at, state.idle_pod_at) == (NEVER, T0 + 4)
+    assert state.pod_ended_at == T0 + 4
     fold_fact(state, a_fact(resource_version=6), at=T0 + 6)
     assert (state.running_at, state.idle_pod_at) == (T0 + 6, NEVER)
 

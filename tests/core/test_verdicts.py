@@ -145,12 +145,27 @@ FAILURES = [
 @pytest.mark.parametrize(("reports", "changes", "rule", "since"), FAILURES)
 def test_a_failure_counts_when_the_watermark_has_passed_everything_it_rests_on(reports, changes, rule, since):
     idle_pod_at = NEVER if changes.get("pod", PodState.RUNNING) is PodState.RUNNING else T0 + 11
-    state = said(*reports, fact=a_fact(**changes), idle_pod_at=idle_pod_at, condition_at=T0 + 12)
+    times = {"idle_pod_at": idle_pod_at, "pod_ended_at": idle_pod_at, "condition_at": T0 + 12}
+    state = said(*reports, fact=a_fact(**changes), **times)
     before, after = judged(state, since - 0.01), judged(state, since)
     assert not before.restartable
     assert before.look_at == pytest.approx(T0 + since)
     assert short(after) == (Verdict.FAILED, rule)
     assert after.restartable
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        pytest.param([(ERROR, 9), (STARTED, 21), (LOADING, 30), (ERROR, 40)], id="it began anew and had a bad record"),
+        pytest.param([(LOADING, 5), (ERROR, 40)], id="its start was lost on the way"),
+    ],
+)
+def test_an_error_said_after_the_pod_ended_is_of_another_pod_and_has_the_grace(reports):
+    times = {"running_at": NEVER, "idle_pod_at": T0 + 11, "pod_ended_at": T0 + 11}
+    state = said(*reports, fact=a_fact(pod=PodState.ENDED), **times)
+    assert not judged(state, 40 + GRACE - 1).restartable
+    assert short(judged(state, 40 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
 
 
 def test_a_job_that_is_silent_already_stays_stuck_while_an_error_waits_for_the_watermark():
@@ -411,6 +426,7 @@ STATES = st.builds(
         {
             "running_at": moments(),
             "idle_pod_at": moments(),
+            "pod_ended_at": st.just(NEVER) | moments(),
             "condition_at": moments(),
             "hold_at": st.just(NEVER) | moments(),
             "doubtful_life_at": st.just(NEVER) | moments(),
