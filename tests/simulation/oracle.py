@@ -376,7 +376,7 @@ class Oracle:
             case Announced() if entry.step is Step.DELETE:
                 self._announced(entry)
             case FleetCounts():
-                self._counted(entry)
+                self._counted(entry, record.timestamp / 1000)
             case Settled():
                 self._settled(entry, record.offset)
             case Pause():
@@ -495,7 +495,7 @@ class Oracle:
             self.fail("expired", f"{command.key} was judged until {late:.0f} s ago")
         self._check_storm(command)
 
-    def _counted(self, counts: FleetCounts) -> None:
+    def _counted(self, counts: FleetCounts, at: float) -> None:
         """Follow what the evidence partitions count, and hold it against the commands that were sent."""
         limits, now = self._limits, self._scheduler.now
         turned = {
@@ -513,7 +513,9 @@ class Oracle:
             return
         unhealthy = sum(each.unhealthy - each.suspected for each in self._fleet.values())
         base = sum(each.base for each in self._fleet.values())
-        stormy = unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * base
+        # What a worker far behind counts was so long ago.
+        is_news = at - min(each.at for each in self._fleet.values()) <= limits.counts_stale_after_seconds
+        stormy = is_news and unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * base
         if stormy and now - self._stormy_at > _ONE_STORM_SECONDS:
             self._storm_since = now
         if stormy:

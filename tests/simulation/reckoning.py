@@ -74,10 +74,11 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         return None
     if truth.drained_since is not None and truth.target in CONSUMERS:
         return None
-    said = [each for each in truth.said if each.landed is not None and not each.doubtful]
+    landed = [each for each in truth.said if each.landed is not None]
+    said = [each for each in landed if not each.doubtful]
     spoke = max((each.emitted for each in said if each.kind in _LIFE), default=0.0)
-    if any(each.kind in _ENDS for each in said if each.emitted > spoke - 1.0):
-        return None  # an end, or an end by error: which of them is the verdict's business
+    if any(each.kind in _ENDS for each in landed if each.emitted > spoke - 1.0):
+        return None  # an end, or an end by error: which of them is the verdict's business; a doubtful one may count
     if not spoke and _may_have_another_s_end(world, truth):
         return None
     if job.ended == "Failed":
@@ -192,7 +193,7 @@ _OWN = frozenset(
 
 #: After a restart things may be dated later, never earlier: by the end of a checkpoint, by the newest record there
 #: was, by a `loading` that was sent again.
-_HEARD_AGAIN_SECONDS = 300.0
+_HEARD_AGAIN_SECONDS = 900.0  # with the longest time the broker is away
 #: Not every `loading` is stored: after a restart these are as of one that was.
 _OF_THE_NEWEST_LOADING = frozenset({"loading_source", "source_partition", "source_offset", "records_written"})
 
