@@ -13,7 +13,8 @@ LOCK = (REPOSITORY / "requirements.lock").read_text()
 #: pip's: a backslash at its end continues a line
 LINES = [line.strip() for line in LOCK.replace("\\\n", " ").splitlines() if line.strip()]
 PINNED = re.compile(
-    r"(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>[0-9][^ ;]*)( ; (?:(?! --).)+)?(?P<hashes>( +--hash=sha256:[0-9a-f]{64})+)"
+    r"(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>[0-9][^ ;]*)( ; (?:(?! --).)+)?"
+    r"(?P<hashes>( +--hash=sha256:[0-9a-f]{64})+)"
 )
 
 
