@@ -1,6 +1,6 @@
 """What any test may ask for: real components (started once a session, on first use), captures, profiles.
 
-Tests that use a real component carry the marker `kafka` or `kube`; the fixtures below put it on them.
+Tests that use a real component carry the marker `kafka`, `kube` or `prometheus`; the fixtures below put it on them.
 Without the component such a test is skipped with the reason, and fails instead where CI=true: a CI that
 skips what it is there for proves nothing.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import kafka, kube
+from tests.lab import kafka, kube, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,11 @@ IN_CI = os.environ.get("CI") == "true"
 REPOSITORY = Path(__file__).parent.parent
 
 MARKER_OF_FIXTURE = {"kafka_single": "kafka", "kafka_three": "kafka", "control_plane": "kube"}
-MISSING = {"kafka": functools.cache(kafka.missing), "kube": functools.cache(kube.missing)}
+MISSING = {
+    "kafka": functools.cache(kafka.missing),
+    "kube": functools.cache(kube.missing),
+    "prometheus": functools.cache(prometheus.missing),
+}
 RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
 
 # No deadlines: the two cores are shared with brokers and a control plane, a slow example is not a fault.
