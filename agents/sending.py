@@ -7,40 +7,35 @@ the agent ends the process, so that the offset stays.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from itertools import chain
+from typing import NamedTuple
 
-from faust.exceptions import ProducerSendError
 from faust.types import RecordMetadata, TopicT
+
+from sf_healer.transport import ToSend, send_together
 
 
 class Outgoing(NamedTuple):
-    """One record to send; without a partition the key decides, as in Kafka's default partitioner."""
+    """One record to send."""
 
     topic: TopicT
     value: bytes | None
-    partition: int | None = None
+    partition: int
     key: bytes | None = None
     headers: dict[str, bytes] | None = None
 
 
 async def acknowledged(records: Iterable[Outgoing]) -> list[RecordMetadata]:
-    """Send records, in order per partition; returns when every one is acknowledged. Raises KafkaError."""
-    pending = [await _send(record) for record in records]
-    return list(await asyncio.gather(*pending))
+    """Send records, in order per partition; returns when every one is acknowledged. Raises KafkaError.
 
-
-async def _send(record: Outgoing) -> "asyncio.Future[RecordMetadata]":
-    try:
-        future: Any = await record.topic.send(
-            key=record.key,
-            value=record.value,
-            partition=record.partition,
-            headers=record.headers,
-            key_serializer="raw",
-            value_serializer="raw",
-            force=True,  # now, not when the event's offset is committed
-        )
-    except ProducerSendError as wrapped:
-        # Faust wraps what the client raises before the record leaves it, and nothing that comes later.
-        raise wrapped.__cause__ or wrapped from wrapped
-    return cast("asyncio.Future[RecordMetadata]", future)
+    What comes back is in the order of the partitions' first records.
+    """
+    together: dict[tuple[TopicT, int], list[ToSend]] = {}
+    for record in records:
+        headers = list(record.headers.items()) if record.headers else None
+        together.setdefault((record.topic, record.partition), []).append(ToSend(record.key, record.value, headers))
+    pending = [
+        await send_together(topic.app, topic.get_topic_name(), partition, group)
+        for (topic, partition), group in together.items()
+    ]
+    return list(chain.from_iterable(await asyncio.gather(*pending)))

@@ -11,14 +11,14 @@ core/changelog.py says why.
 For tables with `key_type=bytes, value_type=bytes`, inside the event whose partition owns the keys.
 """
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import faust
 from faust.types import EventT, RecordMetadata, StoreT, TableT
 
 from sf_healer.core.changelog import InOrder, persisted_after
+from sf_healer.transport import ToSend, send_together
 
 # What a Faust table of ours is: bytes to bytes, the encoding is ours (the core's).
 BytesTable = TableT[bytes, bytes]
@@ -72,34 +72,28 @@ async def write(table: BytesTable, changes: Mapping[bytes, bytes | None]) -> Non
     """
     if any(value == b"" for value in changes.values()):
         raise ValueError("an empty value: Faust drops it in a changelog batch that also deletes the key")
-    acknowledgements = [await _send(table, key, value) for key, value in changes.items()]
-    written = await asyncio.gather(*acknowledgements)
+    if not changes:
+        return
+    partition = table.partition_for_key(next(iter(changes)))  # raises outside of an event and on a partition mismatch
+    assert partition is not None, "our tables are divided as their source is"
+    records = (ToSend(key, value) for key, value in changes.items())
+    topic = table.changelog_topic.get_topic_name()
+    written = await (await send_together(table.app, topic, partition, records))
     store = cast("StoreT[bytes, bytes]", table.data)  # not the table: it would send the record again
-    for (key, value), metadata in zip(changes.items(), written, strict=True):
+    for key, value in changes.items():
         if value is not None:
             store[key] = value
         elif key in store:
             del store[key]
-        # After the value: a crash between the two must let recovery read the record again, not skip it.
-        _note_persisted(store, metadata)
+    # After the values: a crash between the two must let recovery read the records again, not skip them.
+    _note_persisted(store, written)
 
 
-def _note_persisted(store: "StoreT[bytes, bytes]", metadata: RecordMetadata) -> None:
+def _note_persisted(store: "StoreT[bytes, bytes]", written: Sequence[RecordMetadata]) -> None:
     """Move the offset from which recovery reads, where that is safe."""
-    tp = metadata.topic_partition
-    known = store.persisted_offset(tp)
-    offset = persisted_after(known, metadata.offset)
+    tp = written[0].topic_partition
+    known = offset = store.persisted_offset(tp)
+    for metadata in written:
+        offset = persisted_after(offset, metadata.offset)
     if offset is not None and offset != known:
         store.set_persisted_offset(tp, offset)
-
-
-async def _send(table: BytesTable, key: bytes, value: bytes | None) -> "asyncio.Future[RecordMetadata]":
-    acknowledgement: Any = await table.changelog_topic.send(
-        key=key,
-        value=value,
-        partition=table.partition_for_key(key),  # raises outside of an event and on a partition mismatch
-        key_serializer="raw",
-        value_serializer="raw",
-        force=True,  # never attached to the event and sent at its commit
-    )
-    return cast("asyncio.Future[RecordMetadata]", acknowledgement)

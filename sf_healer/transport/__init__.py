@@ -43,6 +43,9 @@ partition, so none waits for another's backlog. For topics that are not batched 
 Faust's own buffers still hold: Faust has one drain loop for all agents and blocks it when one agent's buffer
 is full. It still blocks on a full producer buffer.
 
+Sending. `send_together` puts many records for one partition into as few batches as they fit in; `topic.send` costs
+tens of microseconds each.
+
 An agent that keeps the event loop busy keeps everything else waiting: choose `max_records` so that one batch
 is a matter of milliseconds. `gc.freeze()` once the app is up halves the cost of a record, for Python's cycle
 collector else walks the whole heap for every few batches. Needs faust-streaming 0.15.3 and aiokafka 0.14.0
@@ -54,6 +57,7 @@ from sf_healer.transport.batch import Batch, BatchLimits, Record
 from sf_healer.transport.consumer import OffsetReset
 from sf_healer.transport.declare import batched_topic
 from sf_healer.transport.driver import Transport
+from sf_healer.transport.producing import ToSend, send_together
 from sf_healer.transport.questions import TopicIdentity
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "BatchLimits",
     "OffsetReset",
     "Record",
+    "ToSend",
     "TopicIdentity",
     "Transport",
     "batched_topic",
@@ -68,5 +73,6 @@ __all__ = [
     "join_error",
     "on_reset",
     "positions",
+    "send_together",
     "topic_identity",
 ]

@@ -13,8 +13,8 @@ from typing import Any
 import faust
 import msgspec
 import pytest
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from faust.exceptions import ProducerSendError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from faust.stores.memory import Store
 from faust.types import TP, RecordMetadata
 from mode.utils.locks import Event
@@ -59,54 +59,52 @@ class RecordingProducer:
     def __init__(self) -> None:
         self.sent: list[Sent] = []
         self.starts = 0
+        self.batches = 0
+        #: Whether the broker says when it appended (LogAppendTime).
+        self.dates = True
+        self.max_request_size = PRODUCE_BATCH_BYTES
         #: Give an error to refuse a record with, when the broker is asked or already when it is handed over.
         self.refuse: Callable[[Sent], Exception | None] = lambda _: None
         self.refuse_to_take: Callable[[str], Exception | None] = lambda _: None
         self.holding = False
-        self._held: list[tuple[asyncio.Future[RecordMetadata], Sent]] = []
+        self._held: list[tuple[asyncio.Future[RecordMetadata], list[Sent]]] = []
         self._ends: defaultdict[TP, int] = defaultdict(int)
 
     async def maybe_start(self) -> None:
         self.starts += 1
 
-    async def send(  # noqa: PLR0917  Faust's signature
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: dict[str, bytes] | None,
-    ) -> Awaitable[RecordMetadata]:
-        """Take a record as Faust's producer does, with aiokafka's own refusals."""
-        assert timestamp is None, "the broker dates records"
-        assert key is not None or value is not None, "Need at least one: key or value"  # aiokafka's words
-        try:
-            if error := self.refuse_to_take(topic):
-                raise error
-            if len(key or b"") + len(value or b"") > PRODUCE_BATCH_BYTES:
-                raise MessageSizeTooLargeError(f"{len(value or b'')} bytes to {topic}")
-        except KafkaError as error:
-            raise ProducerSendError(f"Error while sending: {error!r}") from error  # Faust's way
-        number = 0 if partition is None else partition
-        tp = TP(topic, number)
+    def _ensure_producer(self) -> "RecordingProducer":
+        return self  # aiokafka's, in Faust's
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(PRODUCE_BATCH_BYTES, 0)
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> Awaitable[RecordMetadata]:
+        """Take a batch as aiokafka does, with its own refusals."""
+        if error := self.refuse_to_take(topic):
+            raise error
+        tp = TP(topic, partition)
+        self.batches += 1
         at = BROKER_EPOCH + len(self.sent) / 1000
-        record = Sent(topic, number, self._ends[tp], at, key, value, dict(headers or {}))
-        self._ends[tp] += 1
-        self.sent.append(record)
+        records = [
+            Sent(topic, partition, self._ends[tp] + number, at, record.key, record.value, dict(record.headers))
+            for number, record in enumerate(MemoryRecords(bytes(batch._build())).next_batch())
+        ]
+        self._ends[tp] += len(records)
+        self.sent += records
         future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
         if self.holding:
-            self._held.append((future, record))
+            self._held.append((future, records))
         else:
-            self._answer(future, record)
+            self._answer(future, records)
         return future
 
     def release(self) -> None:
         """Acknowledge what was held back, and from now on at once."""
         self.holding = False
         held, self._held = self._held, []
-        for future, record in held:
-            self._answer(future, record)
+        for future, records in held:
+            self._answer(future, records)
 
     def to(self, topic: str) -> list[Sent]:
         return [record for record in self.sent if record.topic == topic]
@@ -119,12 +117,14 @@ class RecordingProducer:
         """Give the evidence records that do not just ask for the broker's time."""
         return [record for record in self.to(topics.EVIDENCE) if record.value != evidence.EMPTY]
 
-    def _answer(self, future: asyncio.Future[RecordMetadata], record: Sent) -> None:
-        if error := self.refuse(record):
-            future.set_exception(error)
+    def _answer(self, future: asyncio.Future[RecordMetadata], records: list[Sent]) -> None:
+        """Acknowledge a batch: the broker takes or refuses it whole, and says where its first record lies."""
+        if errors := [error for record in records if (error := self.refuse(record))]:
+            future.set_exception(errors[0])
             return
-        tp = TP(record.topic, record.partition)
-        future.set_result(RecordMetadata(*tp, tp, record.offset, int(record.at * 1000), 1))
+        tp = TP(records[0].topic, records[0].partition)
+        at = int(records[0].at * 1000) if self.dates else -1
+        future.set_result(RecordMetadata(*tp, tp, records[0].offset, at, 1))
 
 
 class StandingConsumer(Consumer):

@@ -8,7 +8,8 @@ import faust
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from faust.types import TP
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.types import TP, RecordMetadata
 
 from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS, EmbeddedBroker
 from tables import durable
@@ -162,24 +163,38 @@ class Store(dict):
 
 
 class Table:
-    """As much of a table as a write needs; each record gets the next offset, or fails."""
+    """As much of a table, its app and its producer as a write needs; each record gets the next offset, or fails."""
+
+    max_request_size = 1_000_000
 
     def __init__(self, next_offset, store, error=None):
         self.data = store
-        self.changelog_topic = self
+        self.app = self.changelog_topic = self
         self._next_offset = next_offset
         self._error = error
 
     def partition_for_key(self, _key):
         return 0
 
-    async def send(self, **_record):
+    def get_topic_name(self):
+        return "changelog"
+
+    async def maybe_start_producer(self):
+        return self
+
+    def _ensure_producer(self):
+        return self
+
+    def create_batch(self):
+        return BatchBuilder(self.max_request_size, 0)
+
+    async def send_batch(self, batch, topic, *, partition):
         future = asyncio.get_running_loop().create_future()
         if self._error is not None:
             future.set_exception(self._error)
         else:
-            future.set_result(SimpleNamespace(topic_partition=TP("changelog", 0), offset=self._next_offset))
-            self._next_offset += 1
+            future.set_result(RecordMetadata(topic, partition, TP(topic, partition), self._next_offset, -1, 0))
+            self._next_offset += batch.record_count()
         return future
 
 

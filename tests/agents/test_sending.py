@@ -1,6 +1,7 @@
 """A send counts when the broker has acknowledged it, and what the broker says reaches the agent."""
 
 import asyncio
+import time
 
 import pytest
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, NotEnoughReplicasError
@@ -64,3 +65,32 @@ async def test_a_record_that_is_not_even_taken_raises_the_clients_error(edge, er
     edge.producer.refuse_to_take = lambda _: error
     with pytest.raises(type(error)):
         await acknowledged([outgoing()])
+
+
+async def test_many_records_of_one_partition_travel_together_and_each_is_told_its_own_place(edge):
+    records = [outgoing(b"%d" % number) for number in range(1_000)]
+    metadata = await acknowledged(records)
+    assert [record.value for record in edge.producer.to(EVIDENCE)] == [record.value for record in records]
+    assert [told.offset for told in metadata] == list(range(1_000))
+    assert edge.producer.batches == 1
+
+
+async def test_what_does_not_fit_into_one_batch_goes_into_the_next_in_order(edge):
+    records = [outgoing(b"%06d" % number + b"x" * 300_000) for number in range(5)]
+    metadata = await acknowledged(records)
+    assert [record.value for record in edge.producer.to(EVIDENCE)] == [record.value for record in records]
+    assert [told.offset for told in metadata] == [0, 1, 2, 3, 4]
+    assert edge.producer.batches == 2
+
+
+async def test_a_record_that_no_batch_can_hold_is_refused_before_it_is_sent(edge):
+    with pytest.raises(MessageSizeTooLargeError, match=EVIDENCE):
+        await acknowledged([outgoing(b"x" * 1_100_000)])
+    assert edge.producer.sent == []
+
+
+async def test_where_the_broker_dates_nothing_each_record_has_our_own_time(edge):
+    edge.producer.dates = False
+    before = time.time()
+    (told,) = await acknowledged([outgoing()])
+    assert before - 1 <= told.timestamp / 1000 <= time.time() + 1

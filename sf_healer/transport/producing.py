@@ -1,0 +1,103 @@
+"""The producer's side: records of one partition that belong together go to the broker in as few batches as fit.
+
+Faust's `topic.send` makes a message, two futures and several calls of each record, some 50 µs; a record appended to
+a batch costs one. For what an event causes in one go: facts, changelog records, bundles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from aiokafka.errors import MessageSizeTooLargeError
+from faust.types import TP, RecordMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+
+    from aiokafka import AIOKafkaProducer
+    from faust.transport.drivers import aiokafka as driver
+    from faust.types import AppT
+
+
+class ToSend(NamedTuple):
+    """One record for a partition that is named apart."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] | None = None
+
+
+async def send_together(
+    app: AppT, topic: str, partition: int, records: Iterable[ToSend]
+) -> Awaitable[list[RecordMetadata]]:
+    """Hand records of one partition over in as few batches as they fit in; returns what awaits the broker.
+
+    Their order is kept, also towards what was sent to that partition before. Once what is returned is done, the
+    broker has acknowledged all of them as `producer_acks` says. Raises KafkaError at once where the client does
+    not take them (no such partition, too large, no room in time), and when awaited where the broker does not; the
+    first ones may have arrived then.
+    """
+    producer = cast("driver.Producer", await app.maybe_start_producer())
+    client = producer._ensure_producer()  # noqa: SLF001  Faust has no door to it
+    sent: list[asyncio.Future[list[RecordMetadata]]] = []
+    filling = _Filling(client)
+    for record in records:
+        _refuse_too_large(topic, record, producer.max_request_size)
+        if not filling.takes(record):
+            sent.append(await filling.hand_over(topic, partition))
+            filling = _Filling(client)
+            filling.takes(record)
+    if filling.timestamps:
+        sent.append(await filling.hand_over(topic, partition))
+    return _all_of(sent)
+
+
+class _Filling:
+    """A batch that is being filled, with the time of each of its records (ms) by our clock."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+        self._batch = producer.create_batch()
+        self.timestamps: list[int] = []
+
+    def takes(self, record: ToSend) -> bool:
+        """Append a record; False: there is no room for it. The first one always has room."""
+        appended = self._batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+        if appended is None:
+            return False
+        self.timestamps.append(appended.timestamp)
+        return True
+
+    async def hand_over(self, topic: str, partition: int) -> asyncio.Future[list[RecordMetadata]]:
+        """Queue the batch behind those of its partition; gives what waits for the broker."""
+        self._batch.close()  # else a record sent apart could come in between
+        delivery: Any = await self._producer.send_batch(self._batch, topic, partition=partition)
+        return asyncio.ensure_future(_told_apart(delivery, TP(topic, partition), self.timestamps))
+
+
+async def _told_apart(delivery: Awaitable[Any], tp: TP, timestamps: list[int]) -> list[RecordMetadata]:
+    """Say of each record of a batch what the broker said of the first."""
+    first = await delivery
+    dated_by_broker = first.timestamp != -1
+    return [
+        RecordMetadata(
+            tp.topic,
+            tp.partition,
+            tp,
+            first.offset + number,
+            first.timestamp if dated_by_broker else timestamp,
+            first.timestamp_type,
+        )
+        for number, timestamp in enumerate(timestamps)
+    ]
+
+
+async def _all_of(sent: Iterable[asyncio.Future[list[RecordMetadata]]]) -> list[RecordMetadata]:
+    return [metadata for batch in await asyncio.gather(*sent) for metadata in batch]
+
+
+def _refuse_too_large(topic: str, record: ToSend, limit: int) -> None:
+    size = len(record.key or b"") + len(record.value or b"")
+    if size > limit:
+        raise MessageSizeTooLargeError(f"{size} bytes to {topic}, where {limit} may be sent")
