@@ -17,7 +17,7 @@ from yarl import URL
 
 from sf_healer.adapters.login import Login
 from sf_healer.settings import PREFIX, Role, SettingsError, Stores, load
-from sf_healer.transport import join_error
+from sf_healer.transport import join_error, name_client
 from sf_healer.transport.login import credentials
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ class _App(faust.App):
     def _create_directories(self) -> None:
         Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
         super()._create_directories()
+        name_client(self)
 
     @faust.Service.task  # an app.task would begin only once the group is joined
     async def _say_why_not_joined(self) -> None:

@@ -31,6 +31,11 @@ Rebalance. When partitions are revoked everything in flight is forgotten, and th
 committed offset; an acknowledgement that comes later counts for nothing. Where `stream_wait_empty` is on,
 Faust waits for the agents first and commits what they acknowledged. Table recovery is Faust's own.
 
+Return. `name_client` gives an app a client id that outlives its process. Who comes back after a kill then takes its
+former self out of the group, and joins at once; else the group would wait for the dead one until its session is over,
+and a process in a crash loop would keep everybody else from reading. No two living processes may share a data
+directory.
+
 Resets. Where retention went past our position the consumer goes on as `consumer_auto_offset_reset` says, and
 calls the `on_reset` callbacks first: what lies between was lost to this app. A group without a committed
 offset starts by the same setting; that is no reset.
@@ -52,7 +57,7 @@ collector else walks the whole heap for every few batches. Needs faust-streaming
 exactly: it builds on their insides.
 """
 
-from sf_healer.transport.api import end_offsets, join_error, on_reset, positions, topic_identity
+from sf_healer.transport.api import end_offsets, join_error, name_client, on_reset, positions, topic_identity
 from sf_healer.transport.batch import Batch, BatchLimits, Record
 from sf_healer.transport.consumer import OffsetReset
 from sf_healer.transport.declare import batched_topic
@@ -71,6 +76,7 @@ __all__ = [
     "batched_topic",
     "end_offsets",
     "join_error",
+    "name_client",
     "on_reset",
     "positions",
     "send_together",

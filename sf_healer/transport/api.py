@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faust.exceptions import ImproperlyConfigured
 
 from sf_healer.transport.consumer import Consumer, OffsetReset
 from sf_healer.transport.driver import Transport
+from sf_healer.transport.former import client_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,11 +61,26 @@ def on_reset(app: AppT, callback: Callable[[OffsetReset], None]) -> None:
     It is called before `positions` shows the jump and before anything behind it is handed over; for what
     happened since the app began, at once.
     """
+    transport = _transport(app)
+    transport.reset_callbacks.append(callback)
+    for reset in transport.resets:
+        callback(reset)
+
+
+def name_client(app: AppT) -> None:
+    """Give the app a client id of its own, kept in its data directory: the same whenever it is started there.
+
+    Call it before the app starts, when the directory is there. A process that died is then taken out of the group
+    by the one that comes after it, which is let in at once instead of when the dead one's session is over.
+    """
+    app.conf.broker_client_id = client_id_of(Path(app.conf.datadir), app.conf.id)
+    _transport(app).has_own_client_id = True
+
+
+def _transport(app: AppT) -> Transport:
     if not isinstance(app.transport, Transport):
         raise ImproperlyConfigured(f"app {app.conf.id!r} has no batch:// broker")
-    app.transport.reset_callbacks.append(callback)
-    for reset in app.transport.resets:
-        callback(reset)
+    return app.transport
 
 
 def _consumer(app: AppT) -> Consumer:

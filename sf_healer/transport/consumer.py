@@ -80,6 +80,9 @@ class Consumer(driver.Consumer):
     _confirmed: set[TP]
     """Partitions with an answered fetch since their assignment: a committed offset alone proves nothing."""
 
+    _subscribed = False
+    """A member of the group with our client id is from now on ourselves."""
+
     _left_out: bool
     """A batched partition had no room for more: whoever acknowledges next wakes the poll."""
 
@@ -94,8 +97,12 @@ class Consumer(driver.Consumer):
         self._identities: dict[str, tuple[float, TopicIdentity]] = {}
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Subscribe, unless an agent would try to decode a batch."""
+        """Subscribe, unless an agent would try to decode a batch; a former self of ours leaves the group first."""
         refuse_other_codecs(self.app)
+        transport = cast("Transport", self.transport)
+        if transport.has_own_client_id and not self._subscribed:
+            await self._thread.leave_as_former_self()
+        self._subscribed = True
         await super().subscribe(topics)
 
     def positions(self) -> dict[TP, int]:

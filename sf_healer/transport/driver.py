@@ -35,6 +35,7 @@ class Transport(driver.Transport):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.has_own_client_id = False
         self.batched_topics: dict[str, BatchLimits] = {}
         self.resets: list[OffsetReset] = []
         self.reset_callbacks: list[Callable[[OffsetReset], None]] = []

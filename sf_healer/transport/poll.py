@@ -18,6 +18,7 @@ from aiokafka.consumer.fetcher import FetchError
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
+from sf_healer.transport.former import leave_as_former_self
 from sf_healer.transport.login import follow_credentials
 from sf_healer.transport.questions import Answer, TopicIdentity, ask_end_offsets, ask_topic_identity
 from sf_healer.transport.reader import RecordReader
@@ -155,6 +156,12 @@ class ConsumerThread(AIOKafkaConsumerThread):
         finally:
             self._waiter.cancel()
             self._waiter = None
+
+    async def leave_as_former_self(self) -> None:
+        """Take who had our client id before us out of the group; call it on the app's loop, before joining."""
+        consumer = self._ensure_consumer()
+        group, client_id = self.app.conf.id, self.app.conf.broker_client_id
+        await self._ask(leave_as_former_self(consumer._client, group, client_id))
 
     async def end_offsets(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
         """Ask the brokers; call it on the app's loop. Raises KafkaError."""

@@ -160,17 +160,18 @@ async def ask_end_offsets(client: AIOKafkaClient, tps: Iterable[TP], *, timeout_
     Open transactions count, whatever the consumer's isolation. Raises KafkaError.
     """
     wanted = list(tps)
-    return await _until_answered(client, lambda: _end_offsets(client, wanted), timeout_seconds)
+    return await until_answered(client, lambda: _end_offsets(client, wanted), timeout_seconds)
 
 
 async def ask_topic_identity(client: AIOKafkaClient, topic: str, *, timeout_seconds: float) -> TopicIdentity:
     """Return what a broker says about a topic now. Raises KafkaError."""
-    return await _until_answered(client, lambda: _topic_identity(client, topic), timeout_seconds)
+    return await until_answered(client, lambda: _topic_identity(client, topic), timeout_seconds)
 
 
-async def _until_answered(
+async def until_answered(
     client: AIOKafkaClient, ask: Callable[[], Awaitable[Answer]], timeout_seconds: float
 ) -> Answer:
+    """Ask until there is an answer. Raises KafkaError: at once where asking again would not help."""
     last: KafkaError | None = None
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -207,7 +208,7 @@ async def _end_offsets(client: AIOKafkaClient, tps: list[TP]) -> dict[TP, int]:
     for answer in answers:
         for topic, partitions in answer.topics:
             for partition, error_code, _timestamp, offset in partitions:
-                _raise_for(error_code, f"{topic}:{partition}")
+                raise_for(error_code, f"{topic}:{partition}")
                 ends[TP(topic, partition)] = offset
     return ends
 
@@ -215,12 +216,13 @@ async def _end_offsets(client: AIOKafkaClient, tps: list[TP]) -> dict[TP, int]:
 async def _topic_identity(client: AIOKafkaClient, topic: str) -> TopicIdentity:
     answer: Any = await client.send(client.get_random_node(), TopicMetadataRequest(topic), group=CONNECTION)
     (found,) = answer.to_object()["topics"]
-    _raise_for(found["error_code"], topic)
+    raise_for(found["error_code"], topic)
     topic_id = found.get("topic_id", NO_ID)
     return TopicIdentity(f"name:{topic}" if topic_id == NO_ID else str(topic_id), len(found["partitions"]))
 
 
-def _raise_for(error_code: int, subject: str) -> None:
+def raise_for(error_code: int, subject: str) -> None:
+    """Raise the KafkaError that a broker's answer stands for, if it stands for one."""
     error = for_code(error_code)
     if error is not NoError:
         raise error(subject)
