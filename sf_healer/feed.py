@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line
@@ -86,6 +86,8 @@ class _Sending:
         key = b"" if value is None else None  # the client sends no record that has neither
         try:
             self._waiting.append(await self._producer.send(self._topic, value, key=key, partition=partition))
+        except TopicAuthorizationFailedError:
+            raise
         except KafkaError as problem:
             raise CaptureError(f"record {self._next_number()} was not sent: {problem}") from problem
         if len(self._waiting) > _IN_FLIGHT:
@@ -96,6 +98,9 @@ class _Sending:
         while len(self._waiting) > keep:
             try:
                 await self._waiting.popleft()
+            except TopicAuthorizationFailedError:
+                await asyncio.gather(*self._waiting, return_exceptions=True)
+                raise
             except KafkaError as problem:
                 await asyncio.gather(*self._waiting, return_exceptions=True)  # one failure is enough to tell
                 raise CaptureError(f"record {self.acknowledged + 1} was refused: {problem}") from problem
@@ -145,7 +150,7 @@ class _Merge:
 
 async def _partition_count(settings: Settings, topic: str) -> int:
     async with kafka.admin(settings) as admin:
-        found = await admin.describe([topic])
+        found = await admin.describe([topic], without_configs=[topic])
     if topic not in found:
         raise CaptureError(f"topic {topic} does not exist")
     return found[topic].partitions

@@ -15,6 +15,7 @@ from sf_healer.adapters import kafka
 from sf_healer.adapters.cluster import ApiFailure, Cluster
 from sf_healer.adapters.threads import in_thread
 from sf_healer.core import evidence
+from sf_healer.rights import rights_of_role
 from sf_healer.settings import PREFIX, Identity, Mode, Role, Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -49,9 +50,13 @@ async def find_problems(settings: Settings) -> list[str]:
 async def _kafka_problems(settings: Settings) -> list[str]:
     try:
         async with kafka.admin(settings, patience_seconds=0.0) as admin:
-            specs = topics.specs(settings, await admin.broker_count())
+            needed = rights_of_role(settings)
+            if missing := await admin.missing_rights(needed):
+                return [f"Kafka does not allow us {right}; all we need: {_kafka_user(settings)}" for right in missing]
+            ours = {right.name for right in needed}
+            specs = tuple(spec for spec in topics.specs(settings, await admin.broker_count()) if spec.name in ours)
             platform = _platform_topics(settings)
-            found = await admin.describe([*(spec.name for spec in specs), *platform])
+            found = await admin.describe([*(spec.name for spec in specs), *platform], without_configs=platform)
             statuses = topics.compare(specs, found)
             problems = [
                 *(f"the platform's topic {name} does not exist" for name in platform if name not in found),
@@ -67,6 +72,10 @@ async def _kafka_problems(settings: Settings) -> list[str]:
             return problems
     except (kafka.BrokerUnreachableError, kafka.BrokerRefusedError) as error:
         return [str(error)]
+
+
+def _kafka_user(settings: Settings) -> str:
+    return f"`sf-healer topics --kafka-user {settings.role}`"
 
 
 async def _clock_problems(admin: kafka.Admin) -> list[str]:

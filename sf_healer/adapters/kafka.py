@@ -8,8 +8,8 @@ BrokerUnreachableError that says why.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     BrokerResponseError,
+    ClusterAuthorizationFailedError,
     IllegalSaslStateError,
     IncompatibleBrokerVersion,
     KafkaConnectionError,
@@ -28,12 +29,15 @@ from aiokafka.errors import (
     RequestTimedOutError,
     SaslAuthenticationFailed,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     UnsupportedSaslMechanismError,
     for_code,
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from sf_healer.adapters import permissions
 from sf_healer.adapters.login import Login, follow
+from sf_healer.rights import Operation, Right
 from sf_healer.settings import PREFIX, Settings
 from sf_healer.topics import Found, Spec
 
@@ -127,12 +131,21 @@ class Admin:
         """Count the brokers that the cluster knows now."""
         return len((await _of_any_broker(self._client.describe_cluster))["brokers"])
 
-    async def describe(self, names: Collection[str]) -> dict[str, Found]:
-        """Describe those of the topics that exist; a broker that keeps its configs to itself tells none."""
+    async def missing_rights(self, wanted: Collection[Right]) -> list[str]:
+        """Say which of the rights the broker does not give us, one line a resource."""
+        lines: list[str] = await _of_any_broker(partial(permissions.missing_rights, self._client, wanted))
+        return lines
+
+    async def describe(self, names: Collection[str], *, without_configs: Collection[str] = ()) -> dict[str, Found]:
+        """Describe those of the topics that exist; a broker that keeps its configs to itself tells none.
+
+        Raises BrokerRefusedError for a topic that we may not see: it may exist. Configs need a right of their own.
+        """
         # All topics: a question by name makes a broker with auto-creation create what we ask for.
         listed = {topic["topic"]: topic for topic in await _of_any_broker(self._client.describe_topics)}
         present = [name for name in names if name in listed]
-        configs = await self._configs(present)
+        await self._check_seen([name for name in names if name not in listed])
+        configs = await self._configs([name for name in present if name not in without_configs])
         return {
             name: Found(
                 name=name,
@@ -162,6 +175,8 @@ class Admin:
         create = partial(self._client.create_topics, wanted, timeout_ms=int(REQUEST_TIMEOUT_SECONDS * _MS))
         answer = await _of_any_broker(create)
         for name, code, *told in answer.topic_errors:
+            if code in {TopicAuthorizationFailedError.errno, ClusterAuthorizationFailedError.errno}:
+                raise BrokerRefusedError(f"topic {name} was not created: {_missing_acl(Operation.CREATE)}")
             if code not in {0, TopicAlreadyExistsError.errno}:
                 reason = (told[0] if told else None) or for_code(code).description
                 raise BrokerRefusedError(f"topic {name} was not created: {reason}")
@@ -183,6 +198,13 @@ class Admin:
                 record = await reader.getone()
         return bool(record.timestamp / _MS > dated + _PROBE_AGE_SECONDS / 2)
 
+    async def _check_seen(self, names: Collection[str]) -> None:
+        """Tell a topic that is not there from one that we may not see; a list leaves out both."""
+        allowed = await _of_any_broker(partial(permissions.topic_rights, self._client, names))
+        for name in names:
+            if Operation.DESCRIBE not in allowed.get(name, (Operation.DESCRIBE,)):
+                raise BrokerRefusedError(f"topic {name} may not be seen: {_missing_acl(Operation.DESCRIBE)}")
+
     async def _configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
         if not names:
             return {}
@@ -194,6 +216,9 @@ class Admin:
         found: dict[str, dict[str, str]] = {}
         for answer in answers:
             for code, message, _kind, name, entries in answer.resources:
+                if code == TopicAuthorizationFailedError.errno:
+                    acl = _missing_acl(Operation.DESCRIBE_CONFIGS)
+                    raise BrokerRefusedError(f"the configs of topic {name} may not be seen: {acl}")
                 if code:
                     raise BrokerRefusedError(f"topic {name}: {message or for_code(code).description}")
                 found[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
@@ -228,20 +253,28 @@ async def _of_any_broker(ask: Callable[[], Awaitable[Any]]) -> Any:
 
 @asynccontextmanager
 async def producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
-    """Open a plain producer that waits for all in-sync replicas."""
+    """Open a plain producer that waits for all in-sync replicas.
+
+    Raises BrokerRefusedError where a topic may not be written.
+    """
     made = AIOKafkaProducer(**client_options(settings), acks="all", **options)
     follow(made.client, Login(settings))
     async with made as opened:
-        yield opened
+        with _right_to(Operation.WRITE):
+            yield opened
 
 
 @asynccontextmanager
 async def consumer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a plain consumer without a group; the caller assigns and seeks."""
+    """Open a plain consumer without a group; the caller assigns and seeks.
+
+    Raises BrokerRefusedError where a topic may not be read.
+    """
     made = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False, group_id=None, **options)
     follow(made._client, Login(settings))  # noqa: SLF001  it has no public name
     async with made as opened:
-        yield opened
+        with _right_to(Operation.READ):
+            yield opened
 
 
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:
@@ -249,6 +282,25 @@ def admin_client(settings: Settings) -> AIOKafkaAdminClient:
     made = AIOKafkaAdminClient(**client_options(settings))
     follow(made._client, Login(settings))  # noqa: SLF001  it has no public name
     return made
+
+
+@contextmanager
+def _right_to(operation: Operation) -> Iterator[None]:
+    """Say which right is missing: Kafka names the topic and not the operation."""
+    try:
+        yield
+    except TopicAuthorizationFailedError as problem:
+        raise BrokerRefusedError(f"topic {_named(problem)} may not be used: {_missing_acl(operation)}") from problem
+
+
+def _named(problem: TopicAuthorizationFailedError) -> str:
+    """Give the topics that aiokafka puts into its error, as a name or as several."""
+    told = problem.args[0] if problem.args else "?"
+    return told if isinstance(told, str) or not isinstance(told, Iterable) else ", ".join(sorted(map(str, told)))
+
+
+def _missing_acl(operation: Operation) -> str:
+    return f"no ACL gives us {operation.value}; `sf-healer topics --kafka-user` shows what we need"
 
 
 async def _knock(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import click
 
 from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
+from sf_healer.rights import Purpose, kafka_user
 from sf_healer.settings import Settings
 from sf_healer.topics import Owner, State, Status, compare, platform_specs, present, specs
 
@@ -22,10 +23,21 @@ from sf_healer.topics import Owner, State, Status, compare, platform_specs, pres
     metavar="S",
     help="Wait so long for a broker that does not answer.",
 )
+@click.option(
+    "--kafka-user",
+    "purpose",
+    type=click.Choice(Purpose, case_sensitive=False),
+    help="Print the Kafka user with the least rights for this, as Strimzi takes it, and do nothing else.",
+)
 @output_option
-def command(*, create: bool, create_platform: bool, wait_seconds: float, output: Output) -> ExitCode:
+def command(
+    *, create: bool, create_platform: bool, wait_seconds: float, purpose: Purpose | None, output: Output
+) -> ExitCode:
     """Show the topics; exit code 3 when one is missing or differs. Nothing that exists is changed."""
     settings = settings_for_a_command()
+    if purpose is not None:
+        click.echo(kafka_user(settings, purpose), nl=False)
+        return ExitCode.OK
     try:
         statuses = asyncio.run(
             _look(settings, create=create, create_platform=create_platform, wait_seconds=wait_seconds)
@@ -49,7 +61,9 @@ async def _look(settings: Settings, *, create: bool, create_platform: bool, wait
     async with kafka.admin(settings, patience_seconds=wait_seconds) as admin:
         brokers = await admin.broker_count()
         ours, platform = specs(settings, brokers), platform_specs(settings, brokers)
-        found = await admin.describe([spec.name for spec in (*ours, *platform)])
+        found = await admin.describe(
+            [spec.name for spec in (*ours, *platform)], without_configs=[spec.name for spec in platform]
+        )
         wanted = (ours if create else ()) + (platform if create_platform else ())
         missing = [spec for spec in wanted if spec.name not in found]
         if missing:
