@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "unskip": "Watch a Job again that was left alone.",
     "replay": "Run a capture through the decisions, without Kafka.",
     "policy": "Check a policy file, and see which policy each Job gets.",
+    "doctor": "Check all that a worker needs: versions, Kafka, Kubernetes, rights, clocks.",
     "topics": "Show or create the topics sf-healer needs.",
     "settings": "Show the settings this environment makes.",
     "metrics": "List the metrics of a worker.",

@@ -28,6 +28,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from sf_healer import __version__
+from sf_healer.access import Access, Granted
 from sf_healer.adapters import metrics
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
@@ -57,6 +58,9 @@ _WATCH_BACKLOG = 1000  # events; a reader that lags makes the server wait, not u
 _WATCH_LONGEST_RETRY_SECONDS = 30.0
 _STOP_POLL_SECONDS = 0.2
 _STOP_SECONDS = 5.0
+
+# It is on in every cluster, and gives rights to kubelets alone.
+_NODE_AUTHORIZER_LISTS_NOTHING = "node authorizer does not support user rule resolution"
 
 _EXPECTED = (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError)
 
@@ -113,6 +117,22 @@ class Listing(msgspec.Struct, frozen=True):
     at: float  # epoch seconds of our clock, just before the list was asked for
     pods: tuple[Manifest, ...] = ()  # only what joins need
     api_at: float = 0.0  # the API server's clock when it answered, to the second below; 0: it did not say
+
+
+class Server(msgspec.Struct, frozen=True):
+    """The API server, and its clock beside ours: it said `at` (epoch seconds, 0 if nothing) between the other two."""
+
+    version: str
+    asked_at: float
+    at: float
+    answered_at: float
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """The rules that hold for us in the namespace; `gaps` says what the server could not list, if anything."""
+
+    granted: tuple[Granted, ...]
+    gaps: str = ""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -315,6 +335,46 @@ class Cluster:
         if isinstance(answer, ApiFailure) and answer.kind is not Failure.ALREADY_EXISTS:
             return answer
         return None
+
+    def server(self) -> Server | ApiFailure:
+        """Ask the server for its version and its time."""
+        asked_at, served_at = time.time(), list[float]()
+        answer = _ask(client.VersionApi(self._client).get_code, served_at=served_at)
+        if isinstance(answer, ApiFailure):
+            return answer
+        return Server(str(answer["gitVersion"]), asked_at, served_at[0], time.time())
+
+    def whoami(self) -> str | ApiFailure:
+        """Ask who the server takes us for; NOT_FOUND from one older than 1.28."""
+        answer = _ask(client.AuthenticationV1Api(self._client).create_self_subject_review, {})
+        return answer if isinstance(answer, ApiFailure) else str(answer["status"]["userInfo"]["username"])
+
+    def may(self, access: Access, *, everywhere: bool = False) -> bool | ApiFailure:
+        """Ask whether we have a right in the namespace, or in all of them."""
+        resource, _, subresource = access.resource.partition("/")
+        asked = {"verb": access.verb, "group": access.group, "resource": resource, "subresource": subresource}
+        body = {"spec": {"resourceAttributes": asked if everywhere else asked | {"namespace": self.namespace}}}
+        answer = _ask(client.AuthorizationV1Api(self._client).create_self_subject_access_review, body)
+        return answer if isinstance(answer, ApiFailure) else bool(answer["status"]["allowed"])
+
+    def rights(self) -> Rights | ApiFailure:
+        """List every rule that holds for us in the namespace, whoever gave it."""
+        body = {"spec": {"namespace": self.namespace}}
+        answer = _ask(client.AuthorizationV1Api(self._client).create_self_subject_rules_review, body)
+        if isinstance(answer, ApiFailure):
+            return answer
+        status = answer["status"]
+        granted = (
+            Granted(
+                groups=tuple(rule.get("apiGroups") or ()),
+                resources=tuple(rule.get("resources") or ()),
+                verbs=tuple(rule["verbs"]),
+                names=tuple(rule.get("resourceNames") or ()),
+            )
+            for rule in status["resourceRules"] or ()
+        )
+        told = str(status.get("evaluationError") or "")
+        return Rights(tuple(granted), gaps="" if told.strip("[]") == _NODE_AUTHORIZER_LISTS_NOTHING else told)
 
     def _pods(self, namespace: str, job_name: str) -> list[Manifest] | ApiFailure:
         answer = _ask(self._core.list_namespaced_pod, namespace, label_selector=f"{JOB_NAME_LABELS[0]}={job_name}")
