@@ -14,15 +14,29 @@ from typing import Protocol
 
 import msgspec
 
-from sf_healer.core.events import Kind, Malformed, Report, decode
+from sf_healer.core.events import (
+    RECORDS_WRITTEN_LIMIT,
+    SIGN_OF_LIFE,
+    UNREADABLE,
+    Kind,
+    Malformed,
+    Report,
+    decode,
+    read,
+)
 from sf_healer.core.evidence import Beat, Bundle, Word
-from sf_healer.core.identity import Resolution, Unresolved
+from sf_healer.core.identity import Resolution, Resolved, Unresolved
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partitioning import partition_of
 
 
 class Names(Protocol):
     """What names the Job of a report: identity.JobIndex or identity.ConventionIndex."""
+
+    @property
+    def version(self) -> int:
+        """Another number whenever a producer and a queue id may mean another Job than they did."""
+        ...
 
     def resolve(self, report: Report) -> Resolution:
         """Name the Job or Jobs that a report speaks of."""
@@ -69,12 +83,19 @@ class Combined(msgspec.Struct):
 _SHARED_KINDS = frozenset({Kind.STARTED, Kind.LOADING})
 
 
+#: How many names are kept with the Job and the evidence partition they mean; some 400 bytes each.
+_CACHED_PLACES = 200_000
+
+
 class Combiner:
-    """Combines batches for one source topic. Holds no state but the names it was given."""
+    """Combines batches for one source topic. Holds no state but the names it was given, and what they meant."""
 
     def __init__(self, names: Names, partitions: int) -> None:
         self._names = names
         self._partitions = partitions
+        # (producer, queue id), neither empty, to the one Job they mean and its evidence partition.
+        self._places: dict[tuple[str, str], tuple[str, int]] = {}
+        self._places_of = names.version
 
     def combine(
         self,
@@ -89,63 +110,127 @@ class Combiner:
 
         `not_after` is a broker's time (epoch seconds) at which the batch had been read: what follows live is not
         below any end yet, and a record from the future would outrank all that is said after it.
-        """
-        beats: dict[str, Beat] = {}
-        words: dict[tuple[str, Kind], Word] = {}
-        rejected: list[Rejected] = []
-        counts = [0] * len(Kind)
-        resolve = self._names.resolve
-        low, high, bounds_until = 0.0, 0.0, -1
-        for record in records:
-            report = decode(record.value)
-            if type(report) is Malformed:
-                rejected.append(Rejected(record, report.reason, report.detail))
-                continue
-            assert isinstance(report, Report)
-            kind = report.kind
-            resolution = resolve(report)
-            if type(resolution) is Unresolved:
-                rejected.append(Rejected(record, f"unresolved_{resolution.reason}", report=report))
-                continue
-            counts[kind] += 1
-            if kind is Kind.PONG:
-                continue  # a service answers pings after its worker died: no sign of life (design §6)
-            offset = record.offset
-            if offset >= bounds_until:
-                low, high = marks.bounds(offset)
-                high = min(high, not_after)
-                bounds_until = marks.bounds_hold_until(offset)
-            source_at = min(max(record.timestamp / 1000, low), high)
-            for key in resolution.keys:  # type: ignore[union-attr]  # narrowed by the type test above
-                if kind is Kind.LOADING:
-                    known = beats.get(key)
-                    beat = Beat(key, source_at, offset, report.records_written)
-                    beats[key] = beat if known is None else _newest_beat(known, beat)
-                elif not resolution.shared or kind in _SHARED_KINDS:  # type: ignore[union-attr]
-                    _keep_newest(words, Word(key, kind, source_at, offset, report.finished, report.detail))
-        return Combined(self._bundles(topic_id, source_partition, beats, words), rejected, counts)
 
-    def _bundles(
-        self,
-        topic_id: str,
-        source_partition: int,
-        beats: dict[str, Beat],
-        words: dict[tuple[str, Kind], Word],
-    ) -> dict[int, Bundle]:
-        beats_of: dict[int, list[Beat]] = {}
-        words_of: dict[int, list[Word]] = {}
-        for key, beat in beats.items():
-            beats_of.setdefault(partition_of(key, self._partitions), []).append(beat)
-        for (key, _), word in words.items():
-            words_of.setdefault(partition_of(key, self._partitions), []).append(word)
+        The hot path is a sign of life of a Job that was named before: nothing is made of it but its Beat.
+        """
+        gathered = _Gathered(self._partitions)
+        beats_of, clock = gathered.beats, _Clock(marks, not_after)
+        self._forget_places_if_names_changed()
+        places = self._places
+        signs_of_life = 0
+        for record in records:
+            try:
+                message = read(record.value)  # type: ignore[arg-type]  # of null it raises as of what it cannot read
+            except UNREADABLE:
+                self._take(record, clock, gathered)
+                continue
+            if message.status != SIGN_OF_LIFE:
+                self._take(record, clock, gathered)
+                continue
+            place = places.get((message.producer, message.queue_id))
+            if place is None:
+                self._take(record, clock, gathered)
+                continue
+            signs_of_life += 1
+            key, partition = place
+            offset, source_at = record.offset, record.timestamp / 1000
+            if offset >= clock.holds_until:
+                clock.move_to(offset)
+            if source_at < clock.low:  # noqa: PLR1730  a call costs as much as the rest of this line's work
+                source_at = clock.low
+            if source_at > clock.high:  # noqa: PLR1730
+                source_at = clock.high
+            records_written = message.records_written
+            if not 0 <= records_written < RECORDS_WRITTEN_LIMIT:
+                records_written = -1
+            beats = beats_of[partition]
+            known = beats.get(key)
+            beat = Beat(key, source_at, offset, records_written)
+            beats[key] = beat if known is None else _newest_beat(known, beat)
+        gathered.reports[Kind.LOADING] += signs_of_life
+        return Combined(gathered.bundles(topic_id, source_partition), gathered.rejected, gathered.reports)
+
+    def _take(self, record: SourceRecord, clock: "_Clock", gathered: "_Gathered") -> None:
+        """Take in a report of any kind and dialect."""
+        report = decode(record.value)
+        if type(report) is Malformed:
+            gathered.rejected.append(Rejected(record, report.reason, report.detail))
+            return
+        assert isinstance(report, Report)
+        resolution = self._names.resolve(report)
+        self._forget_places_if_names_changed()
+        if type(resolution) is Unresolved:
+            gathered.rejected.append(Rejected(record, f"unresolved_{resolution.reason}", report=report))
+            return
+        assert isinstance(resolution, Resolved)
+        kind, offset = report.kind, record.offset
+        gathered.reports[kind] += 1
+        if kind is Kind.PONG:
+            return  # a service answers pings after its worker died: no sign of life (design §6)
+        source_at = clock.clamped(record.timestamp / 1000, offset)
+        for key in resolution.keys:
+            partition = partition_of(key, self._partitions)
+            if kind is Kind.LOADING:
+                gathered.beat(partition, Beat(key, source_at, offset, report.records_written))
+            elif not resolution.shared or kind in _SHARED_KINDS:
+                gathered.word(partition, Word(key, kind, source_at, offset, report.finished, report.detail))
+        self._remember(report, resolution)
+
+    def _remember(self, report: Report, resolution: Resolved) -> None:
+        if report.producer and report.queue_id and len(resolution.keys) == 1:
+            if len(self._places) >= _CACHED_PLACES:
+                self._places.clear()
+            (key,) = resolution.keys
+            self._places[report.producer, report.queue_id] = (key, partition_of(key, self._partitions))
+
+    def _forget_places_if_names_changed(self) -> None:
+        if self._places_of != self._names.version:
+            self._places_of = self._names.version
+            self._places.clear()
+
+
+class _Clock:
+    """The bounds of source time, as they are at one offset and hold up to another; epoch seconds."""
+
+    def __init__(self, marks: SourceMarks, not_after: float) -> None:
+        self._marks, self._not_after = marks, not_after
+        self.low, self.high, self.holds_until = 0.0, 0.0, -1
+
+    def move_to(self, offset: int) -> None:
+        """Take the bounds at an offset; offsets grow."""
+        self.low, high = self._marks.bounds(offset)
+        self.high = min(high, self._not_after)
+        self.holds_until = self._marks.bounds_hold_until(offset)
+
+    def clamped(self, source_at: float, offset: int) -> float:
+        """Give a source time within its bounds; where they contradict each other, the upper one holds."""
+        if offset >= self.holds_until:
+            self.move_to(offset)
+        return min(max(source_at, self.low), self.high)
+
+
+class _Gathered:
+    """What a batch has come to so far."""
+
+    def __init__(self, partitions: int) -> None:
+        self.beats: list[dict[str, Beat]] = [{} for _ in range(partitions)]
+        self.rejected: list[Rejected] = []
+        self.reports = [0] * len(Kind)
+        self._words: list[dict[tuple[str, Kind], Word]] = [{} for _ in range(partitions)]
+
+    def beat(self, partition: int, beat: Beat) -> None:
+        beats = self.beats[partition]
+        known = beats.get(beat.key)
+        beats[beat.key] = beat if known is None else _newest_beat(known, beat)
+
+    def word(self, partition: int, word: Word) -> None:
+        _keep_newest(self._words[partition], word)
+
+    def bundles(self, topic_id: str, source_partition: int) -> dict[int, Bundle]:
         return {
-            partition: Bundle(
-                topic_id,
-                source_partition,
-                tuple(beats_of.get(partition, ())),
-                tuple(words_of.get(partition, ())),
-            )
-            for partition in sorted(beats_of.keys() | words_of.keys())
+            partition: Bundle(topic_id, source_partition, tuple(beats.values()), tuple(words.values()))
+            for partition, (beats, words) in enumerate(zip(self.beats, self._words, strict=True))
+            if beats or words
         }
 
 

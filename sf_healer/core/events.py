@@ -69,12 +69,12 @@ class Malformed(msgspec.Struct, frozen=True):
 # one that is longer than this cannot be the name of anything.
 IDENTITY_CHARACTERS = 512
 DETAIL_CHARACTERS = 200
-_RECORDS_WRITTEN_LIMIT = 2**62
+RECORDS_WRITTEN_LIMIT = 2**62
 
 _KINDS = {kind.name.lower(): kind for kind in Kind}
 
 
-class _Wire(msgspec.Struct, gc=False):
+class Message(msgspec.Struct, gc=False):
     """The fields of all dialects that mean something here; msgspec skips the others, making no objects."""
 
     status: str = ""
@@ -87,7 +87,12 @@ class _Wire(msgspec.Struct, gc=False):
     records_written: int = -1
 
 
-_decode_wire = msgspec.json.Decoder(_Wire).decode
+#: Reads what the services send into a Message. Refuses (UNREADABLE) much that `decode` still understands.
+read = msgspec.json.Decoder(Message).decode
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
+
+#: The `status` of a sign of life, by far the most of all reports.
+SIGN_OF_LIFE = Kind.LOADING.name.lower()
 
 
 def decode(value: bytes | None) -> Report | Malformed:
@@ -99,8 +104,8 @@ def decode(value: bytes | None) -> Report | Malformed:
     if value is None:
         return Malformed(MalformedReason.NULL)
     try:
-        wire = _decode_wire(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        wire = read(value)
+    except UNREADABLE:
         return _decode_leniently(value)
     kind = _KINDS.get(wire.status or wire.event)
     producer = wire.producer or wire.producer_id or wire.telemetry_id
@@ -112,7 +117,7 @@ def decode(value: bytes | None) -> Report | Malformed:
         or len(wire.queue_id) > IDENTITY_CHARACTERS
     ):
         return _decode_leniently(value)
-    return Report(kind, producer, wire.queue_id, wire.finished, _sensible(wire.records_written))
+    return Report(kind, producer, wire.queue_id, wire.finished, sensible(wire.records_written))
 
 
 def _decode_leniently(value: bytes) -> Report | Malformed:
@@ -154,13 +159,14 @@ def _report_from(message: dict[str, object]) -> Report | Malformed:
         producer,
         queue_id,
         message.get("finished") is True,
-        _sensible(message.get("records_written")),
+        sensible(message.get("records_written")),
         _detail(message) if kind is Kind.ERROR else "",
     )
 
 
-def _sensible(records_written: object) -> int:
-    if type(records_written) is int and 0 <= records_written < _RECORDS_WRITTEN_LIMIT:
+def sensible(records_written: object) -> int:
+    """Give a number of records as it counts: -1 for none and for one that cannot be."""
+    if type(records_written) is int and 0 <= records_written < RECORDS_WRITTEN_LIMIT:
         return records_written
     return -1
 

@@ -66,6 +66,8 @@ class JobIndex:
     """
 
     def __init__(self) -> None:
+        #: Another one whenever a name may mean another Job than it did.
+        self.version = 0
         self._facts: dict[str, JobFact] = {}
         self._gone_at: dict[str, float] = {}
         self._by_producer: dict[str, set[str]] = defaultdict(set)
@@ -102,7 +104,7 @@ class JobIndex:
             self._by_folded_producer[fact.producer_id.lower()].add(fact.key)
             self._by_queue[fact.queue_id].add(fact.key)
             self._by_folded_queue[fact.queue_id.lower()].add(fact.key)
-        self._resolved.clear()
+        self._names_changed()
 
     def is_gone(self, key: str) -> bool:
         """Say whether the Job is only remembered."""
@@ -119,7 +121,7 @@ class JobIndex:
         for key in [key for key, at in self._gone_at.items() if now - at > REMEMBER_GONE_SECONDS]:
             self._forget_names(self._facts.pop(key))
             del self._gone_at[key]
-            self._resolved.clear()
+            self._names_changed()
 
     def resolve(self, report: Report) -> Resolution:
         """Name the Job or Jobs that a report speaks of."""
@@ -131,6 +133,10 @@ class JobIndex:
                 self._resolved.clear()
             self._resolved[names] = resolution
         return resolution
+
+    def _names_changed(self) -> None:
+        self._resolved.clear()
+        self.version += 1
 
     def _look_up(self, report: Report) -> Resolution:
         if not report.producer:
@@ -199,6 +205,8 @@ class ConventionIndex:
     """
 
     def __init__(self, namespace: str) -> None:
+        #: Another one whenever a name may mean another Job than it did.
+        self.version = 0
         self._namespace = namespace
         self._queue_by_short_id: dict[str, str] = {}
         self._known: set[str] = set()
@@ -222,7 +230,9 @@ class ConventionIndex:
         short_id = report.producer.rpartition("__")[2]
         queue_id = report.queue_id
         if queue_id and short_id and queue_id.endswith(short_id):
-            self._queue_by_short_id[short_id] = queue_id
+            if self._queue_by_short_id.setdefault(short_id, queue_id) != queue_id:
+                self._queue_by_short_id[short_id] = queue_id
+                self.version += 1
         elif not queue_id and short_id:
             queue_id = self._queue_by_short_id.get(short_id, "")
         parts = [sanitize(part) for part in (queue_id, target or ("" if queue_id else report.producer))]

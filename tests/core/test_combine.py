@@ -243,3 +243,35 @@ def test_the_order_within_a_source_partition_decides_where_a_wrong_clock_leaves_
     for batches in ([records], [[record] for record in records]):
         judgement, *_ = _judgements(batches, 30)["stf/one"]
         assert judgement.verdict == ("failed" if second == "error" else "healthy")
+
+
+def test_what_a_name_meant_is_forgotten_when_another_job_takes_it():
+    index = JobIndex()
+    index.put(a_fact("stf/old", producer_id="loader__0", queue_id="queue", uid="u1"), now=T0)
+    combiner = Combiner(index, 1)
+
+    def named():
+        report = says("loading", 0, producer="loader__0", queue_id="queue")
+        combined = combiner.combine([report], topic_id=TOPIC, source_partition=3, marks=SourceMarks())
+        return [beat.key for bundle in combined.bundles.values() for beat in bundle.beats]
+
+    assert named() == named() == ["stf/old"]
+    index.put(a_fact("stf/new", producer_id="loader__0", queue_id="queue", uid="u2"), now=T0)
+    assert named() == ["stf/new", "stf/old"]  # two Jobs of one name are both told of a sign of life
+    index.put(a_fact("stf/old", producer_id="loader__other", queue_id="queue", uid="u1", resource_version=11), now=T0)
+    assert named() == ["stf/new"]
+
+
+def test_a_sign_of_life_of_a_job_named_before_is_the_same_beat_as_its_first():
+    first, second = (says("loading", 5, offset=offset, queue_id="alone", records_written=7) for offset in (0, 1))
+    (fresh,) = combine(first).bundles.values()
+    (warm,) = combine(says("loading", 1, queue_id="alone"), second).bundles.values()
+    assert [beat.source_at for beat in fresh.beats] == [beat.source_at for beat in warm.beats] == [T0 + 5]
+    assert [beat.records_written for beat in (*fresh.beats, *warm.beats)] == [7, 7]
+
+
+@pytest.mark.parametrize("records_written", [-5, 2**62, 2**63])
+def test_a_senseless_number_of_records_is_none_for_a_job_named_before_too(records_written):
+    records = (says("loading", n, offset=n, queue_id="alone", records_written=records_written) for n in range(2))
+    (bundle,) = combine(*records).bundles.values()
+    assert [beat.records_written for beat in bundle.beats] == [-1]
