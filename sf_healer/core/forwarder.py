@@ -21,14 +21,26 @@ class Forwarder:
 
     def __init__(self, names: Names, *, partitions: int) -> None:
         self.partitions = partitions
-        #: Kafka's id of the source topic; empty until it is known, and again when the topic was made anew.
-        self.topic_id = ""
+        self._topic_id = ""
         self._combiner = Combiner(names, partitions)
         self._marks: dict[int, SourceMarks] = defaultdict(SourceMarks)
+        self._marks_of = ""  # the topic whose ends were noted in them
         self._resets: set[int] = set()
         # Per evidence partition: the broker's time of our newest acknowledged record, and our monotonic clock when
         # it was sent. Sent before it was appended, so adding what has passed since gives a time that is not too early.
         self._newest: dict[int, tuple[float, float]] = {}
+
+    @property
+    def topic_id(self) -> str:
+        """Kafka's id of the source topic; empty until it is known, and again when the topic was made anew."""
+        return self._topic_id
+
+    @topic_id.setter
+    def topic_id(self, topic_id: str) -> None:
+        self._topic_id = topic_id
+        if topic_id and topic_id != self._marks_of:
+            self._marks.clear()  # the ends of a topic that is no more say nothing of when this one's records came
+            self._marks_of = topic_id
 
     def combine(self, records: Iterable[SourceRecord], source_partition: int, *, now: float) -> Combined:
         """Combine one batch of a source partition into bundles; `now` is the clock when it had been read."""

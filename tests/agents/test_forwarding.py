@@ -51,7 +51,10 @@ class Broker:
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
         self.log += [evidence.decode(record.value) for record in records]
-        return [Appended(record.partition, 1000.0 + len(self.log)) for record in records]
+        return [Appended(record.partition, self.time()) for record in records]
+
+    def time(self) -> float:
+        return 1000.0 + len(self.log)
 
     async def bury(self, batch: Batch, rejected: Sequence[object]) -> None:
         raise AssertionError(batch, rejected)
@@ -90,8 +93,9 @@ def forwarding_on(broker: Broker) -> Forwarding:
     return Forwarding(Forwarder(names, partitions=1), broker, mark_interval_seconds=1.0)
 
 
-def reports(*offsets: int) -> Batch:
-    return Batch(0, [Record(offset, 1_000_000, b'{"status": "loading", "producer": "p"}') for offset in offsets])
+def reports(*offsets: int, at: float = 1000.0) -> Batch:
+    value = b'{"status": "loading", "producer": "p"}'
+    return Batch(0, [Record(offset, int(at * 1000), value) for offset in offsets])
 
 
 async def test_reports_of_a_topic_made_anew_are_never_told_under_the_old_ones_id() -> None:
@@ -166,3 +170,21 @@ async def test_a_batch_fetched_from_a_topic_that_is_no_more_is_told_under_no_id(
     await forwarding.forward(reports(0))
 
     assert [(bundle.topic_id, bundle.beats[0].offset) for bundle in broker.bundles()] == [("second", 0)]
+
+
+async def test_a_report_of_a_topic_made_anew_is_not_dated_by_the_ends_of_the_old_one() -> None:
+    """Its offsets begin anew; by the old ends it would have been there long ago, and its `error` be taken for old."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 3
+    await forwarding.forward(reports(0, 1, 2))
+    broker.position = 3
+    await forwarding.mark()
+
+    broker.topic, broker.position, broker.end = Topic("second", 1), 0, 1
+    forwarding.forwarder.reset(0, from_position=3, to_position=0)
+    broker.log += [None] * 100  # a second each
+    said_at = broker.time()
+    await forwarding.forward(reports(0, at=said_at))
+
+    assert broker.bundles()[-1].beats[0].source_at == said_at
