@@ -35,6 +35,9 @@ from sf_healer.core.watermark import Gaps
 #: `finished` this close to an `error`, in source time, belongs to it: recorded gaps are 3 to 43 ms. Either
 #: may come first where a producer's clock stepped, or where source time is arrival time (a capture).
 RIGHT_AFTER_SECONDS = 2.0
+#: A `loading` may come this much later than it was said: the platform's producers give a report up after 40 s. Under a
+#: clock that is ahead its time tells no better.
+LATE_SECONDS = 45.0
 NO_LOOK = float("inf")
 
 
@@ -162,16 +165,17 @@ def _ended(state: JobState) -> Judgement | None:
 def _ended_after(state: JobState) -> float:
     """Return the source time after which an end counts.
 
-    A sign of life reopens an ended Job only if it is clearly newer: order between partitions means nothing.
+    A sign of life reopens an ended Job only if it is clearly newer: order between partitions means nothing. `started`
+    is the first word of a process, and so of another one than that which has ended; a `loading` may have been late.
     """
-    return max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
+    return max(state.started_source - RIGHT_AFTER_SECONDS, state.loading_source - LATE_SECONDS, NEVER)
 
 
 def _finished_by_error(state: JobState) -> bool:
-    ended_after = _ended_after(state)
+    went_on_at = max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
     return (
-        state.finished_source > ended_after
-        and state.error_source > ended_after
+        state.finished_source > went_on_at
+        and state.error_source > went_on_at
         and abs(state.finished_source - state.error_source) <= RIGHT_AFTER_SECONDS
     )
 

@@ -12,7 +12,7 @@ from sf_healer.core.events import Kind
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
 from sf_healer.core.state import NEVER, JobState, fold_beat, fold_word
-from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, RIGHT_AFTER_SECONDS, Rule, Verdict, judge
+from sf_healer.core.verdicts import LATE_SECONDS, NO_LOOK, RESTARTABLE, RIGHT_AFTER_SECONDS, Rule, Verdict, judge
 from sf_healer.core.watermark import Gaps
 from tests.core.strategies import JOB, POLICY, T0, a_beat, a_fact, a_state, a_word, beats, moments, words
 
@@ -106,11 +106,22 @@ def test_a_job_that_came_to_its_end_is_never_sick(reports, verdict, rule):
 
 
 @pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
-@pytest.mark.parametrize("life", [STARTED, LOADING])
-def test_a_clearly_newer_sign_of_life_reopens_an_ended_job(end, life):
-    state = said((LOADING, 5), (end, 9), (life, 9 + RIGHT_AFTER_SECONDS))
-    assert short(judged(state, 15)) == (Verdict.HEALTHY, Rule.REPORTS)
-    assert short(judged(state, 100))[0] is Verdict.STUCK
+@pytest.mark.parametrize(("life", "later"), [(STARTED, RIGHT_AFTER_SECONDS), (LOADING, LATE_SECONDS)])
+def test_a_clearly_newer_sign_of_life_reopens_an_ended_job(end, life, later):
+    state = said((LOADING, 5), (end, 9), (life, 9 + later))
+    assert short(judged(state, 15 + later)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert short(judged(state, 100 + later))[0] is Verdict.STUCK
+
+
+@pytest.mark.parametrize(("end", "verdict"), [(FINISHED, Verdict.COMPLETED), (INTERRUPTED, Verdict.STOPPED)])
+def test_a_loading_that_was_long_on_its_way_reopens_nothing(end, verdict):
+    state = said((LOADING, 5), (end, 9), (LOADING, 9 + 40))
+    assert judged(state, 5000).verdict is verdict
+
+
+def test_a_failed_job_that_goes_on_is_well_however_soon():
+    state = said((ERROR, 9), (FINISHED, 9.1), (LOADING, 12))
+    assert not judged(state, 20).restartable
 
 
 def test_a_job_that_kubernetes_calls_complete_has_ended():

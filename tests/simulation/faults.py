@@ -76,7 +76,7 @@ _FULL = {
     "drop": (0.001, 0.05),
     "duplicate": (0.01, 0.2),
     "delay": (0.01, 0.2),
-    "delay_seconds": (1.0, 60.0),
+    "delay_seconds": (1.0, 40.0),  # then a producer gives up
     "garbage": (5.0, 60.0),
     "telemetry_outages": (0.5, 2.0),
     "producer_skew_seconds": (0.5, 120.0),
