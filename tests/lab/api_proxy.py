@@ -195,6 +195,7 @@ class ApiProxy:
             connector=aiohttp.TCPConnector(limit=0, ssl=self._trust),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             read_bufsize=_LONGEST_LINE_BYTES,
         )
         server = web.Server(self._serve, handler_cancellation=True, access_log=None)

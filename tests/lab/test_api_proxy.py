@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.lab.kube import ControlPlane
+
 SECONDS = 10.0
 NEVER_ENDS = ("sleep", "600")
 
@@ -75,6 +77,19 @@ def test_what_meets_no_fault_is_passed_on_as_it_is(through: Cluster, direct: Clu
     assert isinstance(made, LiveJob)
     assert through.read_job(through.namespace, "one") == direct.read_job(direct.namespace, "one")
     assert through.delete_job(through.namespace, "one", made.fact.uid) is None
+
+
+@pytest.mark.kube
+def test_a_real_api_server_takes_what_comes_through(control_plane: ControlPlane, tmp_path: Path):
+    with ApiProxy.before(control_plane.kubeconfig) as proxy:
+        kubeconfig = proxy.kubeconfig(control_plane.kubeconfig, at=tmp_path / "kubeconfig")
+        cluster = Cluster.connect(namespace=control_plane.create_namespace(), kubeconfig=str(kubeconfig))
+        made = cluster.create_job(cluster.namespace, a_job())
+        assert isinstance(made, LiveJob)
+        assert names(cluster) == ["one"]
+        assert cluster.delete_job(cluster.namespace, "one", made.fact.uid) is None
+        until(lambda: names(cluster) == [], "the end of the Job", seconds=SECONDS)
+        cluster.close()
 
 
 @pytest.mark.parametrize(
