@@ -19,7 +19,7 @@ from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import Progress
 from sf_healer.settings import Role
 from sf_healer.transport import end_offsets, positions
-from tables import actions
+from tables import actions, jobs
 
 log = structlog.get_logger(__name__)
 
@@ -82,10 +82,11 @@ async def watch_progress() -> None:
 
 def _detector_problems() -> list[str]:
     problems = _turned_away(detector) + inventory.problems()
-    if detector.rebalancing:
+    restoring = jobs.restoring()
+    if restoring is not None:
+        problems.append(f"the jobs table is being restored: {restoring}")
+    elif detector.rebalancing or detector.in_recovery:
         problems.append("the consumer group of the detector is rebalancing")
-    if detector.in_recovery:
-        problems.append("the jobs table is being recovered")
     if not (detector.consumer and detector.assignor.assigned_actives()):
         problems.append("no partition is assigned yet")
     return problems or _mark_problems()

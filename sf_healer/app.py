@@ -17,7 +17,7 @@ from yarl import URL
 
 from sf_healer.adapters.login import Login
 from sf_healer.settings import PREFIX, Role, SettingsError, Stores, load
-from sf_healer.transport import join_error, name_client
+from sf_healer.transport import BatchTableManager, join_error, name_client
 from sf_healer.transport.login import credentials
 
 log = structlog.get_logger(__name__)
@@ -82,6 +82,7 @@ def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:
         broker=[URL(f"batch://{server}") for server in settings.bootstrap_servers],
         broker_credentials=_credentials,
         # -- state
+        TableManager=BatchTableManager,
         store="memory://" if settings.stores is Stores.MEMORY else "rocksdb://?driver=rocksdict",
         datadir=Path(settings.data_dir) / name,
         table_standby_replicas=0,  # standby keys would sit in the same store as ours, with frozen times

@@ -6,38 +6,88 @@ faust-streaming 0.15.3: tables/table.py on_key_set, transport/producer.py flush_
 sent first, awaited until the broker acknowledged it, and only then stored.
 
 Values begin with the offset of the newest record of the log in them, and recovery keeps the highest:
-core/changelog.py says why.
+core/changelog.py says why. Recovery reads the changelog in fetch batches: sf_healer/transport/recovery.py.
 
-For tables with `key_type=bytes, value_type=bytes`, inside the event whose partition owns the keys.
+For apps with `TableManager=BatchTableManager` and a `batch://` broker; keys and values are bytes, the encoding is ours
+(the core's). Writes belong inside the event whose partition owns the keys.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple, cast
 
 import faust
-from faust.types import EventT, RecordMetadata, StoreT, TableT
+from faust.exceptions import ImproperlyConfigured
+from faust.types import TP, RecordMetadata
+from faust.types.topics import TopicT
 
+from sf_healer.adapters import metrics
 from sf_healer.core.changelog import InOrder, persisted_after
-from sf_healer.transport import ToSend, send_together
+from sf_healer.transport import RESTORE_LIMITS, Batch, BatchTableManager, ToSend, batched_topic, send_together
+from tables.stores import ROCKSDB_OPTIONS, PartitionStore, partition_store
 
-# What a Faust table of ours is: bytes to bytes, the encoding is ours (the core's).
-BytesTable = TableT[bytes, bytes]
+
+class Restored(NamedTuple):
+    """How far the recovery of a table is, in records of its changelog; both 0 while there is none."""
+
+    records: int
+    of: int
 
 
 class OrderedTable(faust.Table[bytes, bytes]):
     """A table of msgpack arrays `[version, offset of the log, ...]`; recovery keeps the highest offset."""
 
-    def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
-        """Apply recovered records, without those that a late writer put on top of newer ones."""
-        super().apply_changelog_batch(self._in_order(batch))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.restored = Restored(0, 0)
+        self._orders: dict[TP, InOrder] = {}
 
-    def _in_order(self, batch: Iterable[EventT[Any]]) -> Iterator[EventT[Any]]:
-        order = InOrder(cast("StoreT[bytes, bytes]", self.data).get)
-        return (event for event in batch if order.counts(cast("bytes", event.message.key), event.message.value))
+    def store_of(self, partition: int) -> PartitionStore:
+        """Open the local store of a partition that is assigned to this worker."""
+        return partition_store(self.data, TP(self.changelog_topic_name, partition))
+
+    # ---- what recovery calls
+
+    def begin_restore(self, tps: AbstractSet[TP]) -> None:
+        """Forget what was seen of changelogs before."""
+        self._orders = {}
+        for tp in tps:
+            store = self.store_of(tp.partition)
+            self._orders[tp] = InOrder(None if store.is_empty() else store.get)
+
+    def restore(self, batch: Batch) -> None:
+        """Write recovered records, without those that a late writer put on top of newer ones.
+
+        Raises TypeError for a record without a key: it is none of ours.
+        """
+        changes = self._orders[batch.tp].newest([(_key_of(record), record.value) for record in batch])
+        self.store_of(batch.partition).write(changes, persisted=batch.next_position - 1)
+        metrics.RESTORED_RECORDS.labels(table=self.name).inc(len(batch))
+
+    def note_restored(self, restored: int, total: int) -> None:
+        """Keep how far recovery is, for the probes and metrics."""
+        self.restored = Restored(restored, total)
+        metrics.RESTORE_REMAINING.labels(table=self.name).set(total - restored)
+        if not total:
+            self._orders = {}
+
+    def _new_changelog_topic(self, **_: Any) -> TopicT:
+        name = self._changelog_topic_name()
+        return batched_topic(
+            self.app,
+            name,
+            limits=RESTORE_LIMITS,
+            partitions=self.partitions,
+            compacting=True,
+            acks=False,
+            internal=True,
+        )
 
 
 def ordered_table(app: faust.App, name: str, *, partitions: int, help: str) -> OrderedTable:  # noqa: A002  Faust's word
-    """Declare an OrderedTable of bytes on an app."""
+    """Declare an OrderedTable of bytes on an app; raises ImproperlyConfigured where that has another TableManager."""
+    if not isinstance(app.tables, BatchTableManager):
+        raise ImproperlyConfigured(f"app {app.conf.id!r} needs TableManager=BatchTableManager for ordered tables")
     table = OrderedTable(
         app,
         name=name,
@@ -46,11 +96,12 @@ def ordered_table(app: faust.App, name: str, *, partitions: int, help: str) -> O
         key_type=bytes,
         value_type=bytes,
         beacon=app.tables.beacon,
+        options=dict(ROCKSDB_OPTIONS),
     )
     return cast("OrderedTable", app.tables.add(table))
 
 
-async def put(table: BytesTable, key: bytes, value: bytes) -> None:
+async def put(table: OrderedTable, key: bytes, value: bytes) -> None:
     """Store one value; returns when its changelog record is acknowledged (acks=all).
 
     Raises what the producer raises when the broker does not acknowledge within its request timeout, and
@@ -59,19 +110,17 @@ async def put(table: BytesTable, key: bytes, value: bytes) -> None:
     await write(table, {key: value})
 
 
-async def delete(table: BytesTable, key: bytes) -> None:
+async def delete(table: OrderedTable, key: bytes) -> None:
     """Remove one key; returns when its tombstone is acknowledged. Raises as `put` does."""
     await write(table, {key: None})
 
 
-async def write(table: BytesTable, changes: Mapping[bytes, bytes | None]) -> None:
+async def write(table: OrderedTable, changes: Mapping[bytes, bytes | None]) -> None:
     """Store several values (None removes the key) in one round trip to the broker. Raises as `put` does.
 
     The changelog may have received a part of them when it raises: the values of one event must be written so
     that folding the event again gives the same.
     """
-    if any(value == b"" for value in changes.values()):
-        raise ValueError("an empty value: Faust drops it in a changelog batch that also deletes the key")
     if not changes:
         return
     partition = table.partition_for_key(next(iter(changes)))  # raises outside of an event and on a partition mismatch
@@ -79,21 +128,19 @@ async def write(table: BytesTable, changes: Mapping[bytes, bytes | None]) -> Non
     records = (ToSend(key, value) for key, value in changes.items())
     topic = table.changelog_topic.get_topic_name()
     written = await (await send_together(table.app, topic, partition, records))
-    store = cast("StoreT[bytes, bytes]", table.data)  # not the table: it would send the record again
-    for key, value in changes.items():
-        if value is not None:
-            store[key] = value
-        elif key in store:
-            del store[key]
-    # After the values: a crash between the two must let recovery read the records again, not skip them.
-    _note_persisted(store, written)
+    store = table.store_of(partition)
+    store.write(changes, persisted=_persisted(store, written))
 
 
-def _note_persisted(store: "StoreT[bytes, bytes]", written: Sequence[RecordMetadata]) -> None:
-    """Move the offset from which recovery reads, where that is safe."""
-    tp = written[0].topic_partition
-    known = offset = store.persisted_offset(tp)
+def _persisted(store: PartitionStore, written: Sequence[RecordMetadata]) -> int | None:
+    """Return from which offset recovery may read once these records are stored; None: as before."""
+    before = offset = store.persisted_offset()
     for metadata in written:
         offset = persisted_after(offset, metadata.offset)
-    if offset is not None and offset != known:
-        store.set_persisted_offset(tp, offset)
+    return None if offset == before else offset
+
+
+def _key_of(record: Any) -> bytes:
+    if record.key is None:
+        raise TypeError(f"a changelog record without a key at offset {record.offset}")
+    return cast("bytes", record.key)

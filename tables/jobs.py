@@ -6,7 +6,9 @@ table when it is assigned and recovered, and only from the active partitions: Fa
 revoked ones with frozen times, and a sweep over those would call healthy Jobs stuck.
 """
 
+import asyncio
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import policy
-from sf_healer.core.changelog import UnknownVersion, stored_of, writes_of
+from sf_healer.core.changelog import UnknownVersion, meta_key, meta_of, states_of, writes_of
 from sf_healer.core.partition import Changes, Meta, Partition
 from sf_healer.settings import PREFIX
 from tables import durable
@@ -49,6 +51,12 @@ policies = _policies()
 
 hot: dict[int, Partition] = {}
 
+#: So many Jobs are read from the store before the event loop has its turn: some milliseconds.
+JOBS_IN_A_STEP = 1_000
+
+#: Partitions of ours whose hot state is being rebuilt. One that is revoked meanwhile is taken out again.
+_rebuilding: set[int] = set()
+
 
 class StateMismatchError(Exception):
     """The stored state cannot be used by this worker as it is set; the message says what to do."""
@@ -69,29 +77,58 @@ async def store(partition: int, changes: Changes, offset: int) -> None:
 async def drop_revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
     """Forget the hot state of partitions that are no longer ours."""
     for tp in revoked:
-        if tp.topic == topics.EVIDENCE and hot.pop(tp.partition, None) is not None:
+        if tp.topic != topics.EVIDENCE:
+            continue
+        _rebuilding.discard(tp.partition)
+        if hot.pop(tp.partition, None) is not None:
             metrics.forget_partition(tp.partition)
             log.info("partition_dropped", partition=tp.partition)
 
 
 @jobs.on_recover
 async def rebuild() -> None:
-    """Rebuild the hot state of the partitions that were assigned; the table is recovered when this is called."""
+    """Rebuild the hot state of the partitions that were assigned; the table is recovered when this is called.
+
+    Raises StateMismatchError for what this worker cannot read.
+    """
     owned = {tp.partition for tp in app.assignor.assigned_actives() if tp.topic == topics.EVIDENCE}
-    try:
-        found = stored_of(jobs.items(), owned - hot.keys(), settings.partitions)
-    except UnknownVersion as error:
-        raise StateMismatchError(str(error)) from None
-    for number, stored in found.items():
-        _check_partitions(number, stored.meta)
-        partition = new_partition(number)
-        partition.restore(stored.meta, stored.states)
-        hot[number] = partition
-        metrics.WATERMARK.labels(partition=str(number)).set(partition.watermark.value)
-        log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
     for number in hot.keys() - owned:
         del hot[number]
         metrics.forget_partition(number)
+    _rebuilding.clear()
+    _rebuilding.update(owned - hot.keys())
+    for number in sorted(_rebuilding):
+        partition = await _read_partition(number) if number in _rebuilding else None
+        if partition is not None and number in _rebuilding:  # else revoked: what another worker writes is not in it
+            _rebuilding.discard(number)
+            hot[number] = partition
+            metrics.WATERMARK.labels(partition=str(number)).set(partition.watermark.value)
+            log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
+
+
+def restoring() -> str | None:
+    """Say how far the table is in being restored; None when it is."""
+    if jobs.restored.of:
+        return f"{jobs.restored.records:,} of {jobs.restored.of:,} records of its changelog are read"
+    if _rebuilding:
+        return f"the Jobs of {len(_rebuilding)} partitions are still to be read from the local store"
+    return None
+
+
+async def _read_partition(number: int) -> Partition:
+    store = jobs.store_of(number)
+    partition = new_partition(number)
+    try:
+        meta = meta_of(store.get(meta_key(number)))
+        _check_partitions(number, meta)
+        partition.restore_meta(meta)
+        items = iter(store.items())
+        while step := list(islice(items, JOBS_IN_A_STEP)):
+            partition.restore_jobs(states_of(step))
+            await asyncio.sleep(0)
+    except UnknownVersion as error:
+        raise StateMismatchError(str(error)) from None
+    return partition
 
 
 def new_partition(number: int) -> Partition:

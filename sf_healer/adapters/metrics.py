@@ -36,6 +36,15 @@ FEED_GAPS = Counter(
     "sf_healer_feed_gaps", "Times the feed was interrupted; silence in a gap is nobody's.", ["partition"]
 )
 
+# --- tables
+
+RESTORED_RECORDS = Counter("sf_healer_restored_records", "Changelog records read to restore a table.", ["table"])
+RESTORE_REMAINING = Gauge(
+    "sf_healer_restore_remaining_records",
+    "Changelog records a table still has to read; 0 when it is restored.",
+    ["table"],
+)
+
 # --- Jobs, sweeps, verdicts
 
 JOBS = Gauge("sf_healer_jobs", "Jobs of the partitions this worker owns, by verdict.", ["partition", "verdict"])

@@ -5,13 +5,12 @@ worker that was paused may wake up and write once more after another has taken i
 is the last on the changelog and older than what the other wrote. So recovery keeps the highest offset.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
 
 from sf_healer.core.partition import Changes, Meta
-from sf_healer.core.partitioning import partition_of
 from sf_healer.core.state import JobState
 
 SCHEMA_VERSION = 1
@@ -44,22 +43,34 @@ def offset_of(value: bytes | None) -> int:
 class InOrder:
     """Which records of a changelog are to be applied, as they come, to what a store holds already."""
 
-    def __init__(self, stored: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, stored: Callable[[bytes], bytes | None] | None) -> None:
+        """Take how a key is looked up in the store; None where the store is empty."""
         self._stored = stored
         self._newest: dict[bytes, int] = {}
 
-    def counts(self, key: bytes, value: bytes | None) -> bool:
-        """Say whether the next record is at least as new as what is known of its key.
+    def newest(self, records: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
+        """Give what the next records of the changelog come to: keys to values, None for a key that is dropped.
 
-        A tombstone has no offset, and always counts: a key is dropped long after its last change.
+        A record counts if it is at least as new as what is known of its key. A tombstone has no offset, and
+        always counts: a key is dropped long after its last change.
         """
-        if key not in self._newest:
-            self._newest[key] = offset_of(self._stored(key))
-        offset = offset_of(value)
-        if value is not None and offset < self._newest[key]:
-            return False
-        self._newest[key] = offset
-        return True
+        newest, stored, decode = self._newest, self._stored, _heads.decode
+        changes: dict[bytes, bytes | None] = {}
+        for key, value in records:
+            if value is None:
+                newest[key] = -1
+                changes[key] = None
+                continue
+            offset = decode(value).offset
+            known = newest.get(key)
+            if known is None:
+                known = -1 if stored is None else offset_of(stored(key))
+            if offset >= known:
+                newest[key] = offset
+                changes[key] = value
+            else:
+                newest[key] = known
+        return changes
 
 
 def persisted_after(known: int | None, written: int) -> int | None:
@@ -84,34 +95,23 @@ def writes_of(partition: int, changes: Changes, offset: int) -> dict[bytes, byte
     }
     writes.update({key.encode(): None for key in changes.forgotten})
     if changes.meta is not None:
-        writes[_META_KEY % partition] = _encode((SCHEMA_VERSION, offset, changes.meta))
+        writes[meta_key(partition)] = _encode((SCHEMA_VERSION, offset, changes.meta))
     return writes
 
 
-class Stored(msgspec.Struct):
-    """What is stored of one evidence partition."""
-
-    meta: Meta | None = None
-    states: list[JobState] = []
+def meta_key(partition: int) -> bytes:
+    """Name the key under which an evidence partition's own state is stored."""
+    return _META_KEY % partition
 
 
-def stored_of(items: Iterable[tuple[bytes, bytes]], wanted: set[int], partitions: int) -> dict[int, Stored]:
-    """Read the wanted evidence partitions out of a store, which may hold others; raises UnknownVersion."""
-    found = {number: Stored(states=[]) for number in sorted(wanted)}
-    for number, key, value in _addressed(items, partitions):
-        if number not in found:
-            continue
-        if key.startswith(b"\x00"):
-            found[number].meta = _decode(_metas, value)
-        else:
-            found[number].states.append(_decode(_states, value))
-    return found
+def meta_of(value: bytes | None) -> Meta | None:
+    """Read an evidence partition's own state as stored; raises UnknownVersion."""
+    return None if value is None else _decode(_metas, value)
 
 
-def _addressed(items: Iterable[tuple[bytes, bytes]], partitions: int) -> Iterator[tuple[int, bytes, bytes]]:
-    for key, value in items:
-        of_partition = key.startswith(b"\x00")
-        yield int(key.rpartition(b"/")[2]) if of_partition else partition_of(key.decode(), partitions), key, value
+def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
+    """Read the Jobs among the stored items of one evidence partition; raises UnknownVersion."""
+    return [_decode(_states, value) for key, value in items if not key.startswith(b"\x00")]
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:

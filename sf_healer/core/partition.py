@@ -13,6 +13,7 @@ been folded, so a crash half way must leave it older than the Jobs, never newer.
 """
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -174,20 +175,29 @@ class Partition:
             self.watermark.replaced_topic_ids,
         )
 
-    def restore(self, meta: Meta | None, states: list[JobState]) -> None:
+    def restore(self, meta: Meta | None, states: Iterable[JobState]) -> None:
         """Rebuild the hot state from what was stored; the next watermark is a feed gap if it is far off."""
+        self.restore_meta(meta)
+        self.restore_jobs(states)
+
+    def restore_meta(self, meta: Meta | None) -> None:
+        """Take the partition's own stored state; before its Jobs."""
         if meta is None:
             self._meta_dirty = True  # the number of partitions is on the changelog from the first event on
-        else:
-            self.watermark.value, self.watermark.topic_id = meta.watermark, meta.topic_id
-            self.watermark.partitions, self.watermark.marks = meta.source_partitions, dict(meta.marks)
-            self.watermark.gaps = Gaps(meta.gaps)
-            self._forwarded = {(topic, partition): offset for topic, partition, offset in meta.forwarded}
-            self.last_at = meta.last_at
-            self.watermark.reset_pending = meta.reset_pending
-            self.watermark.replaced_topic_ids = meta.replaced_topic_ids
+            return
+        self.watermark.value, self.watermark.topic_id = meta.watermark, meta.topic_id
+        self.watermark.partitions, self.watermark.marks = meta.source_partitions, dict(meta.marks)
+        self.watermark.gaps = Gaps(meta.gaps)
+        self._forwarded = {(topic, partition): offset for topic, partition, offset in meta.forwarded}
+        self.last_at = meta.last_at
+        self.watermark.reset_pending = meta.reset_pending
+        self.watermark.replaced_topic_ids = meta.replaced_topic_ids
+
+    def restore_jobs(self, states: Iterable[JobState]) -> None:
+        """Take stored Jobs; a million come in several calls, for the event loop has more to do."""
         now = max(self.watermark.value, self.last_at)
-        for state in sorted(states, key=lambda state: state.unhealthy_at):
+        turned = len(self._turned_unhealthy)
+        for state in states:
             self.jobs[state.key] = state
             self.counts_by_verdict[state.verdict] += 1
             if state.unhealthy_at != NEVER:
@@ -197,6 +207,8 @@ class Partition:
             if state.fact is None:
                 self._without_fact_since[state.key] = now
             self._schedule(state, self.watermark.value)
+        if len(self._turned_unhealthy) != turned:
+            self._turned_unhealthy = deque(sorted(self._turned_unhealthy))
 
     # ---- what people and admission ask
 

@@ -29,7 +29,10 @@ topics.
 
 Rebalance. When partitions are revoked everything in flight is forgotten, and the next owner starts at the
 committed offset; an acknowledgement that comes later counts for nothing. Where `stream_wait_empty` is on,
-Faust waits for the agents first and commits what they acknowledged. Table recovery is Faust's own.
+Faust waits for the agents first and commits what they acknowledged.
+
+Recovery. With `TableManager=BatchTableManager` the changelogs of tables come in batches too: `recovery.py` has the
+terms. Without it table recovery is Faust's own.
 
 Return. `name_client` gives an app a client id that outlives its process. Who comes back after a kill then takes its
 former self out of the group, and joins at once; else the group would wait for the dead one until its session is over,
@@ -64,10 +67,13 @@ from sf_healer.transport.declare import batched_topic
 from sf_healer.transport.driver import Transport
 from sf_healer.transport.producing import ToSend, send_together
 from sf_healer.transport.questions import TopicIdentity
+from sf_healer.transport.recovery import RESTORE_LIMITS, BatchTableManager
 
 __all__ = [
+    "RESTORE_LIMITS",
     "Batch",
     "BatchLimits",
+    "BatchTableManager",
     "OffsetReset",
     "Record",
     "ToSend",

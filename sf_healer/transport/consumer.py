@@ -75,7 +75,7 @@ class Consumer(driver.Consumer):
     _thread: ConsumerThread
 
     _ledgers: dict[TP, Ledger]
-    """Of every assigned partition whose messages are acknowledged. A seek puts a new one in its place."""
+    """Of every assigned partition that is batched or whose messages are acknowledged; a seek begins a new one."""
 
     _confirmed: set[TP]
     """Partitions with an answered fetch since their assignment: a committed offset alone proves nothing."""
@@ -108,8 +108,15 @@ class Consumer(driver.Consumer):
     def positions(self) -> dict[TP, int]:
         """Return up to where each batched partition was handed over and acknowledged, once that is known."""
         batched = declarations(self.app)
-        reached = {tp: self._ledgers[tp].acknowledged for tp in self._confirmed if tp.topic in batched}
+        reached = {
+            tp: self._ledgers[tp].acknowledged for tp in self._confirmed if tp.topic in batched and self._tracked(tp)
+        }
         return {tp: position for tp, position in reached.items() if position is not None}
+
+    def restored_position(self, tp: TP) -> int | None:
+        """Return up to where a batched changelog was read and acknowledged since the last seek, gaps included."""
+        ledger = self._ledgers.get(tp)
+        return None if ledger is None else ledger.acknowledged
 
     @property
     def join_error(self) -> Exception | None:
@@ -170,6 +177,10 @@ class Consumer(driver.Consumer):
     def _tracked(self, tp: TP) -> bool:
         return self.app.topics.acks_enabled_for(tp.topic)
 
+    def _has_ledger(self, tp: TP) -> bool:
+        """Say whether a partition has a ledger: a batched changelog has one too, and commits nothing."""
+        return self._tracked(tp) or tp.topic in declarations(self.app)
+
     def _on_acked(self) -> None:
         if self._left_out:
             self._left_out = False
@@ -196,7 +207,7 @@ class Consumer(driver.Consumer):
             return self.flow_active and self.app.consumer_generation_id == generation_id
 
         if is_current():
-            astray = [tp for tp, span in spans.items() if self._tracked(tp) and not self._continues(tp, span)]
+            astray = [tp for tp, span in spans.items() if self._has_ledger(tp) and not self._continues(tp, span)]
             for tp, message in self._messages({tp: span for tp, span in spans.items() if tp not in astray}):
                 if not is_current():
                     return
@@ -216,10 +227,11 @@ class Consumer(driver.Consumer):
 
     def _start_over(self, reset: OffsetReset) -> None:
         self.log.warning("%r: %s is gone, going on at %s", reset.tp, reset.from_position, reset.to_position)
-        transport = cast("Transport", self.transport)
-        transport.resets.append(reset)
-        for callback in transport.reset_callbacks:
-            callback(reset)
+        if self._tracked(reset.tp):  # of a changelog nothing is lost: it begins later than it did
+            transport = cast("Transport", self.transport)
+            transport.resets.append(reset)
+            for callback in transport.reset_callbacks:
+                callback(reset)
         self._ledgers[reset.tp] = Ledger(reset.to_position)
         self._committed_offset[reset.tp] = None  # it may lie ahead, if the topic was created anew
 
@@ -234,23 +246,27 @@ class Consumer(driver.Consumer):
 
     def _messages(self, spans: Mapping[TP, Span]) -> Iterator[tuple[TP, Message]]:
         batched = declarations(self.app)
-        ledgers = {tp: self._ledgers[tp] for tp in spans if self._tracked(tp)}
+        ledgers = {tp: self._ledgers[tp] for tp in spans if self._has_ledger(tp)}
         for tp, ledger in ledgers.items():
             if not spans[tp].records:
                 ledger.pass_over(spans[tp].end)
         for tp, span in spans.items():
             if span.highwater is not None:
                 self.app.monitor.track_tp_end_offset(tp, span.highwater)
-            if tp.topic in batched and span.records and self._ledgers.get(tp) is ledgers[tp]:
+            if tp.topic in batched and span.records and self._ledgers.get(tp) is ledgers[tp] and self._wanted(tp):
                 yield tp, self._batch(tp, span)
         plain = {tp: span.records for tp, span in spans.items() if tp.topic not in batched}
         for tp, record in self.scheduler.iterate(plain):
-            if tp not in ledgers:  # a changelog: never acknowledged, and unwanted once it is paused
-                if tp in self._active_partitions or tp in self._buffered_partitions:
+            if tp not in ledgers:
+                if self._wanted(tp):
                     yield tp, self._to_message(tp, record)
             elif self._ledgers.get(tp) is ledgers[tp]:  # else it was sought meanwhile
                 is_last = record is spans[tp].records[-1]
                 yield tp, self._single(tp, record, spans[tp].end if is_last else record.offset + 1)
+
+    def _wanted(self, tp: TP) -> bool:
+        """Say whether what was polled may still be handed over: nothing of a changelog once it is paused."""
+        return self._tracked(tp) or tp in self._active_partitions or tp in self._buffered_partitions
 
     def _batch(self, tp: TP, span: Span) -> Message:
         last = cast("Any", span.records[-1])
@@ -320,7 +336,7 @@ class Consumer(driver.Consumer):
 
     def _begin_ledgers(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
-            if self._tracked(tp):
+            if self._has_ledger(tp):
                 self._ledgers[ensure_TP(tp)] = Ledger(offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -334,7 +350,7 @@ class Consumer(driver.Consumer):
 
     def _filter_tps_with_pending_acks(self, topics: TPorTopicSet | None = None) -> Iterator[TP]:
         for tp in list(self._ledgers):
-            if topics is None or tp in topics or tp.topic in topics:
+            if self._tracked(tp) and (topics is None or tp in topics or tp.topic in topics):
                 yield self._new_topicpartition(*tp)  # aiokafka's own type: its transactions take no other
 
     def _new_offset(self, tp: TP) -> int | None:

@@ -9,9 +9,11 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.exceptions import ImproperlyConfigured
 from faust.types import TP, RecordMetadata
 
 from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS, EmbeddedBroker
+from sf_healer.transport import Batch, BatchTableManager
 from tables import durable
 from tests.broker.transport_lab import create_topic, new_app, running, send
 from tests.lab.waiting import until_async
@@ -42,6 +44,8 @@ class Writer:
             directory,
             app_id,
             store=store,
+            TableManager=BatchTableManager,
+            table_standby_replicas=0,
             topic_partitions=1,
             broker_session_timeout=QUICK_SESSION_TIMEOUT_SECONDS,
             broker_heartbeat_interval=QUICK_HEARTBEAT_SECONDS,
@@ -116,50 +120,88 @@ async def test_what_is_written_is_on_the_changelog_once_and_comes_back_in_anothe
 
 # ---- a late writer
 
-
-def an_event(key, stored, offset=0):
-    message = SimpleNamespace(key=key, value=stored, offset=offset, partition=0, tp=TP("changelog", 0))
-    return SimpleNamespace(key=key, value=stored, message=message)
+CHANGELOG = TP("ordered-things-changelog", 0)
 
 
-@pytest.fixture
-def table(tmp_path):
-    app = faust.App("ordered", store="memory://", datadir=tmp_path)
-    return durable.ordered_table(app, "things", partitions=1, help="")
+def an_app(directory, *, standbys, store="memory://"):
+    return faust.App(
+        "ordered",
+        broker="batch://127.0.0.1:1",
+        store=store,
+        datadir=directory,
+        TableManager=BatchTableManager,
+        table_standby_replicas=standbys,
+    )
+
+
+def a_batch(*records, start=0):
+    """Make a fetch of (key, value) pairs at consecutive offsets."""
+    found = [SimpleNamespace(key=key, value=stored, offset=start + at) for at, (key, stored) in enumerate(records)]
+    return Batch(CHANGELOG, found, start_position=start, next_position=start + len(found), size_bytes=0)
+
+
+@pytest.fixture(params=["memory://", "rocksdb://?driver=rocksdict"])
+def table(request, tmp_path):
+    app = an_app(tmp_path, standbys=0, store=request.param)
+    made = durable.ordered_table(app, "things", partitions=1, help="")
+    made.begin_restore({CHANGELOG})
+    return made
+
+
+def stored_in(table):
+    return {key: text_of(stored) for key, stored in table.store_of(0).items()}
 
 
 def test_recovery_keeps_the_value_with_more_of_the_log_in_it(table):
-    late = an_event(b"a", value(5, "late"), 3)
-    table.apply_changelog_batch([an_event(b"a", value(5, "five"), 1), an_event(b"a", value(9, "nine"), 2), late])
-    assert text_of(table.data[b"a"]) == "nine"
-    table.apply_changelog_batch([an_event(b"a", value(7, "later still"), 4)])
-    assert text_of(table.data[b"a"]) == "nine"
-    table.apply_changelog_batch([an_event(b"a", value(9, "the same again"), 5)])
-    assert text_of(table.data[b"a"]) == "the same again"
+    table.restore(a_batch((b"a", value(5, "five")), (b"a", value(9, "nine")), (b"a", value(5, "late"))))
+    assert stored_in(table) == {b"a": "nine"}
+    table.restore(a_batch((b"a", value(7, "later still")), start=3))
+    assert stored_in(table) == {b"a": "nine"}
+    table.restore(a_batch((b"a", value(9, "the same again")), start=4))
+    assert stored_in(table) == {b"a": "the same again"}
+
+
+def test_a_late_value_does_not_replace_what_was_stored_before_the_recovery_began(table):
+    table.restore(a_batch((b"a", value(9, "nine"))))
+    table.begin_restore({CHANGELOG})
+    table.restore(a_batch((b"a", value(7, "late")), (b"b", value(1, "one")), start=1))
+    assert stored_in(table) == {b"a": "nine", b"b": "one"}
 
 
 def test_recovery_follows_tombstones(table):
-    table.apply_changelog_batch([an_event(b"a", value(9)), an_event(b"a", None), an_event(b"b", None)])
-    assert b"a" not in table.data
-    table.apply_changelog_batch([an_event(b"a", value(1, "again"))])
-    assert text_of(table.data[b"a"]) == "again"
+    table.restore(a_batch((b"a", value(9)), (b"a", None), (b"b", None)))
+    assert stored_in(table) == {}
+    table.restore(a_batch((b"a", value(1, "again")), start=3))
+    assert stored_in(table) == {b"a": "again"}
+    table.restore(a_batch((b"a", None), start=4))
+    assert stored_in(table) == {}
+
+
+def test_recovery_persists_the_position_behind_the_batch_gaps_included(tmp_path):
+    table = a_rocksdb_table(tmp_path)
+    table.begin_restore({CHANGELOG})
+    batch = a_batch((b"a", value(1)))
+    table.restore(Batch(CHANGELOG, batch.records, start_position=0, next_position=7, size_bytes=0))
+    assert table.store_of(0).persisted_offset() == 6
+
+
+def test_a_record_without_a_key_is_refused(table):
+    with pytest.raises(TypeError, match="without a key at offset 1"):
+        table.restore(a_batch((b"a", value(1)), (None, value(1))))
+    assert stored_in(table) == {}
 
 
 # ---- the offset that recovery starts from
 
 
-class Store(dict):
-    """A store that remembers what was persisted, and when."""
+def a_rocksdb_table(directory):
+    app = an_app(directory, standbys=0, store="rocksdb://?driver=rocksdict")
+    return durable.ordered_table(app, "things", partitions=1, help="")
 
-    def __init__(self, persisted=None):
-        super().__init__()
-        self.persisted = persisted
 
-    def persisted_offset(self, _tp):
-        return self.persisted
-
-    def set_persisted_offset(self, _tp, offset):
-        self.persisted = offset
+@pytest.fixture
+def store(tmp_path):
+    return a_rocksdb_table(tmp_path).store_of(0)
 
 
 class Table:
@@ -168,13 +210,16 @@ class Table:
     max_request_size = 1_000_000
 
     def __init__(self, next_offset, store, error=None):
-        self.data = store
+        self._store = store
         self.app = self.changelog_topic = self
         self._next_offset = next_offset
         self._error = error
 
     def partition_for_key(self, _key):
         return 0
+
+    def store_of(self, _partition):
+        return self._store
 
     def get_topic_name(self):
         return "changelog"
@@ -198,28 +243,39 @@ class Table:
         return future
 
 
-async def test_the_persisted_offset_follows_our_own_records():
-    store = Store()
+async def test_the_persisted_offset_follows_our_own_records(store):
     await durable.write(Table(0, store), {b"a": value(1), b"b": value(1)})
-    assert store.persisted == 1
+    assert store.persisted_offset() == 1
 
 
-async def test_the_persisted_offset_stops_before_a_record_of_somebody_else():
+async def test_the_persisted_offset_stops_before_a_record_of_somebody_else(store):
     """What another worker wrote meanwhile is not in this store: recovery must read it."""
-    store = Store(persisted=4)
+    store.write({}, persisted=4)
     await durable.write(Table(7, store), {b"a": value(1)})
-    assert store.persisted == 4
-    assert b"a" in store
+    assert store.persisted_offset() == 4
+    assert store.get(b"a") == value(1)
 
 
-async def test_nothing_is_stored_when_the_broker_does_not_acknowledge():
-    store = Store()
+async def test_nothing_is_stored_when_the_broker_does_not_acknowledge(store):
     with pytest.raises(ConnectionError):
         await durable.put(Table(0, store, ConnectionError()), b"a", value(1))
-    assert not store
-    assert store.persisted is None
+    assert store.is_empty()
+    assert store.persisted_offset() is None
 
 
-async def test_an_empty_value_is_refused_for_faust_takes_it_for_none():
-    with pytest.raises(ValueError, match="empty"):
-        await durable.put(Table(0, Store()), b"a", b"")
+def test_an_app_whose_recovery_knows_no_batches_is_refused(tmp_path):
+    app = faust.App("plain", broker="batch://127.0.0.1:1", store="memory://", datadir=tmp_path)
+    with pytest.raises(ImproperlyConfigured, match="BatchTableManager"):
+        durable.ordered_table(app, "things", partitions=1, help="")
+
+
+def test_a_plain_table_is_refused_where_recovery_reads_batches(tmp_path):
+    app = an_app(tmp_path, standbys=0)
+    with pytest.raises(ImproperlyConfigured, match="in batches"):
+        app.Table("things")
+
+
+def test_standbys_are_refused_where_recovery_reads_batches(tmp_path):
+    app = an_app(tmp_path, standbys=1)
+    with pytest.raises(ImproperlyConfigured, match="standbys"):
+        durable.ordered_table(app, "things", partitions=1, help="")

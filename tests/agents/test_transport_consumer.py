@@ -279,6 +279,50 @@ async def test_a_revoked_partition_is_forgotten(consumer) -> None:
     assert list(consumer._filter_tps_with_pending_acks()) == []
 
 
+# --- changelogs in batches
+
+CHANGELOG = TP("changelog", 0)
+
+
+@pytest.fixture
+async def restoring(consumer) -> Consumer:
+    batched_topic(consumer.app, CHANGELOG.topic, limits=BatchLimits(max_in_flight=2), acks=False)
+    consumer._active_partitions = {CHANGELOG}
+    consumer._begin_ledgers({CHANGELOG: 5})
+    return consumer
+
+
+async def test_a_batched_changelog_is_bounded_as_a_source_is_and_never_committed(restoring) -> None:
+    messages = hand_over(restoring, CHANGELOG, span(CHANGELOG, [5, 6], start=5, end=7))
+    messages += hand_over(restoring, CHANGELOG, span(CHANGELOG, [9], start=7, end=10))
+    assert [message.value.next_position for message in messages] == [7, 10]
+    assert restoring._demands([CHANGELOG]) == {}, "two batches are all that recovery may hold"
+    assert restoring.restored_position(CHANGELOG) == 5
+    acknowledge(restoring, messages)
+    assert restoring.restored_position(CHANGELOG) == 10
+    assert set(restoring._demands([CHANGELOG])) == {CHANGELOG}
+    assert list(restoring._filter_tps_with_pending_acks()) == []
+    assert positions(restoring.app) == {}, "nobody waits for a changelog to move on"
+
+
+async def test_a_marker_behind_the_last_record_of_a_changelog_is_passed(restoring) -> None:
+    hand_over(restoring, CHANGELOG, span(CHANGELOG, [], start=5, end=8))
+    assert restoring.restored_position(CHANGELOG) == 8
+
+
+async def test_nothing_is_handed_over_of_a_changelog_that_was_paused_meanwhile(restoring) -> None:
+    restoring.pause_partitions({CHANGELOG})
+    assert hand_over(restoring, CHANGELOG, span(CHANGELOG, [5, 6], start=5, end=7)) == []
+    assert restoring.restored_position(CHANGELOG) == 5
+
+
+async def test_a_changelog_that_begins_later_than_it_did_is_no_reset_of_the_source(restoring) -> None:
+    told: list[OffsetReset] = []
+    on_reset(restoring.app, told.append)
+    [message] = hand_over(restoring, CHANGELOG, span(CHANGELOG, [9], start=9, end=10, reset_from=5))
+    assert (message.value.start_position, told) == (9, [])
+
+
 STEPS = st.lists(st.tuples(st.sampled_from(["poll", "lose", "ack", "sought"]), st.integers(0, 7)), max_size=60)
 
 

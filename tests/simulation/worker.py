@@ -20,7 +20,7 @@ from sf_healer import topics
 from sf_healer.adapters.cluster import ApiFailure
 from sf_healer.core import commands, evidence, steps, stop_commands
 from sf_healer.core.actuator import Actuator
-from sf_healer.core.changelog import InOrder, persisted_after, stored_of, writes_of
+from sf_healer.core.changelog import InOrder, meta_key, meta_of, persisted_after, states_of, writes_of
 from sf_healer.core.combine import Rejected
 from sf_healer.core.commands import Outcome
 from sf_healer.core.facts import JobFact
@@ -161,11 +161,11 @@ class App:
                 if record.offset >= ends[place]:
                     break
                 assert record.key is not None
-                if order.counts(record.key, record.value):
-                    if record.value is None:
-                        store.pop(record.key, None)
+                for key, value in order.newest([(record.key, record.value)]).items():
+                    if value is None:
+                        store.pop(key, None)
                     else:
-                        store[record.key] = record.value
+                        store[key] = value
                 disk.persisted[place] = record.offset
         self.rebuild({place[1] for place in positions if place[0] == self.table_topic})
         self.begin()
@@ -430,7 +430,6 @@ class Detector(App):
         world = self.worker.world
         for number in owned - self.partitions.keys():
             store = self.worker.disk.store((self.changelog, number))
-            stored = stored_of(store.items(), {number}, world.setup.partitions)[number]
             partition = world.pieces.partition(
                 number,
                 partitions=world.setup.partitions,
@@ -438,7 +437,7 @@ class Detector(App):
                 window_seconds=world.setup.window_seconds,
                 feed_gap_seconds=world.setup.feed_gap_seconds,
             )
-            partition.restore(stored.meta, stored.states)
+            partition.restore(meta_of(store.get(meta_key(number))), states_of(store.items()))
             self.partitions[number] = partition
 
     def _on_reset(self, partition: int, before: int, after: int) -> None:
