@@ -31,6 +31,7 @@ class Need(msgspec.Struct, frozen=True):
 
     access: Access
     why: str
+    required: bool = True  # a worker does not start without it
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ _ACTUATOR = (
 _HANDS = (
     Need(Access(BATCH, "jobs", "delete"), "the sick incarnation, by its uid"),
     Need(Access(BATCH, "jobs", "create"), "the new incarnation, under the same name"),
-    Need(Access(CORE, "events", "create"), "the Event that tells of it, for kubectl describe"),
+    Need(Access(CORE, "events", "create"), "the Event that tells of it, for kubectl describe", required=False),
 )
 
 #: What every authenticated user has by default (ClusterRole system:basic-user); we ask by it what else we have.
@@ -240,8 +241,8 @@ def _named(role: Role) -> str:
 
 def _united(needs: Iterable[Need]) -> Iterator[Need]:
     """Give each right once, with all it is for."""
-    why: dict[Access, list[str]] = {}
+    by_access: dict[Access, list[Need]] = {}
     for need in needs:
-        why.setdefault(need.access, []).append(need.why)
-    for access, reasons in why.items():
-        yield Need(access, "; ".join(reasons))
+        by_access.setdefault(need.access, []).append(need)
+    for access, found in by_access.items():
+        yield Need(access, "; ".join(need.why for need in found), required=any(need.required for need in found))

@@ -4,13 +4,15 @@ While it waits, `/readyz` is red with the reasons and `/livez` green: restarting
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 
 from sf_healer import topics
+from sf_healer.access import in_words, needed, rbac_command
 from sf_healer.adapters import kafka
 from sf_healer.adapters.cluster import ApiFailure, Cluster
 from sf_healer.adapters.threads import in_thread
@@ -22,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 15.0
+#: An API server where nobody may ask, or that cannot be asked, what we may do: then what we may not is refused later.
+_DOES_NOT_SAY = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 
 
 async def wait(settings: Settings) -> None:
@@ -99,11 +103,24 @@ def _cluster_problems(settings: Settings) -> list[str]:
         cluster = Cluster.connect(namespace=settings.namespace, kubeconfig=settings.kubeconfig)
     except SettingsError as error:
         return [str(error)]
-    listing = cluster.list_jobs()
-    cluster.close()
-    if isinstance(listing, ApiFailure):
-        return [f"the Jobs of namespace {settings.namespace} cannot be listed: {listing.message}"]
-    return []
+    try:
+        return list(_missing_access(cluster, settings))
+    finally:
+        cluster.close()
+
+
+def _missing_access(cluster: Cluster, settings: Settings) -> Iterator[str]:
+    for need in needed(settings.role, settings.mode):
+        if not need.required:
+            continue
+        may = cluster.may(need.access)
+        if may is False:
+            right = in_words([need.access])
+            command = rbac_command(settings.role, settings.mode, namespace=settings.namespace)
+            yield f"we may not {right} in namespace {settings.namespace} ({need.why}); all we need: `{command}`"
+        elif isinstance(may, ApiFailure) and may.status not in _DOES_NOT_SAY:
+            yield f"the cluster does not answer for the Jobs of namespace {settings.namespace}: {may.message}"
+            return
 
 
 @asynccontextmanager

@@ -117,11 +117,11 @@ def test_a_worker_waits_for_broker_topics_and_cluster_says_what_is_missing_and_s
     kubeconfig.write_text(_kubeconfig_of(f"http://{LOOPBACK}:{free_ports(1)[0]}"))
     worker = Worker("waiting", tmp_path, bootstrap=f"{LOOPBACK}:{port}", kubeconfig=kubeconfig, partitions=3, **QUICK)
     with EmbeddedBroker() as broker, worker:
-        until_said(worker, f"Kafka at {LOOPBACK}:{port}: connection refused", "Jobs of namespace stf cannot be listed")
+        until_said(worker, f"Kafka at {LOOPBACK}:{port}: connection refused", "cluster does not answer for the Jobs of")
         with door_to(broker.bootstrap, port):
             until_said(worker, "platform's topic queue-events does not exist", "sf-healer-evidence does not exist: run")
             asyncio.run(make_topics(broker.bootstrap))  # six partitions where the worker is set to three
-            until_said(worker, "sf-healer-evidence: has 6 partitions instead of 3; fix:", "cannot be listed")
+            until_said(worker, "sf-healer-evidence: has 6 partitions instead of 3; fix:", "does not answer")
             asyncio.run(make_topics(broker.bootstrap, partitions=3))
             with LocalCluster() as cluster:
                 kubeconfig.write_text(cluster.kubeconfig.read_text())

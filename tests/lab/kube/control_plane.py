@@ -151,7 +151,12 @@ class ControlPlane:
             f"{rbac}/namespaces/{namespace}/rolebindings",
             {"metadata": metadata, "roleRef": role_ref, "subjects": [subject]},
         )
-        issued = self._create(f"{accounts}/{name}/token", {"spec": {"expirationSeconds": TOKEN_SECONDS}})
+        return self.kubeconfig_of(namespace, name, rules)
+
+    def kubeconfig_of(self, namespace: str, name: str, rules: Sequence[Mapping[str, Any]] = ()) -> Path:
+        """Give the kubeconfig's place of a ServiceAccount that is there; returns when `rules` hold for it."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        issued = self._create(path, {"spec": {"expirationSeconds": TOKEN_SECONDS}})
         token = str(issued["status"]["token"])
         for rule in rules:
             until(
