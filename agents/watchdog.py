@@ -15,9 +15,10 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from agents import inventory, telemetry
+from sf_healer.adapters import kafka
 from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import Progress
-from sf_healer.settings import Role
+from sf_healer.settings import Role, SettingsError
 from sf_healer.transport import end_offsets, positions
 from tables import actions, jobs
 
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_SECONDS = 5.0
 
 _progress = Progress()
+_kept_out: str | None = None  # why a broker does not let us in, as last tried
 
 
 class StalledError(Exception):
@@ -80,6 +82,23 @@ async def watch_progress() -> None:
             return
 
 
+@detector.task  # type: ignore[untyped-decorator]  # Faust's
+async def find_out_why_there_are_no_marks() -> None:
+    """Try to get in like anybody else while no marks are made: the clients only log why they cannot."""
+    global _kept_out  # noqa: PLW0603  one a process, like the marks
+    while not detector.should_stop:
+        await detector.sleep(LOOK_EVERY_SECONDS)
+        reason = None
+        if _mark_problems():
+            try:
+                await kafka.wait_for_broker(settings, patience_seconds=0.0)
+            except (kafka.BrokerUnreachableError, SettingsError) as problem:
+                reason = str(problem)
+        if reason is not None and reason != _kept_out:
+            log.error("kept_out", reason=reason)
+        _kept_out = reason
+
+
 def _detector_problems() -> list[str]:
     problems = _turned_away(detector) + inventory.problems()
     restoring = jobs.restoring()
@@ -100,7 +119,8 @@ def _mark_problems() -> list[str]:
     seconds = time.monotonic() - marked_at
     if seconds <= settings.feed_gap_seconds:
         return []
-    return [f"the broker does not answer: no mark for {seconds:.0f} s, and no verdict meanwhile"]
+    told = f"the broker does not answer: no mark for {seconds:.0f} s, and no verdict meanwhile"
+    return [f"{told}; {_kept_out}" if _kept_out else told]
 
 
 def _actuator_problems() -> list[str]:

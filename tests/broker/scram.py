@@ -40,10 +40,11 @@ class Secured:
 
     @classmethod
     @contextmanager
-    def start(cls, directory: Path) -> Iterator[Secured]:
-        """Start it; no topic is there, and nobody may do anything yet."""
+    def start(cls, directory: Path, **settings: str) -> Iterator[Secured]:
+        """Start it; no topic is there, nobody may do anything yet. `settings` are the brokers', with _ for a dot."""
         passwords = {user: secrets.token_hex(12) for user in (*(name_of(purpose) for purpose in Purpose), PLATFORM)}
-        with KafkaCluster.start(directory=directory, heap="512m", users=passwords) as cluster:
+        named = {name.replace("_", "."): value for name, value in settings.items()}
+        with KafkaCluster.start(directory=directory, heap="512m", users=passwords, settings=named) as cluster:
             yield cls(cluster, passwords)
 
     async def prepare(self) -> None:

@@ -124,22 +124,20 @@ class KafkaCluster:
         return self.directory / "tls" / "ca.crt"
 
     def renew_certificates(self) -> None:
-        """Make a new authority and new certificates; a broker takes them at its next start."""
+        """Make a new authority and new certificates; a broker takes them at its next start, or as below."""
         authority = Authority(self.directory / "tls", "ca")
         for index in range(len(self.ports)):
             (self.directory / "tls" / f"broker-{index}.pem").write_text(authority.issue(f"broker-{index}"))
 
+    def reload_certificates(self) -> None:
+        """Have running brokers take the certificates made last; connections that are open stay so."""
+        for index in range(len(self.ports)):
+            place = self.directory / "tls" / f"broker-{index}.pem"
+            self._alter("brokers", str(index), f"listener.name.secure.ssl.keystore.location={place}")
+
     def set_password(self, user: str, password: str) -> None:
         """Give a user another password; connections that are open stay so."""
-        added = f"SCRAM-SHA-512=[password={password}]"
-        whom = ["--bootstrap-server", self.bootstrap, "--entity-type", "users", "--entity-name", user]
-        tool = Server(
-            "kafka-configs",
-            [*self._tool_command("kafka.admin.ConfigCommand"), *whom, "--alter", "--add-config", added],
-            log=self.directory / "kafka-configs.log",
-        )
-        tool.start()
-        tool.wait_for_success(seconds=TOOL_SECONDS)
+        self._alter("users", user, f"SCRAM-SHA-512=[password={password}]")
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -256,6 +254,16 @@ class KafkaCluster:
             "super.users": "User:ANONYMOUS",  # the brokers themselves, and who comes in by the plain listener
             "allow.everyone.if.no.acl.found": "false",
         }
+
+    def _alter(self, kind: str, name: str, config: str) -> None:
+        whom = ["--bootstrap-server", self.bootstrap, "--entity-type", kind, "--entity-name", name]
+        tool = Server(
+            "kafka-configs",
+            [*self._tool_command("kafka.admin.ConfigCommand"), *whom, "--alter", "--add-config", config],
+            log=self.directory / "kafka-configs.log",
+        )
+        tool.start()
+        tool.wait_for_success(seconds=TOOL_SECONDS)
 
     def _format(self) -> None:
         # Kafka's command line takes a leading dash for an option, hence not `-t ID`
