@@ -50,14 +50,20 @@ def check(settings: Settings) -> Looked:
 def _look(cluster: Cluster, settings: Settings) -> Looked:
     server, user = cluster.server(), cluster.whoami()
     if isinstance(server, ApiFailure):
-        state = State.UNREACHABLE if server.kind in _NOBODY_THERE else State.WRONG
-        what = f"the API server does not answer: {server.message}"
-        return Looked([Finding(About.CLUSTER, state, what, "kubectl version")])
+        return Looked([_no_answer(server)])
     who = user if isinstance(user, str) else ""
     fixes = _Fixes.of(settings, who)
     needs = needed(settings.role, settings.mode)
     findings = [_version(server, who), *_missing(cluster, needs, fixes), *_too_much(cluster, settings, needs, fixes)]
     return Looked(findings, _clock(server))
+
+
+def _no_answer(failure: ApiFailure) -> Finding:
+    if failure.kind in _NOBODY_THERE:
+        what = f"the API server does not answer: {failure.message}"
+        return Finding(About.CLUSTER, State.UNREACHABLE, what, "kubectl version")
+    what = f"the API server does not let us in: {failure.message}"
+    return Finding(About.CLUSTER, State.WRONG, what, "kubectl auth whoami")
 
 
 def _version(server: Server, who: str) -> Finding:
