@@ -43,6 +43,10 @@ from sf_healer.core.windows import NO_WINDOW, Windows
 #: record is tombstoned.
 FORGET_GONE_SECONDS = 3600.0
 
+_HEALTHY = Verdict.HEALTHY
+#: Checkpoints are told apart by whole milliseconds; this close to an end of one the exact rule is asked.
+_ROUNDING_SECONDS = 0.002
+
 #: Verdicts of the Jobs that admission's storm rule counts on.
 _BASE = RESTARTABLE | {Verdict.HEALTHY, Verdict.HELD, Verdict.STARTING}
 
@@ -261,8 +265,10 @@ class Partition:
         highest, checkpoint = known, self._checkpoint(at)
         not_before = self._not_before(bundle)
         for beat in bundle.beats:
-            if beat.offset > known:
-                highest = max(highest, beat.offset)
+            offset = beat.offset
+            if offset > known:
+                if offset > highest:  # noqa: PLR1730  hot
+                    highest = offset
                 self._fold_beat(beat, at, checkpoint, bundle.source_partition, not_before)
         for word in bundle.words:
             if word.offset > known:
@@ -293,22 +299,23 @@ class Partition:
 
     def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int, not_before: float) -> None:
         """Fold a sign of life: the hot path, so a Job that was well and still is costs no judgement."""
-        state = self._job(beat.key)
+        state = self.jobs.get(beat.key) or self._job(beat.key)
         heard_at, doubtful_at, progress_at = state.loading_at, state.doubtful_life_at, state.progress_at
-        had_open_error = has_open_error(state)
+        had_open_error = state.error_source != NEVER and has_open_error(state)
         if not fold_beat(state, beat, at=at, source_partition=source_partition, not_before=not_before):
             return
-        if self._learns and state.verdict == Verdict.HEALTHY and heard_at != NEVER and at > heard_at:
+        is_healthy = state.verdict == _HEALTHY
+        if self._learns and is_healthy and heard_at != NEVER and at > heard_at:
             self._learn(state, at - heard_at)
         if (
             had_open_error
-            or state.verdict in RESTARTABLE
+            or (not is_healthy and state.verdict in RESTARTABLE)
             or state.doubtful_life_at != doubtful_at
-            or self._checkpoint(heard_at) != checkpoint
-            or (state.progress_at != progress_at != heard_at and self._checkpoint(progress_at) != checkpoint)
+            or not self._is_within(heard_at, checkpoint)
+            or (state.progress_at != progress_at != heard_at and not self._is_within(progress_at, checkpoint))
         ):
             self._dirty[state.key] = None
-        if state.verdict != Verdict.HEALTHY or state.command_id or state.window == NO_WINDOW or self._unheard(state):
+        if not is_healthy or state.command_id or state.window == NO_WINDOW or self._unheard(state):
             self._tell_alive(state, at)
             self._schedule(state, max(at, self.watermark.value))
 
@@ -318,6 +325,13 @@ class Partition:
 
     def _checkpoint(self, at: float) -> int:
         return checkpoint_of(at, self._checkpoint_seconds)
+
+    def _is_within(self, at: float, checkpoint: int) -> bool:
+        """Say whether a moment lies in a checkpoint; a glance is enough for one well inside of it."""
+        ends_at = checkpoint * self._checkpoint_seconds
+        if ends_at - self._checkpoint_seconds + _ROUNDING_SECONDS < at < ends_at - _ROUNDING_SECONDS:
+            return True
+        return self._checkpoint(at) == checkpoint
 
     def _fold_mark(self, mark: Mark) -> Advance | None:
         known = self._sources()

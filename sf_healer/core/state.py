@@ -144,14 +144,18 @@ def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int, 
     of the one before, or this one under a slow clock that no mark bounds yet (a worker that catches up): it
     ends no error and proves no life, but silence does not count from before it.
     """
-    source_at = min(beat.source_at, at)
+    # The hot path of all folding: comparisons in place of min() and max(), whose calls would be half its cost.
+    source_at = beat.source_at if beat.source_at < at else at  # noqa: FURB136
     if source_at < state.created_at:
         return _fold_doubtful_life(state, at)
-    source_at = min(max(source_at, not_before), at)
-    is_news = at > state.loading_at or source_at > state.loading_source
-    state.loading_at = max(state.loading_at, at)
-    _place_life(state, source_at, source_partition, beat.offset)
-    if source_at >= state.loading_source:
+    if source_at < not_before:
+        source_at = not_before if not_before < at else at  # noqa: FURB136
+    loading_source = state.loading_source
+    is_news = source_at > loading_source
+    if at > state.loading_at:
+        state.loading_at, is_news = at, True
+    if source_at >= loading_source:
+        _place_life(state, source_at, source_partition, beat.offset)
         state.loading_source = source_at
         if beat.records_written >= 0 and beat.records_written != state.records_written:
             # Any other number is progress: a pod that is tried again begins to count from the start.
