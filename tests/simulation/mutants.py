@@ -1,28 +1,30 @@
 """Known faults, each a subclass or a patch of a real piece: what the simulation must find, or it proves nothing.
 
-Each mutant says in which seeds it is looked for. The rules that would name its very mechanism can be switched off,
-so that it is caught by what it does to Jobs.
+Each mutant has the faults of the world in which it does harm, the first seed to look in, and the rules that may find
+it. Rules that would name its very mechanism can be switched off, so that it is found by what it does to Jobs.
+docs/simulation.md lists them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
 import msgspec
 
 from agents import cluster_steps
+from agents.forwarding import Addressed
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.core import admission, partition
 from sf_healer.core.actions import Action
 from sf_healer.core.actuator import Actuator, Effects, Task
-from sf_healer.core.evidence import Bundle, Evidence, Mark
+from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.partition import Partition
 from sf_healer.core.state import JobState, durable
 from sf_healer.core.steps import Announced, StepResult, StepsRecord
 from sf_healer.core.watermark import Advance, Watermark
 from tests.simulation.faults import Faults
-from tests.simulation.worker import Pieces
+from tests.simulation.worker import Detector, Pieces
 from tests.simulation.world import Result, World
 
 
@@ -49,6 +51,17 @@ class WAfterE(Forwarder):
         super().note_ends(ends, self.w(), now=now)
 
 
+_ends = Detector.ends
+
+
+async def _ends_then_a_record(detector: Detector, source_partitions: Iterable[int]) -> dict[int, int]:
+    """Read the ends first and write the record that W is taken from after it."""
+    ends = await _ends(detector, source_partitions)
+    partitions = range(detector.worker.world.setup.partitions)
+    await detector.forwarding._append([Addressed(partition, EMPTY) for partition in partitions])
+    return ends
+
+
 class NoSourceTime(Partition):
     """Takes the moment a report came to our log for the moment it was made."""
 
@@ -59,15 +72,6 @@ class NoSourceTime(Partition):
                 beats=tuple(msgspec.structs.replace(beat, source_at=at) for beat in evidence.beats),
                 words=tuple(msgspec.structs.replace(word, source_at=at) for word in evidence.words),
             )
-        return super().apply(evidence, at)
-
-
-class NoRedelivery(Partition):
-    """Takes every report for one that was never seen."""
-
-    def apply(self, evidence: Evidence, at: float) -> Advance | None:
-        if isinstance(evidence, Bundle):
-            self._forwarded.clear()
         return super().apply(evidence, at)
 
 
@@ -144,75 +148,84 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
         return self.seeds, None
 
 
+#: By these rules a mutant of marks or of the fold is found whatever it does; without them it has to do harm.
 _CLAIMS = frozenset({"claim", "watermark"})
 _FOLDS = frozenset({"fold"})
-_LAG = Faults(slow_batches=6.0, backlog_seconds=1500.0, all_down=1.0, kills=2.0)
-_CRASHES = Faults(kills=25.0, rebalances=8.0, disk_lost=1.0)
-_CLUSTER = Faults(kills=4.0, stops=4.0, api_chance=0.4, namesakes=0.4, replacements=2.0, rebalances=4.0)
+_VERDICTS = frozenset({"false verdict"})
 
 MUTANTS = (
     Mutant(
         name="marks are made by the wall clock",
+        shows=_VERDICTS,
         pieces=Pieces(forwarder=WallClockMarks),
-        faults=_LAG,
+        faults=Faults(slow_batches=400.0),  # a worker that takes minutes for what it has read
         ignored=_CLAIMS,
     ),
     Mutant(
         name="W is taken after E",
+        shows=frozenset({"claim"}),
         pieces=Pieces(forwarder=WAfterE),
-        faults=Faults(latency_seconds=1.5),
-        ignored=frozenset({"in flight"}),  # so slow a network keeps the steps log more than a minute behind
+        patched=lambda: patch.object(Detector, "ends", _ends_then_a_record),
+        faults=Faults(latency_seconds=0.5),
     ),
     Mutant(
         name="what is handed over counts as forwarded",
+        shows=frozenset({"claim"}),
         pieces=Pieces(marks_what_is_acknowledged=False),
-        faults=_LAG,
+        faults=Faults(slow_batches=6.0),
     ),
     Mutant(
         name="source time is ignored",
+        shows=frozenset({"false verdict", "forgotten"}),
         pieces=Pieces(partition=NoSourceTime),
-        faults=msgspec.structs.replace(_LAG, replacements=6.0, delay=0.3, delay_seconds=60.0),
+        # What one partition held before is read after what another held later.
+        faults=Faults(slow_batches=100.0, stop_commands=40.0, partition_added=10.0),
         ignored=_FOLDS,
     ),
     Mutant(
-        name="redelivered reports count again",
-        pieces=Pieces(partition=NoRedelivery),
-        faults=_CRASHES,
-    ),
-    Mutant(
         name="no stretch of the log is a feed gap",
+        shows=_VERDICTS,
         patched=lambda: patch.object(Watermark, "_advance", _never_a_gap),
         faults=Faults(outages=4.0, all_down=1.0, retention=3.0),
         ignored=_FOLDS,
     ),
     Mutant(
         name="last-seen is stored as it is, not as the end of its checkpoint",
+        shows=_VERDICTS,
         patched=lambda: patch.object(partition, "durable", _exact),
-        faults=_CRASHES,
+        faults=Faults(rebalances=40.0, storms=6.0),
         ignored=_FOLDS,
     ),
     Mutant(
         name="evidence is not awaited",
+        shows=frozenset({"false verdict", "forgotten"}),
         pieces=Pieces(awaits_evidence=False),
-        faults=_CRASHES,
+        faults=Faults(kills=100.0, stop_commands=20.0),
+        ignored=_CLAIMS,
+        first_seed=2,
     ),
     Mutant(
         name="the changelog is not awaited",
+        shows=frozenset({"false verdict", "fold", "lost", "miscounted"}),
         pieces=Pieces(awaits_changelog=False),
-        faults=_CRASHES,
+        faults=Faults(kills=100.0, disk_lost=1.0, death_at_a_point=0.005, stop_commands=10.0),
     ),
     Mutant(
         name="a delete names no uid",
+        shows=frozenset({"unasked delete", "second create", "two actions"}),
         patched=lambda: patch.object(cluster_steps, "_delete", _without_uid),
-        faults=_CLUSTER,
+        faults=Faults(api_chance=0.4, namesakes=1.0, replacements=6.0),
     ),
     Mutant(
         name="there is no storm rule",
+        shows=frozenset({"storm"}),
         patched=lambda: patch.multiple(admission, _is_stormy=_calm, _exceeds=_calm),
         faults=Faults(storms=3.0),
+        first_seed=1,
     ),
     Mutant(
         name="a step is taken before its announcement is durable and read back",
+        shows=frozenset({"lost", "unasked delete", "second create", "two actions"}),
         pieces=Pieces(actuator=Hasty, awaits_steps=False),
         faults=Faults(kills=25.0, disk_lost=1.0),
     ),

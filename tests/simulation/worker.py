@@ -378,14 +378,24 @@ class Detector(App):
         return self._identity[1]
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
+        if not self.worker.world.pieces.awaits_evidence:
+            records = await self._throw_bundles(records)
         sent = await self.worker.send(
-            [Outgoing((topics.EVIDENCE, record.partition), record.value) for record in records],
-            awaited=self.worker.world.pieces.awaits_evidence,
+            [Outgoing((topics.EVIDENCE, record.partition), record.value) for record in records]
         )
         return [
             Appended(record.partition, appended.timestamp / 1000)
             for record, appended in zip(records, sent, strict=True)
         ]
+
+    async def _throw_bundles(self, records: Sequence[Addressed]) -> list[Addressed]:
+        """Send what reports said without waiting for it; return the rest (the mutant)."""
+        said = [record for record in records if record.value != evidence.EMPTY]
+        thrown = [record for record in said if isinstance(evidence.decode(record.value), evidence.Bundle)]
+        await self.worker.send(
+            [Outgoing((topics.EVIDENCE, each.partition), each.value) for each in thrown], awaited=False
+        )
+        return [record for record in records if record not in thrown]
 
     async def bury(self, batch: SourceBatch | folding.EvidenceBatch, rejected: Sequence[Rejected] | Rejected) -> None:
         reasons = [rejected] if isinstance(rejected, Rejected) else rejected
