@@ -20,18 +20,20 @@ _SHARE = 0.99
 _FACTOR = 1.5
 
 
-def learn(counts: list[int], interval_seconds: float) -> None:
-    """Count one interval in which a Job was well; an empty list becomes a histogram."""
-    if not counts:
-        counts.extend([0] * _BUCKETS)
+def learn(counts: list[int] | None, interval_seconds: float) -> list[int]:
+    """Count one interval in which a Job was well; returns the histogram, which begins with the first."""
+    counts = counts or [0] * _BUCKETS
     bucket = math.ceil(_PER_OCTAVE * math.log2(interval_seconds)) if interval_seconds > 1.0 else 0
     counts[min(bucket, _BUCKETS - 1)] += 1
     if sum(counts) > _MOST_SAMPLES:
-        counts[:] = [count // 2 for count in counts]
+        counts = [count // 2 for count in counts]
+    return counts
 
 
-def p99_seconds(counts: list[int]) -> float | None:
+def p99_seconds(counts: list[int] | None) -> float | None:
     """Give what 99 of 100 intervals do not exceed, rounded up to a bucket; None before there are enough."""
+    if not counts:
+        return None
     total = sum(counts)
     if total < LEAST_SAMPLES:
         return None
@@ -40,7 +42,7 @@ def p99_seconds(counts: list[int]) -> float | None:
     return float(2.0 ** (bucket / _PER_OCTAVE))
 
 
-def silence_threshold(counts: list[int], policy: Policy) -> float:
+def silence_threshold(counts: list[int] | None, policy: Policy) -> float:
     """Give the silence threshold of a Job: the policy's, or its own once that has been learned."""
     p99 = p99_seconds(counts) if policy.learn_cadence else None
     if p99 is None:

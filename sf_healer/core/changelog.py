@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import msgspec
 
+from sf_healer.core.common import Common
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.state import JobState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _META_KEY = b"\x00partition/%d"  # no Job's key begins with a NUL
 
 T = TypeVar("T")
@@ -111,7 +112,8 @@ def meta_of(value: bytes | None) -> Meta | None:
 
 def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
     """Read the Jobs among the stored items of one evidence partition; raises UnknownVersion."""
-    return [_decode(_states, value) for key, value in items if not key.startswith(b"\x00")]
+    common = Common()
+    return [common.share(_decode(_states, value)) for key, value in items if not key.startswith(b"\x00")]
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:

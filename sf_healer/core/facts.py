@@ -43,7 +43,7 @@ class Condition(StrEnum):
     GONE = "gone"
 
 
-class JobFact(msgspec.Struct, frozen=True, array_like=True):
+class JobFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One Job as the cluster shows it at `resource_version`; fields in wire order, so add at the end only."""
 
     key: str  # namespace/name

@@ -19,6 +19,7 @@ import msgspec
 
 from sf_healer.core.cadence import learn
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
+from sf_healer.core.common import share_fact
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot
 from sf_healer.core.facts import Condition
 from sf_healer.core.policy import Policy, PolicyBook
@@ -321,7 +322,7 @@ class Partition:
 
     def _learn(self, state: JobState, interval_seconds: float) -> None:
         if self.policy_of(state).learn_cadence:
-            learn(state.cadence, interval_seconds)
+            state.cadence = learn(state.cadence, interval_seconds)
 
     def _checkpoint(self, at: float) -> int:
         return checkpoint_of(at, self._checkpoint_seconds)
@@ -351,7 +352,8 @@ class Partition:
         state = self._job(evidence.fact.key)
         self._without_fact_since.pop(state.key, None)
         behind_seconds = max(0.0, at - evidence.api_at) if evidence.api_at else 0.0
-        if fold_fact(state, evidence.fact, at=at, behind_seconds=behind_seconds):
+        fact = share_fact(evidence.fact, state.key)
+        if fold_fact(state, fact, at=at, behind_seconds=behind_seconds):
             self._changed(state, at)
 
     def _fold_snapshot(self, snapshot: Snapshot, at: float) -> None:

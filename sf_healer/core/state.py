@@ -26,11 +26,58 @@ NEVER = 0.0
 CREATION_RESOLUTION_SECONDS = 1.0
 
 
-class JobState(msgspec.Struct, array_like=True, gc=False):
-    """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen.
+#: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
+#: a Job's are, and a default that is read back is one object for all Jobs, where a number read is one of its own.
+_WIRE_NAMES = {
+    "key": "k",
+    "fact": "f",
+    "running_at": "ra",
+    "idle_pod_at": "ip",
+    "loading_at": "la",
+    "loading_source": "ls",
+    "started_at": "sa",
+    "started_source": "ss",
+    "error_at": "ea",
+    "error_source": "es",
+    "error_finished": "ef",
+    "error_detail": "ed",
+    "finished_source": "fs",
+    "finished_at": "fa",
+    "interrupted_source": "is",
+    "interrupted_at": "ia",
+    "records_written": "rw",
+    "hold_at": "ha",
+    "source_partition": "sp",
+    "source_offset": "so",
+    "command_id": "ci",
+    "command_uid": "cu",
+    "command_verdict": "cv",
+    "command_source": "cs",
+    "command_deadline": "cd",
+    "retry_at": "rt",
+    "outcome": "o",
+    "alive_uid": "au",
+    "unhealthy_at": "ua",
+    "verdict": "v",
+    "window": "w",
+    "error_partition": "ep",
+    "error_offset": "eo",
+    "error_since_at": "ta",
+    "error_since_source": "ts",
+    "seen_at": "se",
+    "condition_at": "ca",
+    "doubtful_life_at": "da",
+    "idle_at": "id",
+    "progress_at": "pa",
+    "cadence": "c",
+    "hold_places": "hp",
+    "errors_from": "fe",
+    "pod_ended_at": "pe",
+}
 
-    Field order is the wire order of the changelog: add at the end only.
-    """
+
+class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False):
+    """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen."""
 
     key: str
     fact: JobFact | None = None
@@ -84,7 +131,7 @@ class JobState(msgspec.Struct, array_like=True, gc=False):
     #: When a `loading` last brought another `records_written` than the one before.
     progress_at: float = NEVER
     #: How often it reports while it is well, where that is learned (core/cadence.py); kept over restarts.
-    cadence: list[int] = []
+    cadence: list[int] | None = None
     #: The newest stop command by partition of `queue-control`: (partition, offset, source time).
     hold_places: tuple[tuple[int, int, float], ...] = ()
     #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.

@@ -121,6 +121,41 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def judge(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
     """Judge one Job at the watermark `now` (epoch seconds)."""
+    return _plainly_healthy(state, now, policy, gaps) or _by_the_rules(state, now, policy, gaps)
+
+
+def _plainly_healthy(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement | None:
+    """Judge the Job that most are: running, reporting in time, nothing else said of it; None where there is more to it.
+
+    What the rules below would say of it, at a fraction of their cost: a sweep or a restore judges a million of them.
+    """
+    fact = state.fact
+    if (
+        fact is None
+        or not fact.managed
+        or fact.condition is not Condition.ACTIVE
+        or fact.pod is not PodState.RUNNING
+        or fact.skip
+        or fact.managed_by
+        or state.loading_at == NEVER
+        or state.error_source
+        or state.finished_source
+        or state.interrupted_source
+        or state.hold_at
+        or state.idle_at
+        or not policy.judge_silence
+        or policy.exempt
+        or policy.stall_threshold_seconds
+    ):
+        return None
+    since = max(state.loading_at, state.started_at, state.running_at, state.doubtful_life_at)
+    silence, threshold = gaps.silence(since, now), silence_threshold(state.cadence, policy)
+    if silence > threshold:
+        return None
+    return Judgement(Verdict.HEALTHY, Rule.REPORTS, now + threshold - silence, since, silence, threshold)
+
+
+def _by_the_rules(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
     return (
         _not_judged(state, policy)
         or _ended(state)
