@@ -123,5 +123,6 @@ def test_a_job_whose_policy_does_not_learn_learns_nothing():
     assert build_job(driver.partition, driver.state())["cadence"] is None
 
 
+@pytest.mark.parametrize("interval", [0.0, 1e-9, 1e9])
 def test_any_interval_finds_a_bucket(interval):
     assert sum(learned(interval)) == 1
