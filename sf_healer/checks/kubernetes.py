@@ -148,7 +148,7 @@ def _lines(spare: Iterable[tuple[Access, tuple[str, ...]]], where: str, fix: str
     def kind(each: tuple[Access, tuple[str, ...]]) -> tuple[str, str, tuple[str, ...]]:
         return each[0].group, each[0].resource, each[1]
 
-    for (*_, names), found in groupby(sorted(spare, key=kind), kind):
+    for (*_, names), found in groupby(sorted(spare, key=lambda each: (kind(each), each)), kind):
         named = f" called {', '.join(names)}" if names else ""
         may = in_words([access for access, _ in found])
         yield Finding(About.RBAC, State.TOO_MUCH, f"may {may}{named} {where}", fix)
