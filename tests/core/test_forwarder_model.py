@@ -1,0 +1,627 @@
+"""What a worker may claim, against a model of the world that knows everything.
+
+The forwarder runs with the order of things that its agent gives it (agents/forwarding.py). Whatever it waits for is a
+question to the broker, which acts on it at some moment, answers at a later one, or fails, in any order; meanwhile
+reports arrive, partitions move, workers die, the topic grows, loses its oldest records or is made anew.
+
+The promise, for each evidence partition: up to its watermark everything that was ever appended to the source is on
+the log, or lies in a stretch that is told as a feed gap, or was lost with a stretch too short to be anybody's silence.
+And a report with a true timestamp keeps it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from agents.forwarding import IDENTITY_AGE_SECONDS, Addressed, Appended, Forwarding
+from sf_healer.core import evidence
+from sf_healer.core.evidence import Bundle, Mark
+from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.identity import JobIndex
+from sf_healer.core.partitioning import partition_of
+from sf_healer.core.watermark import Watermark
+from tests.core.strategies import FEED_GAP_SECONDS, T0, a_fact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+
+    from sf_healer.core.combine import Rejected
+
+EVIDENCE_PARTITIONS = 2
+WORKERS = 2
+MARK_INTERVAL_SECONDS = 1.0
+#: Time goes by in steps that are exact as floats and as milliseconds.
+STEP_SECONDS = 1 / 8
+NEVER = float("inf")
+KEYS = [
+    next(f"stf/job-{n}" for n in range(start, 1000) if partition_of(f"stf/job-{n}", EVIDENCE_PARTITIONS) == partition)
+    for partition, start in ((0, 0), (0, 100), (1, 200))
+]
+
+
+#: By how much the clock of each Job's producer is wrong, in seconds.
+CLOCK_ERRORS = [0.0, 3600.0, -3600.0]
+
+
+class Everyday(Enum):
+    """What happens all the time."""
+
+    REPORT = "a report arrives"
+    POLL = "a worker polls"
+    TAKE_BATCH = "a worker takes the next batch"
+    BEGIN_MARK = "a worker begins a mark"
+    ACT = "the broker acts"
+    ANSWER = "an answer arrives"
+
+
+#: Most of life is waiting for answers.
+EVERYDAY = [*Everyday, Everyday.ACT, Everyday.ANSWER, Everyday.ANSWER]
+
+
+class Report(NamedTuple):
+    """A record of the source; `at` is when it was appended, whatever its producer's clock says."""
+
+    offset: int
+    at: float
+    key: str
+    timestamp: int
+    value: bytes
+
+
+class Topic:
+    """One incarnation of the source topic."""
+
+    def __init__(self, topic_id: str, *, created_at: float, partitions: int) -> None:
+        self.topic_id = topic_id
+        self.created_at = created_at
+        self.logs: list[list[Report]] = []
+        self.starts: list[int] = []
+        self.grown_at: list[float] = []
+        for _ in range(partitions):
+            self.grow(created_at)
+
+    def grow(self, at: float) -> None:
+        self.logs.append([])
+        self.starts.append(0)
+        self.grown_at.append(at)
+
+    @property
+    def partitions(self) -> int:
+        return len(self.logs)
+
+
+class Identity(NamedTuple):
+    topic_id: str
+    partitions: int
+
+
+class Question:
+    """Something a worker waits for. The broker acts on its parts one by one; then the answer can arrive."""
+
+    def __init__(self, parts: list[Callable[[], Any]], answer_of: Callable[[list[Any]], Any]) -> None:
+        self._parts = parts
+        self._answer_of = answer_of
+        self._found: list[Any] = []
+        self.error: KafkaError | None = None
+
+    def __await__(self) -> Generator[Question, Any, Any]:
+        return (yield self)
+
+    @property
+    def is_answered(self) -> bool:
+        return self.error is not None or len(self._found) == len(self._parts)
+
+    def act(self, *, parts: int) -> None:
+        """Have the broker act on the next parts."""
+        for _ in range(parts):
+            if not self.is_answered:
+                try:
+                    self._found.append(self._parts[len(self._found)]())
+                except KafkaError as error:
+                    self.error = error
+
+    def answer(self) -> Any:
+        return self._answer_of(self._found)
+
+
+class Running:
+    """A coroutine of a worker and the question it waits for."""
+
+    def __init__(self, coroutine: Coroutine[Question, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self.question: Question | None = None
+        self.is_over = False
+        self._go_on(lambda: coroutine.send(None))
+
+    def take_answer(self) -> None:
+        """Go on with the answer; raises the KafkaError that it is, for nobody here catches one."""
+        assert self.question is not None
+        if self.question.error is not None:
+            self.fail(self.question.error)
+        answer = self.question.answer()
+        self._go_on(lambda: self._coroutine.send(answer))
+
+    def fail(self, error: KafkaError) -> None:
+        """Have the question fail."""
+        self.question = None
+        self._coroutine.throw(error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def _go_on(self, step: Callable[[], Question]) -> None:
+        try:
+            self.question = step()
+        except StopIteration:
+            self.question, self.is_over = None, True
+
+
+class Delivery:
+    """A batch in a worker's hands."""
+
+    def __init__(self, topic: Topic, partition: int, records: list[Report]) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.records = records
+        self.done = False
+
+
+class Tracked:
+    """How far one assignment has read one source partition, and what of it is acknowledged."""
+
+    def __init__(self, topic: Topic, position: int | None) -> None:
+        self.topic = topic  # that the position is of; the reader does not know
+        self.position = position  # None: nothing was ever committed
+        self.confirmed = False
+        self.open: list[Delivery] = []
+
+    def acknowledged(self) -> int | None:
+        while self.open and self.open[0].done:
+            self.open.pop(0)
+        return self.open[0].records[0].offset if self.open else self.position
+
+
+class Worker:
+    """A process: its forwarding, its readers, and the ports between them and the model."""
+
+    def __init__(self, model: Model, *, booted_at: float) -> None:
+        self._model = model
+        self._booted_at = booted_at
+        self._identity: tuple[float, Identity] | None = None
+        names = JobIndex()
+        for number, key in enumerate(KEYS):
+            names.put(a_fact(key, uid=key, queue_id="", producer_id=f"p{number}"), now=T0)
+        self.forwarding = Forwarding(
+            Forwarder(names, partitions=EVIDENCE_PARTITIONS), self, mark_interval_seconds=MARK_INTERVAL_SECONDS
+        )
+        self.tracked: dict[int, Tracked] = {}
+        self.queue: list[Delivery] = []
+        self.in_hand: Delivery | None = None
+        self.batch: Running | None = None
+        self.mark: Running | None = None
+        self.resets: set[int] = set()
+        self.told: set[int] = set()  # of the resets, with the claims that are under way
+
+    # ---- the ports of forwarding
+
+    def clock(self) -> float:
+        return self._model.now - self._booted_at
+
+    def positions(self) -> dict[int, int]:
+        reached = {number: each.acknowledged() for number, each in self.tracked.items() if each.confirmed}
+        return {number: at for number, at in reached.items() if at is not None}
+
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+        numbers = list(source_partitions)
+        return await Question(
+            [lambda number=number: self._model.end(number) for number in numbers],
+            lambda found: dict(zip(numbers, found, strict=True)),
+        )
+
+    async def identity(self, *, max_age_seconds: float) -> Identity:
+        asked_at = self._model.now
+        if self._identity is None or asked_at - self._identity[0] > max_age_seconds:
+            found = await Question([self._model.identity], lambda found: found[0])
+            self._identity = asked_at, found
+        return self._identity[1]
+
+    async def append(self, records: Sequence[Addressed]) -> list[Appended]:
+        asked_at = self._model.now
+        self._check_resets(records)
+
+        def appended(record: Addressed) -> Appended:
+            self._model.slowest_append = max(self._model.slowest_append, self._model.now - asked_at)
+            return self._model.append(record, self.in_hand)
+
+        return await Question([lambda record=record: appended(record) for record in records], list)
+
+    def _check_resets(self, records: Sequence[Addressed]) -> None:
+        """See that a reset is told with every mark, until one with the claim of its source is acknowledged."""
+        marks = [mark for record in records if isinstance(mark := evidence.decode(record.value), Mark)]
+        assert all(self.resets <= set(mark.reset) for mark in marks)
+        if marks:
+            self.told = {source for mark in marks for source, _ in mark.sources if source in mark.reset}
+
+    async def bury(self, batch: Delivery, rejected: Sequence[Rejected]) -> None:
+        raise AssertionError((batch, rejected))
+
+    async def look_again(self) -> bool:
+        return False
+
+    def take_assumed(self) -> list[Any]:
+        return []
+
+    # ---- what happens to a process
+
+    def running(self) -> list[Running]:
+        return [each for each in (self.batch, self.mark) if each is not None]
+
+    def end(self) -> None:
+        for each in self.running():
+            each.close()
+
+
+class Model(RuleBasedStateMachine):
+    """The source, the evidence log, and workers that share the source's partitions."""
+
+    partitions = 2
+
+    @initialize()
+    def begin(self) -> None:
+        self.now = T0
+        self.slowest_append = 0.0
+        self.topic = Topic("topic-1", created_at=T0, partitions=self.partitions)
+        self.topics = [self.topic]
+        self.committed: dict[int, tuple[Topic, int]] = {}
+        # Offsets that will never be read, by topic id and source partition, with the seconds that were lost with them.
+        self.lost: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
+        # Offsets that look as if they had been told, for a batch of the topic before was told under the new id.
+        self.mistaken: dict[tuple[str, int], set[int]] = defaultdict(set)
+        self.folded: list[set[tuple[str, int, int]]] = [set() for _ in range(EVIDENCE_PARTITIONS)]
+        self.highest: list[dict[tuple[str, int], int]] = [{} for _ in range(EVIDENCE_PARTITIONS)]
+        self.watermarks = [Watermark(feed_gap_seconds=FEED_GAP_SECONDS) for _ in range(EVIDENCE_PARTITIONS)]
+        self.workers = [Worker(self, booted_at=self.now) for _ in range(WORKERS)]
+        self._assign(0)
+
+    def teardown(self) -> None:
+        for worker in getattr(self, "workers", []):
+            worker.end()
+
+    # ---- what the broker does
+
+    def end(self, number: int) -> int:
+        if number >= self.topic.partitions:
+            raise UnknownTopicOrPartitionError
+        return len(self.topic.logs[number])
+
+    def identity(self) -> Identity:
+        return Identity(self.topic.topic_id, self.topic.partitions)
+
+    def append(self, record: Addressed, in_hand: Delivery | None) -> Appended:
+        entry = evidence.decode(record.value)
+        if isinstance(entry, Bundle) and entry.beats:
+            assert in_hand is not None
+            self._fold(record.partition, entry, in_hand)
+        elif isinstance(entry, Mark):
+            self._check_mark(record.partition, entry)
+            self.watermarks[record.partition].apply(entry)
+            self._check_watermark(record.partition)
+        return Appended(record.partition, self.now)
+
+    def _fold(self, number: int, bundle: Bundle, told: Delivery) -> None:
+        """Do what the fold does with offsets: what is not above all that was told before is passed over."""
+        source = (bundle.topic_id, bundle.source_partition)
+        known = self.highest[number].get(source, -1)
+        for beat in bundle.beats:
+            combined = [each for each in told.records if each.key == beat.key and each.offset <= beat.offset]
+            if told.topic.topic_id == bundle.topic_id:
+                self._check_source_time(combined[-1], beat.source_at)
+            else:  # made anew while the batch was in hand, and grown past its offsets: no broker can tell
+                assert self.end(bundle.source_partition) > told.records[-1].offset
+                self.mistaken[source] |= set(range(beat.offset + 1))
+            if beat.offset > known:
+                self.highest[number][source] = max(self.highest[number].get(source, -1), beat.offset)
+                self.folded[number] |= {(told.topic.topic_id, told.partition, each.offset) for each in combined}
+
+    # ---- the promise
+
+    def _missing(self, number: int, topic: Topic, source: int, before: float) -> list[Report]:
+        """List what was appended to a source partition before a moment and is not on an evidence partition."""
+        log = topic.logs[source] if source < topic.partitions else []  # told under an id that is known to be old soon
+        return [
+            report
+            for report in log
+            if report.at < before
+            and report.offset not in self.mistaken[topic.topic_id, source]
+            and partition_of(report.key, EVIDENCE_PARTITIONS) == number
+            and (topic.topic_id, source, report.offset) not in self.folded[number]
+        ]
+
+    def _check_mark(self, number: int, mark: Mark) -> None:
+        topic = next(each for each in self.topics if each.topic_id == mark.topic_id)
+        for source, w in mark.sources:
+            lost = self.lost[topic.topic_id, source]
+            missing = [each for each in self._missing(number, topic, source, w) if each.offset not in lost]
+            assert not missing, f"source {source} is marked up to {w}: {missing} is not on the log"
+
+    def _check_source_time(self, report: Report, source_at: float) -> None:
+        """A true clock is believed, a wrong one bounded by what is known of when the record can have been written."""
+        error = CLOCK_ERRORS[KEYS.index(report.key)]
+        if error == 0.0:
+            assert source_at == report.at
+        elif error < 0.0:
+            assert source_at <= report.at
+        else:
+            assert report.at <= source_at <= self.now + self.slowest_append
+
+    def _check_watermark(self, number: int) -> None:
+        watermark = self.watermarks[number]
+        for topic in self.topics:
+            for source in range(topic.partitions):
+                missing = self._missing(number, topic, source, watermark.value)
+                # A mark knows the topic by metadata of IDENTITY_AGE_SECONDS: what is younger nobody speaks for yet.
+                known_from = topic.grown_at[source] + IDENTITY_AGE_SECONDS
+                lost = self.lost[topic.topic_id, source]
+                untold = [
+                    each
+                    for each in missing
+                    if each.at > known_from and not self._may_be_missing(watermark, each, lost.get(each.offset))
+                ]
+                assert not untold, f"the watermark is {watermark.value}: {untold} is neither on the log nor in a gap"
+
+    @staticmethod
+    def _may_be_missing(watermark: Watermark, report: Report, lost_with_it: float | None) -> bool:
+        """Say whether it lies in a gap, or was lost: with little else, or not long after the end of a gap."""
+        late = 0.0 if lost_with_it is None else FEED_GAP_SECONDS
+        if lost_with_it is not None and lost_with_it <= FEED_GAP_SECONDS:
+            return True
+        return any(report.at <= end + late for _, end in watermark.gaps.as_tuple())
+
+    def _lose(self, topic: Topic, source: int, offsets: range) -> None:
+        """Note what nobody can read any more; what a worker has in hand may still be told."""
+        times = [report.at for report in topic.logs[source][offsets.start : offsets.stop]]
+        self.lost[topic.topic_id, source] |= dict.fromkeys(offsets, max(times, default=0.0) - min(times, default=0.0))
+
+    # ---- what happens
+
+    @rule(seconds=st.integers(1, 12))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(events=st.lists(st.tuples(st.sampled_from(EVERYDAY), st.integers(0, 7)), min_size=1, max_size=30))
+    def life_goes_on(self, events: list[tuple[Everyday, int]]) -> None:
+        """Have many small things happen between one another, none of them a fault."""
+        for event, number in events:
+            self.now += STEP_SECONDS * (number % 3)
+            worker = self.workers[number % WORKERS]
+            match event:
+                case Everyday.REPORT:
+                    self.a_report_arrives(number)
+                case Everyday.POLL:
+                    for source in sorted(worker.tracked):
+                        self._poll(worker, source, most=1 + number)
+                case Everyday.TAKE_BATCH:
+                    self._take_batch(worker)
+                case Everyday.BEGIN_MARK:
+                    self._begin_mark(worker)
+                case Everyday.ACT:
+                    self._act(number)
+                case Everyday.ANSWER:
+                    self._answer(number)
+
+    def a_report_arrives(self, number: int) -> None:
+        source, key = number % self.topic.partitions, number % len(KEYS)
+        log = self.topic.logs[source]
+        value = b'{"status": "loading", "producer": "p%d"}' % key
+        says = self.now + CLOCK_ERRORS[key]
+        log.append(Report(len(log), self.now, KEYS[key], int(says * 1000), value))
+
+    def _poll(self, worker: Worker, source: int, *, most: int) -> None:
+        if source >= self.topic.partitions:
+            return
+        tracked = worker.tracked[source]
+        start, end = self.topic.starts[source], self.end(source)
+        if tracked.position is None:
+            tracked.topic, tracked.position = self.topic, start
+            self._lose(self.topic, source, range(start))
+        elif not start <= tracked.position <= end:
+            worker.forwarding.forwarder.reset(source, from_position=tracked.position, to_position=start)
+            worker.resets.add(source)
+            self._lose(self.topic, source, range(tracked.position if tracked.topic is self.topic else 0, start))
+            tracked = worker.tracked[source] = Tracked(self.topic, start)
+        elif tracked.topic is not self.topic:  # made anew, and grown past the position: no broker can tell
+            self._lose(self.topic, source, range(tracked.position))
+            tracked.topic = self.topic
+        tracked.confirmed = True
+        records = self.topic.logs[source][tracked.position : tracked.position + most]
+        if records:
+            delivery = Delivery(self.topic, source, records)
+            tracked.open.append(delivery)
+            tracked.position += len(records)
+            worker.queue.append(delivery)
+
+    def _take_batch(self, worker: Worker) -> None:
+        if worker.batch is None and worker.queue:
+            worker.in_hand = worker.queue.pop(0)
+            worker.batch = Running(worker.forwarding.forward(worker.in_hand))
+            self._look_after(worker)
+
+    def _begin_mark(self, worker: Worker) -> None:
+        if worker.mark is None:
+            worker.mark = Running(worker.forwarding.mark())
+            self._look_after(worker)
+
+    def _look_after(self, worker: Worker) -> None:
+        """Acknowledge a batch that is done, and put away what is over."""
+        if worker.batch is not None and worker.batch.is_over:
+            assert worker.in_hand is not None
+            worker.in_hand.done = True
+            worker.batch = None
+        if worker.mark is not None and worker.mark.is_over:
+            worker.mark = None
+            worker.resets -= worker.told
+
+    def _act(self, number: int) -> None:
+        """Have the broker act on a part of what is asked, or on all of it."""
+        waiting = self._waiting()
+        if waiting:
+            _, running = waiting[number % len(waiting)]
+            running.question.act(parts=1 + number)
+
+    def _answer(self, number: int) -> None:
+        """Have an answer arrive, if the broker has acted on everything."""
+        answered = [(worker, running) for worker, running in self._waiting() if running.question.is_answered]
+        if answered:
+            self._tell(*answered[number % len(answered)])
+
+    def _tell(self, worker: Worker, running: Running) -> None:
+        try:
+            running.take_answer()
+        except KafkaError:
+            self._is_broken_off(worker, running)
+        self._look_after(worker)
+
+    @precondition(lambda self: self._waiting())
+    @rule(number=st.integers(0, 7))
+    def a_question_fails(self, number: int) -> None:
+        waiting = self._waiting()
+        worker, running = waiting[number % len(waiting)]
+        with pytest.raises(KafkaTimeoutError):
+            running.fail(KafkaTimeoutError())
+        self._is_broken_off(worker, running)
+
+    def _is_broken_off(self, worker: Worker, running: Running) -> None:
+        """Have a mark be made again later, and a process end whose batch failed."""
+        if running is worker.mark:
+            worker.mark = None
+        else:
+            self._die(worker)
+
+    @rule(number=st.integers(0, WORKERS - 1), arriving=st.lists(st.integers(0, 3), min_size=1, max_size=4))
+    def a_worker_is_undisturbed(self, number: int, arriving: list[int]) -> None:
+        """Follow the feed for some seconds: what is in hand is forwarded, marks are made, offsets are committed."""
+        for source in arriving:
+            self.now += MARK_INTERVAL_SECONDS
+            self.a_report_arrives(source)
+            self._forward_all(self.workers[number])
+            for _ in range(2):  # the one under way, and one of this second
+                worker = self.workers[number]
+                self._begin_mark(worker)
+                self._finish(worker, worker.mark)
+            self.a_worker_commits(number)
+
+    @precondition(lambda self: any(worker.mark is not None for worker in self.workers))
+    @rule(before=st.lists(st.integers(0, 7), max_size=3), meanwhile=st.lists(st.integers(0, 7), max_size=3))
+    def an_answer_takes_its_time(self, before: list[int], meanwhile: list[int]) -> None:
+        """Have the feed go on between what the broker finds for a mark and the moment the worker learns of it."""
+        worker = next(worker for worker in self.workers if worker.mark is not None)
+        mark = worker.mark
+        for number in before:
+            self.a_report_arrives(number)
+        self._finish(worker, worker.batch)
+        self._poll_all(worker)
+        mark.question.act(parts=100)
+        self.now += MARK_INTERVAL_SECONDS
+        for number in meanwhile:
+            self.a_report_arrives(number)
+        self.now += MARK_INTERVAL_SECONDS
+        self._forward_queue(worker)
+        if worker in self.workers:
+            self._tell(worker, mark)
+
+    def _forward_all(self, worker: Worker) -> None:
+        self._finish(worker, worker.batch)
+        self._poll_all(worker)
+        self._forward_queue(worker)
+
+    def _poll_all(self, worker: Worker) -> None:
+        for source in list(worker.tracked):
+            self._poll(worker, source, most=100)
+
+    def _forward_queue(self, worker: Worker) -> None:
+        while worker.queue and worker in self.workers:
+            self._take_batch(worker)
+            self._finish(worker, worker.batch)
+
+    def _finish(self, worker: Worker, running: Running | None) -> None:
+        while running is not None and running.question is not None and worker in self.workers:
+            running.question.act(parts=100)
+            self._tell(worker, running)
+
+    @rule(number=st.integers(0, WORKERS - 1))
+    def a_worker_is_killed(self, number: int) -> None:
+        self._die(self.workers[number])
+
+    @rule(number=st.integers(0, WORKERS - 1))
+    def a_worker_commits(self, number: int) -> None:
+        for source, tracked in self.workers[number].tracked.items():
+            position = tracked.acknowledged()
+            if tracked.confirmed and position is not None:
+                self.committed[source] = tracked.topic, position
+
+    @rule(offset=st.integers(0, WORKERS - 1), committing=st.booleans())
+    def the_group_rebalances(self, offset: int, committing: bool) -> None:  # noqa: FBT001
+        if committing:
+            for number in range(WORKERS):
+                self.a_worker_commits(number)
+        self._assign(offset)
+
+    @rule()
+    def the_topic_gets_a_partition(self) -> None:
+        if self.topic.partitions < self.partitions + 2:
+            self.topic.grow(self.now)
+
+    def _die(self, worker: Worker) -> None:
+        worker.end()
+        self.workers[self.workers.index(worker)] = Worker(self, booted_at=self.now)
+        self._assign(0)
+
+    def _assign(self, offset: int) -> None:
+        """Take every partition from everybody and hand them out anew, from what is committed on."""
+        for number, worker in enumerate(self.workers):
+            mine = [source for source in range(self.topic.partitions) if (source + offset) % WORKERS == number]
+            worker.queue.clear()  # Faust empties its buffers; what the agent has in hand it goes on with
+            worker.tracked = {source: Tracked(*self.committed.get(source, (self.topic, None))) for source in mine}
+            worker.forwarding.forwarder.assigned()
+            worker.resets.clear()
+
+    def _waiting(self) -> list[tuple[Worker, Running]]:
+        return [
+            (worker, running) for worker in self.workers for running in worker.running() if running.question is not None
+        ]
+
+
+TestForwarder = Model.TestCase
+TestForwarder.settings = settings(max_examples=150, stateful_step_count=40)
+
+
+class ModelThatLosesRecords(Model):
+    """The same where the source's oldest records are removed, and where the topic is deleted and made anew."""
+
+    @rule(source=st.integers(0, 3), records=st.integers(1, 5))
+    def retention_takes_the_oldest_records(self, source: int, records: int) -> None:
+        source %= self.topic.partitions
+        self.topic.starts[source] = min(self.topic.starts[source] + records, self.end(source))
+
+    @rule(partitions=st.integers(1, 3), reports=st.lists(st.integers(0, 7), max_size=8), forgotten=st.booleans())
+    def the_topic_is_made_anew(self, partitions: int, reports: list[int], forgotten: bool) -> None:  # noqa: FBT001
+        for source in range(self.topic.partitions):
+            self._lose(self.topic, source, range(self.end(source)))
+        self.topic = Topic(f"topic-{len(self.topics) + 1}", created_at=self.now, partitions=partitions)
+        self.topics.append(self.topic)
+        if forgotten:  # the broker deletes a topic's committed offsets with it, sooner or later
+            self.committed.clear()
+        for number in reports:
+            self.a_report_arrives(number)
+
+
+TestForwarderThatLosesRecords = ModelThatLosesRecords.TestCase
+TestForwarderThatLosesRecords.settings = settings(max_examples=150, stateful_step_count=40)
