@@ -10,7 +10,7 @@ import time
 
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.seeds import HOURS_OF_A_SEED, Ran, cores, repeat, run_all, silence
-from tests.simulation.world import EPOCH, World
+from tests.simulation.world import EPOCH, Result, World
 
 _PROGRESS_SECONDS = 10.0
 
@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.mutants:
         return _hunt_all()
     if chosen.seed is not None:
-        return _show(chosen.seed, mutant, trace=chosen.trace, grep=chosen.grep)
+        result = _world(chosen.seed, mutant, without=chosen.without, tracing=chosen.trace)
+        return _show(result, trace=chosen.trace, grep=chosen.grep)
     if mutant is not None:
         return 0 if _hunt(mutant) else 1
     first = secrets.randbelow(10**9) if chosen.first is None else chosen.first
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trace", action="store_true", help="with --seed: show what happened")
     parser.add_argument("--grep", default="", help="only lines of the trace with this text")
     parser.add_argument("--mutant", choices=[each.name for each in MUTANTS], help="put this fault in")
+    parser.add_argument("--without", action="store_true", help="with --mutant and --seed: its world without the fault")
     parser.add_argument("--mutants", action="store_true", help="put each known fault in, and look for it")
     return parser
 
@@ -49,8 +51,13 @@ def _parser() -> argparse.ArgumentParser:
 # ---- one seed
 
 
-def _show(seed: int, mutant: Mutant | None, *, trace: bool, grep: str) -> int:
-    result = World(seed, tracing=trace).run() if mutant is None else mutant.world(seed, tracing=trace)
+def _world(seed: int, mutant: Mutant | None, *, without: bool, tracing: bool) -> Result:
+    if mutant is None:
+        return World(seed, tracing=tracing).run()
+    return mutant.without(seed, tracing=tracing) if without else mutant.world(seed, tracing=tracing)
+
+
+def _show(result: Result, *, trace: bool, grep: str) -> int:
     if trace:
         for line in result.trace:
             if grep in line:
@@ -58,7 +65,7 @@ def _show(seed: int, mutant: Mutant | None, *, trace: bool, grep: str) -> int:
         print(result.counts)  # noqa: T201
         print({name: value for name in result.faults.__struct_fields__ if (value := getattr(result.faults, name))})  # noqa: T201
         print(f"ended at {result.seconds:.1f} s after {EPOCH:.0f}")  # noqa: T201
-    print(f"seed {seed}: {result.violation or 'no rule is broken'}")  # noqa: T201
+    print(f"seed {result.seed}: {result.violation or 'no rule is broken'}")  # noqa: T201
     return 1 if result.violation is not None else 0
 
 

@@ -135,9 +135,9 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
             world = World(seed, pieces=self.pieces, tracing=tracing, faults=self.faults, ignored=self.ignored)
             return world.run()
 
-    def without(self, seed: int) -> Result:
+    def without(self, seed: int, *, tracing: bool = False) -> Result:
         """Run the same world, held against the same rules, without the mutant."""
-        return World(seed, faults=self.faults, ignored=self.ignored).run()
+        return World(seed, tracing=tracing, faults=self.faults, ignored=self.ignored).run()
 
     def hunt(self) -> tuple[int, Result | None]:
         """Return how many seeds it took, and the world that broke a rule; None if none did."""

@@ -1,5 +1,8 @@
 """The simulation can fail: each known fault that is put in is found, and the same world without it breaks no rule."""
 
+import secrets
+
+import msgspec
 import pytest
 
 from tests.simulation.mutants import MUTANTS, Mutant
@@ -7,8 +10,22 @@ from tests.simulation.mutants import MUTANTS, Mutant
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_known_fault_is_found_and_the_same_world_is_well_without_it(mutant: Mutant) -> None:
+    _is_found(mutant)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_known_fault_is_found_in_worlds_that_nobody_has_seen_before(mutant: Mutant) -> None:
+    first = secrets.randbelow(10**9)
+    _is_found(msgspec.structs.replace(mutant, first_seed=first, seeds=40))
+
+
+def _is_found(mutant: Mutant) -> None:
     tried, found = mutant.hunt()
     assert found is not None, f"not found in {tried} worlds from seed {mutant.first_seed}"
     assert found.violation is not None
-    assert found.violation.rule in mutant.shows, str(found.violation)
-    assert mutant.without(found.seed).violation is None
+    look = f"python -m tests.simulation --mutant '{mutant.name}' --seed {found.seed} --trace"
+    assert found.violation.rule in mutant.shows, f"{found.violation}\nlook: {look}"
+    without = mutant.without(found.seed).violation
+    assert without is None, f"without the mutant: {without}\nlook: {look} --without"
