@@ -40,7 +40,8 @@ _SERVER_ANNOTATIONS = ("batch.kubernetes.io/job-tracking",)
 _CONTROLLER_LABELS = (*CONTROLLER_UID_LABELS, *JOB_NAME_LABELS)
 # kubectl keeps the whole manifest in it, env included.
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-_CONTAINER_LISTS = ("initContainers", "containers", "ephemeralContainers")
+# Of a pod: the values of env and of the headers of probes, what processes are called with.
+_SECRETIVE = frozenset({"value", "command", "args"})
 _REASON_CHARACTERS = 256  # annotations are limited to 256 KiB together
 
 
@@ -94,28 +95,32 @@ def stamp(manifest: Manifest, mark: Stamp) -> Manifest:
 
 
 def redact(manifest: Manifest) -> Manifest:
-    """Return the manifest as it may be shown: values of env hidden, also where kubectl keeps a copy."""
+    """Return the manifest as it may be shown: no value of env, no command and arguments, no copy by kubectl."""
     shown = copy.deepcopy(manifest)
     annotations = _mapping(_mapping(shown, "metadata"), "annotations")
     if _LAST_APPLIED in annotations:
         annotations[_LAST_APPLIED] = HIDDEN
-    pod_spec = _mapping(_mapping(_mapping(shown, "spec"), "template"), "spec")
-    for name in _CONTAINER_LISTS:
-        for container in _mappings(pod_spec.get(name)):
-            for variable in _mappings(container.get("env")):
-                if "value" in variable:
-                    variable["value"] = HIDDEN
+    _hide(_mapping(_mapping(_mapping(shown, "spec"), "template"), "spec"))
     return shown
+
+
+def _hide(part: object) -> None:
+    """Hide what may be a secret, in place, however deep: probes and hooks call processes as well."""
+    if isinstance(part, list):
+        for item in part:
+            _hide(item)
+    elif isinstance(part, dict):
+        for name, value in part.items():
+            if name in _SECRETIVE:
+                part[name] = HIDDEN
+            else:
+                _hide(value)
 
 
 def _mapping(parent: dict[str, object], name: str) -> dict[str, object]:
     """Give a nested object to read or change in place; an empty one, not attached, where there is none."""
     value = parent.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _mappings(value: object) -> list[dict[str, object]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _drop(parent: dict[str, object], name: str, keys: tuple[str, ...]) -> None:

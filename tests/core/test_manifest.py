@@ -145,6 +145,28 @@ def test_no_value_of_env_is_shown():
     assert env[3]["valueFrom"] == {"secretKeyRef": {"name": "s", "key": "k"}}
 
 
+def test_what_a_process_is_called_with_is_hidden_too_wherever_a_pod_calls_one():
+    written = as_written()
+    spec = written["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    header = {"name": "Authorization", "value": "s3cret"}
+    container |= {
+        "command": ["sh", "-c", "load --password=s3cret"],
+        "args": ["--password=s3cret"],
+        "lifecycle": {"preStop": {"exec": {"command": ["bye", "s3cret"]}}},
+        "livenessProbe": {"httpGet": {"port": 80, "path": "/", "httpHeaders": [header]}},
+    }
+    spec["initContainers"] = [
+        {"name": "first", "image": "i", "env": [{"name": "A", "value": "s3cret"}], "args": ["s3cret"]}
+    ]
+    shown = redact(written)
+    assert "s3cret" not in json.dumps(shown)
+    (container,) = shown["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == HIDDEN
+    assert (container["name"], container["image"]) == ("loader-a", "registry.example/loader:1")
+    assert container["livenessProbe"]["httpGet"]["path"] == "/"
+
+
 _names = st.text("abcdefghijklmnopqrstuvwxyz-./", min_size=1, max_size=12)
 _words = st.text(max_size=12)
 _labels = st.dictionaries(_names, _words, min_size=1, max_size=3)
