@@ -43,6 +43,9 @@ class Operation(StrEnum):
     CREATE = "Create"
     DESCRIBE = "Describe"
     DESCRIBE_CONFIGS = "DescribeConfigs"
+    DELETE = "Delete"  # this and what follows nobody of ours needs
+    ALTER = "Alter"
+    ALTER_CONFIGS = "AlterConfigs"
 
 
 class Right(msgspec.Struct, frozen=True):

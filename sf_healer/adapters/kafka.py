@@ -21,6 +21,7 @@ from aiokafka.conn import create_conn
 from aiokafka.errors import (
     BrokerResponseError,
     ClusterAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
     IllegalSaslStateError,
     IncompatibleBrokerVersion,
     KafkaConnectionError,
@@ -133,8 +134,20 @@ class Admin:
 
     async def missing_rights(self, wanted: Collection[Right]) -> list[str]:
         """Say which of the rights the broker does not give us, one line a resource."""
-        lines: list[str] = await _of_any_broker(partial(permissions.missing_rights, self._client, wanted))
+        # The first question about a group makes a new cluster create the topic of its offsets.
+        async for attempt in stamina.retry_context(
+            on=GroupCoordinatorNotAvailableError, attempts=None, timeout=REQUEST_TIMEOUT_SECONDS, wait_max=1.0
+        ):
+            with attempt:
+                lines: list[str] = await _of_any_broker(partial(permissions.missing_rights, self._client, wanted))
         return lines
+
+    async def topic_rights(self, names: Collection[str]) -> dict[str, frozenset[Operation]]:
+        """Give what the broker lets us do with each topic."""
+        allowed: dict[str, frozenset[Operation]] = await _of_any_broker(
+            partial(permissions.topic_rights, self._client, names)
+        )
+        return allowed
 
     async def describe(self, names: Collection[str], *, without_configs: Collection[str] = ()) -> dict[str, Found]:
         """Describe those of the topics that exist; a broker that keeps its configs to itself tells none.
@@ -200,7 +213,7 @@ class Admin:
 
     async def _check_seen(self, names: Collection[str]) -> None:
         """Tell a topic that is not there from one that we may not see; a list leaves out both."""
-        allowed = await _of_any_broker(partial(permissions.topic_rights, self._client, names))
+        allowed = await self.topic_rights(names)
         for name in names:
             if Operation.DESCRIBE not in allowed.get(name, (Operation.DESCRIBE,)):
                 raise BrokerRefusedError(f"topic {name} may not be seen: {_missing_acl(Operation.DESCRIBE)}")

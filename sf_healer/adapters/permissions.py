@@ -25,8 +25,11 @@ _CODES = {
     Operation.READ: 3,
     Operation.WRITE: 4,
     Operation.CREATE: 5,
+    Operation.DELETE: 6,
+    Operation.ALTER: 7,
     Operation.DESCRIBE: 8,
     Operation.DESCRIBE_CONFIGS: 10,
+    Operation.ALTER_CONFIGS: 11,
 }
 _NOT_SAID = -(2**31)
 _EVERYTHING = frozenset(Operation)

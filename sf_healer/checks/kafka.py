@@ -1,7 +1,7 @@
 """Kafka: does it answer, may we do what our role needs, are the topics as they must be, and what time is it there."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -11,10 +11,11 @@ from sf_healer.adapters import kafka
 from sf_healer.checks.clocks import Clock, seen
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.core.evidence import EMPTY
-from sf_healer.rights import Purpose, Right, rights
+from sf_healer.rights import Operation, Purpose, Right, rights
 from sf_healer.settings import PREFIX, Role, Settings, SettingsError
 from sf_healer.topics import EVIDENCE, Found, Spec, Status
 
+_HARMLESS = frozenset({Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS})
 _LOG_APPEND_TIME = 1
 _MS = 1000
 #: The first record to a broker also waits for a connection and a login; the second tells the time.
@@ -51,6 +52,10 @@ async def _look(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:
     wanted = rights(settings, Purpose(settings.role.value))
     allowed = [finding async for finding in _allowed(admin, wanted, settings)]
     looked.findings.extend(allowed)
+    every = (*topics.specs(settings, brokers), *topics.platform_specs(settings, brokers))
+    if settings.logs_in:  # else we are nobody, and what we may is said of everybody
+        may = await admin.topic_rights([spec.name for spec in every])
+        looked.findings.extend(_too_much({spec.name: may[spec.name] for spec in every}, wanted, settings))
     if any(finding.state is State.WRONG for finding in allowed):
         return  # what may not be seen would only be said again
     ours = {right.name for right in wanted}
@@ -80,6 +85,21 @@ async def _allowed(admin: kafka.Admin, wanted: Iterable[Right], settings: Settin
         yield Finding(About.ACLS, state, what, _user(settings))
 
 
+def _too_much(
+    may: Mapping[str, Collection[Operation]], wanted: Iterable[Right], settings: Settings
+) -> Iterator[Finding]:
+    """Say what may be done with topics beyond the needs; to see one and its configs does no harm."""
+    needed = {right.name: {*right.operations, *_HARMLESS} for right in wanted}
+    found = False
+    for name, operations in may.items():
+        spare = [each for each in Operation if each in operations and each not in needed.get(name, _HARMLESS)]
+        if spare:
+            found = True
+            yield Finding(About.ACLS, State.TOO_MUCH, f"may {', '.join(spare)} topic {name}", _user(settings))
+    if not found:
+        yield Finding(About.ACLS, State.OK, "nothing beyond that is allowed with these topics")
+
+
 def _user(settings: Settings) -> str:
     return f"sf-healer topics --kafka-user {settings.role}, and apply what it prints"
 
@@ -101,7 +121,7 @@ def _topic(status: Status) -> Iterator[Finding]:
 
 def _shape(spec: Spec, found: Found) -> str:
     told = [f"{name}={found.configs[name]}" for name in spec.configs if name in found.configs]
-    return ", ".join([f"{found.partitions} partitions", f"{found.replication_factor} replicas", *told])
+    return ", ".join([f"partitions={found.partitions}", f"replicas={found.replication_factor}", *told])
 
 
 async def _times(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:
