@@ -33,6 +33,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _heads = msgspec.msgpack.Decoder(_Head)
 _envelopes = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
 _states = msgspec.msgpack.Decoder(JobState)
+_stored_states = msgspec.msgpack.Decoder(tuple[int, int, JobState])
 _metas = msgspec.msgpack.Decoder(Meta)
 
 
@@ -113,7 +114,15 @@ def meta_of(value: bytes | None) -> Meta | None:
 def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
     """Read the Jobs among the stored items of one evidence partition; raises UnknownVersion."""
     common = Common()
-    return [common.share(_decode(_states, value)) for key, value in items if not key.startswith(b"\x00")]
+    return [common.share(_state_of(value)) for key, value in items if not key.startswith(b"\x00")]
+
+
+def _state_of(value: bytes) -> JobState:
+    try:
+        version, _, state = _stored_states.decode(value)
+    except msgspec.DecodeError:
+        return _decode(_states, value)  # of another version, most likely, and then it is said
+    return state if version == SCHEMA_VERSION else _decode(_states, value)
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:

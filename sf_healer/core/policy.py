@@ -133,6 +133,8 @@ class PolicyBook:
         self._default = _policy("default", defaults, Expectations())
         self._rules = tuple((rule, _policy(rule.name, rule, defaults)) for rule in rules)
         self._answers: dict[str, tuple[JobFact, Policy]] = {}
+        self._by_target_alone = not any(rule.names or rule.labels for rule in rules)
+        self._answer_of_target: dict[str, Policy] = {}
 
     def policies(self) -> tuple[Policy, ...]:
         """All policies in the order they are tried, the default last."""
@@ -154,6 +156,8 @@ class PolicyBook:
 
     def for_job(self, fact: JobFact) -> Policy:
         """Return the first policy that matches the Job."""
+        if self._by_target_alone:  # there are few targets, and a million Jobs
+            return self._answer_of_target.get(fact.target) or self._answer_for_target(fact)
         known = self._answers.get(fact.key)
         if known is not None and known[0] is fact:
             return known[1]
@@ -161,6 +165,12 @@ class PolicyBook:
             self._answers.clear()
         answer = self._match(fact)
         self._answers[fact.key] = (fact, answer)
+        return answer
+
+    def _answer_for_target(self, fact: JobFact) -> Policy:
+        if len(self._answer_of_target) >= ANSWERS_KEPT:
+            self._answer_of_target.clear()
+        answer = self._answer_of_target[fact.target] = self._match(fact)
         return answer
 
     def _match(self, fact: JobFact) -> Policy:
