@@ -19,6 +19,7 @@ from sf_healer import topics
 from sf_healer.adapters.cluster import Cluster, LiveJob
 from sf_healer.core import commands
 from sf_healer.core.commands import Outcome, Result
+from sf_healer.core.manifest import HIDDEN
 from sf_healer.local import launcher
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.rights import Purpose
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 USER = name_of(Purpose.ALL)
 TARGET = "arango-connector"
 OF_THE_JOB = "hunter2-of-the-job"
+FROM_A_SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "arango", "key": "token"}}}
 KUBECTLS_COPY = "kubectl.kubernetes.io/last-applied-configuration"
 READY_SECONDS = 120.0
 SEEN_SECONDS = 120.0
@@ -85,6 +87,7 @@ class Sick:
         manifest["metadata"]["annotations"] = {KUBECTLS_COPY: json.dumps(manifest)}
         (container,) = manifest["spec"]["template"]["spec"]["containers"]
         container["args"] = [f"--password={OF_THE_JOB}"]
+        container["env"].append(FROM_A_SECRET)
         made = self.cluster.create_job(namespace, manifest)
         assert isinstance(made, LiveJob), made
         return made.fact.uid
@@ -121,7 +124,10 @@ async def test_neither_the_password_nor_the_env_of_a_job_is_printed_served_or_se
     with worker:
         await asyncio.to_thread(worker.wait_until_ready, READY_SECONDS)
 
+        meanwhile: set[str] = set()
+
         async def is_restarted() -> bool:
+            meanwhile.add(str(await asyncio.to_thread(worker.get, "/actions/")))
             return await sick.report(worker)
 
         await until_async(is_restarted, f"{sick.key} to be restarted\n{worker.tail()}", seconds=SEEN_SECONDS)
@@ -129,11 +135,22 @@ async def test_neither_the_password_nor_the_env_of_a_job_is_printed_served_or_se
         printed = {
             line: await asyncio.to_thread(run, secured, worker, tmp_path, line) for line in command_lines(sick.key)
         }
+    live = sick.cluster.read_job(*sick.key.split("/"))
     sick.cluster.close()
+    assert isinstance(live, LiveJob)
+    (container,) = live.manifest["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == [f"--password={OF_THE_JOB}"]
+    assert FROM_A_SECRET in container["env"], "a reference comes back as a reference"
 
+    assert any(HIDDEN in page for page in meanwhile), "the manifest of an open restart is shown"
     assert served["/actions/ of 0"].count(sick.key) >= 1
     assert sick.key in printed[("jobs", "-o", "wide")]
-    found = {"worker.log": worker.log.read_text(), **served, **{" ".join(line): text for line, text in printed.items()}}
+    found = {
+        "worker.log": worker.log.read_text(),
+        "/actions/ meanwhile": "".join(meanwhile),
+        **served,
+        **{" ".join(line): text for line, text in printed.items()},
+    }
     assert len(found["worker.log"].splitlines()) > 100
     assert [place for place, text in found.items() if password in text] == []
     assert [place for place, text in found.items() if OF_THE_JOB in text] == []
