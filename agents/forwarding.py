@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from sf_healer.core import evidence
-from sf_healer.core.combine import Combined, Rejected, SourceRecord
+from sf_healer.core.combine import Combined, Ignored, Rejected, SourceRecord
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Bundle
 from sf_healer.core.facts import JobFact
@@ -108,11 +108,11 @@ class Forwarding:
     async def forward(self, batch: SourceBatch) -> Combined:
         """Put everything a batch says on the log; returns what that was when all of it is acknowledged.
 
-        That is nothing where the topic it was fetched from is no more.
+        That is nothing where the topic it was fetched from is no more: all of it is ignored.
         """
         forwarder, ports = self.forwarder, self._ports
         if not await self._is_of_the_topic(batch):
-            return Combined({}, [], [0] * len(Kind))
+            return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: len(batch.records)})
         if forwarder.broker_time(now=ports.clock()) == inf:
             await self._append([Addressed(0, evidence.EMPTY)])  # without it nothing bounds what the first batch says
         combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())

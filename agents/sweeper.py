@@ -102,6 +102,8 @@ def _counts_of(partition: Partition) -> Outgoing:
 
 def _report(partition: Partition, changes: Changes) -> None:
     metrics.SWEPT_JOBS.inc(changes.swept)
+    metrics.EVIDENCE_ENTRIES_FOLDED.inc(changes.folded)
+    metrics.EVIDENCE_ENTRIES_PASSED_OVER.inc(changes.passed_over)
     for state, judgement in changes.judged:
         metrics.VERDICTS.labels(verdict=judgement.verdict).inc()
         if judgement.restartable:

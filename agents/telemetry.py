@@ -74,7 +74,7 @@ async def telemetry(stream: StreamT[Batch]) -> None:
     """Forward every batch of reports."""
     await inventory.first_list.wait()
     async for event in unacknowledged(stream):
-        _count(await forwarding.forward(event.value))
+        _count(event.value, await forwarding.forward(event.value))
         event.ack()
 
 
@@ -127,10 +127,18 @@ def dead_letter(topic: str, partition: int, reject: Rejected) -> Outgoing:
     return Outgoing(topics.dead_letters, kept, partition=0, key=key, headers=headers)
 
 
-def _count(combined: Combined) -> None:
+def _count(batch: Batch, combined: Combined) -> None:
+    """Count each record of a batch once as read, and once as what became of it."""
+    metrics.SOURCE_RECORDS.inc(len(batch))
+    metrics.SOURCE_RECORDS_FOLDED.inc(combined.folded)
+    metrics.SOURCE_RECORDS_DEAD_LETTERED.inc(len(combined.rejected))
+    for reason, count in combined.ignored.items():
+        metrics.SOURCE_RECORDS_IGNORED.labels(reason=reason).inc(count)
     for kind in Kind:
         if combined.reports[kind]:
             metrics.REPORTS.labels(kind=kind.name.lower()).inc(combined.reports[kind])
     for reject in combined.rejected:
         metrics.DEAD_LETTERS.labels(reason=reject.reason).inc()
     metrics.EVIDENCE_RECORDS.inc(len(combined.bundles))
+    entries = sum(len(bundle.beats) + len(bundle.words) for bundle in combined.bundles.values())
+    metrics.EVIDENCE_ENTRIES.inc(entries)

@@ -16,8 +16,22 @@ _CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BUILD = Info("sf_healer_build", "Version of sf-healer and of the Python that runs it.")
 BUILD.info({"version": __version__, "python": platform.python_version()})
 
-# --- reports in
+# --- reports in: records = folded + dead_lettered + ignored, at every scrape; what is read again counts again
 
+SOURCE_RECORDS = Counter(
+    "sf_healer_source_records", "Records of the source topic dealt with: folded, dead-lettered or ignored."
+)
+SOURCE_RECORDS_FOLDED = Counter(
+    "sf_healer_source_records_folded", "Records of the source topic whose reports are on the evidence log."
+)
+SOURCE_RECORDS_DEAD_LETTERED = Counter(
+    "sf_healer_source_records_dead_lettered", "Records of the source topic that are in the dead letters."
+)
+SOURCE_RECORDS_IGNORED = Counter(
+    "sf_healer_source_records_ignored",
+    "Records of the source topic that are evidence of nothing, by reason (pong, several_jobs, topic_gone).",
+    ["reason"],
+)
 REPORTS = Counter("sf_healer_reports", "Reports read, by kind.", ["kind"])
 DEAD_LETTERS = Counter("sf_healer_dead_letters", "Messages that could not be decoded or named, by reason.", ["reason"])
 CONTROL_COMMANDS = Counter(
@@ -27,6 +41,15 @@ CONTROL_COMMANDS = Counter(
 # --- evidence, marks, watermark
 
 EVIDENCE_RECORDS = Counter("sf_healer_evidence_records", "Bundles of reports put on the evidence log.")
+EVIDENCE_ENTRIES = Counter(
+    "sf_healer_evidence_entries", "What bundles tell of single Jobs: one entry a Job, kind and batch."
+)
+EVIDENCE_ENTRIES_FOLDED = Counter(
+    "sf_healer_evidence_entries_folded", "Entries of bundles that were folded into the state of their Job."
+)
+EVIDENCE_ENTRIES_PASSED_OVER = Counter(
+    "sf_healer_evidence_entries_passed_over", "Entries of bundles that had been folded before: they came again."
+)
 MARKS = Counter("sf_healer_marks", "Marks sent: proofs of how far the source was read.")
 MARK_FAILURES = Counter("sf_healer_mark_failures", "Times the end of the source could not be asked for.")
 WATERMARK = Gauge(

@@ -9,6 +9,7 @@ offset is that of the last report all the same, for it says how far the batch ha
 """
 
 from collections.abc import Iterable
+from enum import StrEnum
 from math import inf
 from typing import Protocol
 
@@ -71,12 +72,29 @@ class Rejected(msgspec.Struct, frozen=True):
     report: Report | None = None
 
 
+class Ignored(StrEnum):
+    """Why a record is evidence of nothing although nobody is at fault."""
+
+    PONG = "pong"  # a service answers pings after its worker died: no sign of life (design §6)
+    SEVERAL_JOBS = "several_jobs"  # an end or an error that may be of any of several Jobs is of none
+    TOPIC_GONE = "topic_gone"  # of a source topic that was made anew before it could be told
+
+
 class Combined(msgspec.Struct):
-    """What a batch came to: bundles by evidence partition, rejects, and reports counted by kind."""
+    """What a batch came to: bundles by evidence partition, rejects, and reports counted by kind.
+
+    Each record of the batch is rejected, ignored, or a report that was folded into a bundle.
+    """
 
     bundles: dict[int, Bundle]
     rejected: list[Rejected]
     reports: list[int]
+    ignored: dict[Ignored, int]
+
+    @property
+    def folded(self) -> int:
+        """How many reports the bundles stand for."""
+        return sum(self.reports) - self.ignored.get(Ignored.PONG, 0) - self.ignored.get(Ignored.SEVERAL_JOBS, 0)
 
 
 #: Kinds that count for every Job of a queue when only the queue is named.
@@ -148,7 +166,9 @@ class Combiner:
             beat = Beat(key, source_at, offset, records_written)
             beats[key] = beat if known is None else _newest_beat(known, beat)
         gathered.reports[Kind.LOADING] += signs_of_life
-        return Combined(gathered.bundles(topic_id, source_partition), gathered.rejected, gathered.reports)
+        return Combined(
+            gathered.bundles(topic_id, source_partition), gathered.rejected, gathered.reports, gathered.ignored
+        )
 
     def _take(self, record: SourceRecord, clock: "_Clock", gathered: "_Gathered") -> None:
         """Take in a report of any kind and dialect."""
@@ -166,13 +186,17 @@ class Combiner:
         kind, offset = report.kind, record.offset
         gathered.reports[kind] += 1
         if kind is Kind.PONG:
-            return  # a service answers pings after its worker died: no sign of life (design §6)
+            gathered.ignore(Ignored.PONG)
+            return
+        if resolution.shared and kind not in _SHARED_KINDS:
+            gathered.ignore(Ignored.SEVERAL_JOBS)
+            return
         source_at = clock.clamped(record.timestamp / 1000, offset)
         for key in resolution.keys:
             partition = partition_of(key, self._partitions)
             if kind is Kind.LOADING:
                 gathered.beat(partition, Beat(key, source_at, offset, report.records_written))
-            elif not resolution.shared or kind in _SHARED_KINDS:
+            else:
                 gathered.word(partition, Word(key, kind, source_at, offset, report.finished, report.detail))
         self._remember(report, resolution)
 
@@ -216,7 +240,11 @@ class _Gathered:
         self.beats: list[dict[str, Beat]] = [{} for _ in range(partitions)]
         self.rejected: list[Rejected] = []
         self.reports = [0] * len(Kind)
+        self.ignored: dict[Ignored, int] = {}
         self._words: list[dict[tuple[str, Kind], Word]] = [{} for _ in range(partitions)]
+
+    def ignore(self, reason: Ignored) -> None:
+        self.ignored[reason] = self.ignored.get(reason, 0) + 1
 
     def beat(self, partition: int, beat: Beat) -> None:
         beats = self.beats[partition]

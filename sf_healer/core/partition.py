@@ -91,6 +91,8 @@ class Changes(msgspec.Struct):
     effects: tuple[Effect, ...]
     judged: tuple[tuple[JobState, Judgement], ...]  # verdicts that are news, for logs, metrics and Events
     swept: int  # Jobs looked at
+    folded: int = 0  # beats and words of bundles
+    passed_over: int = 0  # those that had been folded before
 
 
 class Partition:
@@ -157,6 +159,8 @@ class Partition:
             tuple(self._effects),
             tuple(self._judged),
             self._swept,
+            self._folded,
+            self._passed_over,
         )
         self._reset_changes()
         return changes
@@ -265,18 +269,25 @@ class Partition:
         known = self._forwarded.get(source, -1)
         highest, checkpoint = known, self._checkpoint(at)
         not_before = self._not_before(bundle)
+        passed_over = 0
         for beat in bundle.beats:
             offset = beat.offset
             if offset > known:
                 if offset > highest:  # noqa: PLR1730  hot
                     highest = offset
                 self._fold_beat(beat, at, checkpoint, bundle.source_partition, not_before)
+            else:
+                passed_over += 1
         for word in bundle.words:
             if word.offset > known:
                 highest = max(highest, word.offset)
                 state = self._job(word.key)
                 if fold_word(state, word, at=at, source_partition=bundle.source_partition, not_before=not_before):
                     self._changed(state, at)
+            else:
+                passed_over += 1
+        self._passed_over += passed_over
+        self._folded += len(bundle.beats) + len(bundle.words) - passed_over
         if highest > known:
             self._forwarded[source] = highest
             # A redelivered `loading` can only make a verdict later; a redelivered word may come with another
@@ -535,6 +546,7 @@ class Partition:
         self._judged: list[tuple[JobState, Judgement]] = []
         self._meta_dirty = False
         self._swept = 0
+        self._folded = self._passed_over = 0
 
 
 def _has_command(state: JobState) -> bool:

@@ -172,6 +172,19 @@ async def test_the_same_batch_again_after_a_crash_gives_the_same_command(edge, a
     assert first == again
 
 
+async def test_evidence_that_comes_again_is_counted_as_passed_over_and_changes_nothing(edge, agent):
+    def counted() -> tuple[float, float]:
+        return metrics.EVIDENCE_ENTRIES_FOLDED._value.get(), metrics.EVIDENCE_ENTRIES_PASSED_OVER._value.get()
+
+    before = counted()
+    await agent.take(evidence_of(fact(), beat(), partition=PARTITION))
+    stored = jobs.data[JOB.encode()]
+    await agent.take(evidence_of(beat(), partition=PARTITION, first_offset=100))
+    after = counted()
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+    assert jobs.data[JOB.encode()] == stored
+
+
 # ------------------------------------------------------------------ partitions that are not ours
 
 

@@ -13,6 +13,7 @@ from faust.types import TP
 from agents import inventory, telemetry
 from sf_healer.adapters import metrics
 from sf_healer.app import PRODUCE_BATCH_BYTES, settings
+from sf_healer.core.combine import Ignored
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import EMPTY, Bundle, Mark
 from sf_healer.core.partitioning import partition_of
@@ -119,6 +120,40 @@ async def test_reports_are_counted_by_kind_and_a_pong_is_no_evidence(edge, agent
     assert count(metrics.REPORTS, kind="pong") == before["pong"] + 1
     await agent.take(reports([says("pong")], first_offset=3))
     assert len(edge.producer.telling()) == 1
+
+
+def fates() -> dict[str, float]:
+    ignored = {reason: count(metrics.SOURCE_RECORDS_IGNORED, reason=reason) for reason in Ignored}
+    return {
+        "in": count(metrics.SOURCE_RECORDS),
+        "folded": count(metrics.SOURCE_RECORDS_FOLDED),
+        "dead": count(metrics.SOURCE_RECORDS_DEAD_LETTERED),
+        **ignored,
+    }
+
+
+async def test_what_comes_in_is_folded_dead_lettered_or_ignored_and_counted_again_when_it_comes_again(edge, agent):
+    before = fates()
+    several = json.dumps({"status": "error", "queue_id": QUEUE}).encode()
+    hostile = reports([LOADING, b"{", says("pong"), several, STRANGER, says("error"), None])
+    for _ in range(2):
+        await agent.take(hostile)
+    after = fates()
+    counted = {fate: after[fate] - before[fate] for fate in after}
+    assert counted == {"in": 14, "folded": 4, "dead": 6, "pong": 2, "several_jobs": 2, "topic_gone": 0}
+    assert len(edge.producer.to(DEAD_LETTERS)) == 6
+
+
+async def test_reports_of_a_topic_that_is_gone_are_counted_as_ignored(edge, agent):
+    before = fates()
+    edge.consumer.ends = {TP("queue-events", 0): 5}
+    await agent.take(reports([LOADING, LOADING], first_offset=7))
+    after = fates()
+    assert {fate: after[fate] - before[fate] for fate in after if after[fate] != before[fate]} == {
+        "in": 2,
+        "topic_gone": 2,
+    }
+    assert edge.producer.telling() == []
 
 
 async def test_nothing_is_named_before_the_jobs_are_listed(edge):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sf_healer.core.combine import Combiner
+from sf_healer.core.combine import Combiner, Ignored
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Fact, Word
 from sf_healer.core.identity import JobIndex
@@ -146,6 +146,21 @@ def test_what_is_no_report_or_of_nobody_is_rejected_with_its_reason():
     assert combined.rejected[1].report.producer == "stranger__x"
     assert combined.bundles == {}
     assert sum(combined.reports) == 0
+
+
+def test_each_record_of_a_batch_is_folded_rejected_or_ignored_and_only_one_of_these():
+    combined = combine(
+        says("loading", 0, offset=0),
+        says("pong", 1, offset=1),
+        says("error", 2, offset=2, producer="", queue_id="shared"),
+        says("started", 3, offset=3, producer="", queue_id="shared"),
+        says("loading", 4, offset=4, producer="stranger__9"),
+        Record(5, 0, b"{"),
+        says("loading", 6, offset=6),
+    )
+    assert combined.folded == 3
+    assert [reject.record.offset for reject in combined.rejected] == [4, 5]
+    assert combined.ignored == {Ignored.PONG: 1, Ignored.SEVERAL_JOBS: 1}
 
 
 def test_each_evidence_partition_gets_one_bundle_with_its_own_jobs():
