@@ -116,7 +116,7 @@ def needed(role: Role, mode: Mode) -> tuple[Need, ...]:
 
 def not_needed(role: Role, mode: Mode) -> tuple[Access, ...]:
     """List what is asked for one by one because this role must not have it: the dangerous, and the other roles'."""
-    ours = {need.access for need in needed(role, mode)}
+    ours = _accesses(role, mode)
     others = [need.access for need in needed(Role.ALL, Mode.HEAL) if need.access not in ours]
     return (*others, *DANGEROUS)
 
@@ -170,6 +170,16 @@ def rbac(role: Role, mode: Mode, *, namespace: str, account: Account | None = No
     )
 
 
+def markdown() -> str:
+    """Write the table of docs/security.md: every right, who needs it, and what for."""
+    rows = ""
+    for need in needed(Role.ALL, Mode.HEAL):
+        who = [role for role in (Role.DETECTOR, Role.ACTUATOR) if need.access in _accesses(role, Mode.HEAL)]
+        only = "" if need.access in _accesses(Role.ALL, Mode.OBSERVE) else ", only to heal"
+        rows += f"| `{in_words([need.access])}` | {', '.join(who)}{only} | {need.why} |\n"
+    return f"| right | who needs it | what for |\n|---|---|---|\n{rows}"
+
+
 def rbac_command(role: Role, mode: Mode, *, namespace: str, account: Account | None = None) -> str:
     """Write the command that prints what `rbac` gives."""
     command = f"SF_HEALER_NAMESPACE={namespace} SF_HEALER_MODE={mode} sf-healer doctor --rbac --role {role}"
@@ -217,6 +227,10 @@ subjects:
     name: {account}
     namespace: {account_namespace}
 """
+
+
+def _accesses(role: Role, mode: Mode) -> set[Access]:
+    return {need.access for need in needed(role, mode)}
 
 
 def _rules(needs: Iterable[Need]) -> Iterator[str]:

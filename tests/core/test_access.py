@@ -19,6 +19,7 @@ from sf_healer.access import (
     Need,
     covers,
     in_words,
+    markdown,
     needed,
     not_needed,
     rbac,
@@ -27,7 +28,8 @@ from sf_healer.access import (
 )
 from sf_healer.settings import Mode, Role
 
-MANIFESTS = Path(__file__).parents[2] / "manifests" / "rbac"
+REPOSITORY = Path(__file__).parents[2]
+MANIFESTS = REPOSITORY / "manifests" / "rbac"
 #: Each shipped directory, and what it is for; a detector touches nothing in either mode.
 SHIPPED = {
     "all": (Role.ALL, Mode.HEAL),
@@ -103,6 +105,12 @@ def test_the_command_that_makes_a_manifest_is_said_in_it():
         "SF_HEALER_NAMESPACE=jobs SF_HEALER_MODE=heal sf-healer doctor --rbac --role actuator --account kafka/healer"
     )
     assert command in rbac(Role.ACTUATOR, Mode.HEAL, namespace="jobs", account=account)
+
+
+def test_the_page_on_security_has_the_table_that_the_code_writes_and_names_every_manifest():
+    page = (REPOSITORY / "docs" / "security.md").read_text()
+    assert markdown() in page
+    assert all(f"`manifests/rbac/{name}`" in page for name in SHIPPED)
 
 
 # ------------------------------------------------------------------ what a role may do
