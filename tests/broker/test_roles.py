@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,6 +152,34 @@ async def test_a_detector_judges_and_asks_an_actuator_acts_and_only_both_togethe
             return Result.RESTARTED in await stage.results()
 
         await until_async(healed, f"the Job to be restarted\n{actuator.tail()}", seconds=SEEN_SECONDS)
+
+
+async def test_of_two_actuators_without_a_detector_each_answers_for_the_restarts(tmp_path: Path):
+    with EmbeddedBroker() as broker, ExitStack() as running:
+        await make_topics(broker.bootstrap)
+        workers = [
+            Worker(
+                f"actuator-{number}",
+                tmp_path,
+                bootstrap=broker.bootstrap,
+                role=Role.ACTUATOR,
+                identity="convention",
+                broker_session_timeout_seconds=3,
+                broker_heartbeat_seconds=0.5,
+            )
+            for number in (1, 2)
+        ]
+        for worker in workers:
+            running.enter_context(worker)
+        for worker in workers:
+            await asyncio.to_thread(worker.wait_until_ready)
+
+        async def both_answer() -> bool:
+            answers = [await asyncio.to_thread(worker.get, "/actions/") for worker in workers]
+            assert all(worker.server.is_alive for worker in workers)
+            return all(answer is not None and answer.status == 200 and "admission" in answer.body for answer in answers)
+
+        await until_async(both_answer, f"both to answer\n{workers[0].tail()}", seconds=SEEN_SECONDS)
 
 
 async def _actuator_alone(stage: Stage) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,13 +23,13 @@ from tests.lab.worker import Worker, make_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from sf_healer.checks.findings import Finding
     from tests.lab.kube import ControlPlane
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
 
+MANIFESTS = Path(__file__).parents[2] / "manifests" / "rbac"
 COMMAND_SECONDS = 120.0
 SEEN_SECONDS = 30.0
 EVERY = [(role, mode) for role in Role for mode in Mode]
@@ -88,6 +89,21 @@ def test_with_exactly_the_shipped_rights_all_is_well(control_plane: ControlPlane
     assert told[-1] == f"nothing beyond that is allowed in namespace {namespace}"
     assert looked.clock is not None
     assert looked.clock.low <= 0 <= looked.clock.high, "it is the clock of this machine"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in MANIFESTS.iterdir()))
+def test_each_shipped_directory_is_taken_by_kubectl_as_it_is(control_plane: ControlPlane, name: str):
+    if control_plane.call("GET", "/api/v1/namespaces/stf").status == 404:
+        control_plane.create_namespace("stf")
+    # Both ways; what is tried changes nothing.
+    for taken in (["-k", str(MANIFESTS / name)], ["-f", str(MANIFESTS / name / "rbac.yaml")]):
+        told = control_plane.kubectl("apply", "--server-side", "--dry-run=server", "-o", "name", *taken)
+        kinds = [line.partition("/")[0] for line in told.splitlines()]
+        assert sorted(kinds) == [
+            "role.rbac.authorization.k8s.io",
+            "rolebinding.rbac.authorization.k8s.io",
+            "serviceaccount",
+        ]
 
 
 @pytest.mark.parametrize(("role", "mode", "lacking"), EACH_RIGHT)
