@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,6 +120,44 @@ async def test_a_slow_agent_holds_no_more_than_its_limits_and_others_go_on(
         await slow.until_positions(dict.fromkeys(partitions, 1_000))
     assert len(slow.done) == 12_000
     assert max(len(batch) for batch in slow.batches) <= 100
+
+
+async def test_a_backlog_of_a_slow_agent_stays_on_the_broker(kafka_single: KafkaCluster, tmp_path: Path) -> None:
+    """What lies between the socket and the agent, counted in what Python has allocated: batches, answers, buffers."""
+    topic, other = await create_topic(kafka_single.bootstrap), await create_topic(kafka_single.bootstrap)
+    record_bytes, records, fetch_bytes = 1_000, 24_000, 500_000
+    await send(kafka_single.bootstrap, topic, numbered(records, size=record_bytes))
+    go_on = asyncio.Event()
+    reader = Reader(
+        kafka_single.bootstrap,
+        tmp_path,
+        topic,
+        limits=BatchLimits(max_bytes=fetch_bytes, max_in_flight=2),
+        hold=lambda _: go_on.wait(),
+        consumer_max_fetch_size=fetch_bytes,
+    )
+    quick: list[bytes] = []
+
+    @reader.app.agent(reader.app.topic(other, value_type=bytes, value_serializer="raw"))
+    async def read_quickly(stream: Any) -> None:
+        async for value in stream:
+            quick.append(value)  # noqa: PERF401 (it never ends)
+
+    tracemalloc.start()
+    try:
+        async with running(reader):
+            await until_true(lambda: reader.batches, "the slow agent to have its first batch")
+            for count in range(1, 11):  # polls and fetches go on all the while
+                await send(kafka_single.bootstrap, other, [b"x"])
+                await until_true(lambda count=count: len(quick) == count, "the quick agent to go on")
+            held, _ = tracemalloc.get_traced_memory()
+            assert held < records * record_bytes / 2, "two batches, an answer, and the app: not the backlog"
+            tracemalloc.stop()
+            go_on.set()
+            await reader.until_positions({0: records})
+    finally:
+        tracemalloc.stop()
+    assert len(reader.records) == records
 
 
 async def test_a_plain_agent_that_hangs_does_not_stop_the_batched_ones(

@@ -47,6 +47,7 @@ async def test_empty_partitions_stand_at_their_beginning(kafka_single: KafkaClus
     async with running(reader):
         await reader.until_positions({0: 0, 1: 0, 2: 0})
         assert await reader.ends(range(3)) == {0: 0, 1: 0, 2: 0}
+    assert reader.batches == [], "a fetch that brings nothing wakes no agent"
 
 
 async def test_a_commit_marker_and_an_aborted_transaction_at_the_end_are_passed_and_committed(

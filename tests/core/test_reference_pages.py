@@ -25,6 +25,16 @@ def rows(page, heading):
     return {cell[0].strip("`| "): cell[1:] for cell in cells}
 
 
+def test_every_test_that_the_transports_promises_name_is_there():
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "transport.md").read_text()))
+    sources = [
+        path.read_text() for room in ("agents", "broker") for path in (DOCS.parent / "tests" / room).glob("*.py")
+    ]
+    there = set(re.findall(r"^(?:async )?def (test_\w+)", "\n".join(sources), flags=re.MULTILINE))
+    assert named
+    assert named <= there, named - there
+
+
 def test_every_field_that_matches_jobs_is_explained():
     assert set(rows(POLICY, "Which Jobs: `[[policy]]`")) == {"name", *Match.__struct_fields__}
 
