@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv demo test simulate soak lab test-lab steady-load check format lock clean
+.PHONY: help venv demo test simulate soak lab test-lab steady-load bench bench-smoke check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -45,6 +45,12 @@ test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apis
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load
+
+bench: $(READY) ## Every engine on the same topics, side by side; writes docs/performance.md (ANEW=1 forgets what was measured)
+	$(BIN)/python -m benchmarks $(if $(ANEW),--anew)
+
+bench-smoke: $(READY) ## Is the worker still near the floor? Under a minute; fails only on a ratio of one run
+	$(BIN)/python -m benchmarks.smoke
 
 check: $(READY) ## Lint, types, layering
 	$(BIN)/ruff check .
