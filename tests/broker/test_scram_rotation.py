@@ -53,7 +53,8 @@ async def does_its_work(worker: Worker, secured: Secured) -> None:
 
 async def test_a_worker_goes_on_with_a_new_password_and_a_new_ca_from_its_files(secured: Secured, tmp_path: Path):
     mounted = tmp_path / "mounted"
-    worker = secured.worker("rotating", tmp_path, **secured.login_by_files(USER, mounted))
+    # Red soon: refused for 30 s, a worker ends on purpose.
+    worker = secured.worker("rotating", tmp_path, feed_gap_seconds=3, **secured.login_by_files(USER, mounted))
     with worker:
         await asyncio.to_thread(worker.wait_until_ready, READY_SECONDS)
         pid = worker.server.pid
