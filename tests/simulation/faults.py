@@ -15,6 +15,7 @@ class Faults(msgspec.Struct, kw_only=True):
     stops: float = 0.0  # SIGSTOP for up to two minutes
     rebalances: float = 0.0
     all_down: float = 0.0
+    crash_loop: float = 0.0  # one and the same worker is killed again and again, in the calm as well
     disk_lost: float = 0.0  # chance at a restart
     slow_batches: float = 0.0  # seconds for each batch
     # -- broker

@@ -22,7 +22,7 @@ from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.partition import Partition
 from sf_healer.core.state import JobState, durable
 from sf_healer.core.steps import Announced, StepResult, StepsRecord
-from sf_healer.core.watermark import Advance, Watermark
+from sf_healer.core.watermark import Advance, Gaps, Watermark
 from tests.simulation.faults import Faults
 from tests.simulation.worker import Detector, Pieces
 from tests.simulation.world import Result, World
@@ -111,6 +111,10 @@ def _never_a_gap(watermark: Watermark, to: float) -> Advance | None:
     return Advance(to, gap=False)
 
 
+def _rebased_by_each(gaps: Gaps, since: float, now: float) -> float:
+    return now - max(since, *gaps._ends[-1:], 0.0)
+
+
 def _calm(*_fleet: object) -> bool:
     return False
 
@@ -187,6 +191,13 @@ MUTANTS = (
         shows=_VERDICTS,
         patched=lambda: patch.object(Watermark, "_advance", _never_a_gap),
         faults=Faults(outages=4.0, all_down=1.0, retention=3.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="each feed gap starts the silence anew",
+        shows=frozenset({"forgotten"}),
+        patched=lambda: patch.object(Gaps, "silence", _rebased_by_each),
+        faults=Faults(crash_loop=24.0),
         ignored=_FOLDS,
     ),
     Mutant(

@@ -54,6 +54,9 @@ def _nobody_forgotten(world: "World") -> None:
             # A feed gap may have re-based it, and a restart of its worker put it at the end of its checkpoint.
             since = calm_from
             slack += world.policies.checkpoint_seconds
+        if world.faults.crash_loop:
+            # The first gap of its silence re-bases it, what the others take away is less than half of the time.
+            slack += threshold + 2 * 3600.0 / world.faults.crash_loop
         deadline = since + threshold + slack
         if deadline >= now:
             continue

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -14,6 +15,8 @@ import structlog
 from tests.simulation.world import SECONDS, World
 
 HOURS_OF_A_SEED = SECONDS / 3600.0
+#: As one would type it: a seed that fails is repeated by the command that is printed.
+PYTHON = os.path.relpath(sys.executable)
 
 
 class Ran(NamedTuple):
@@ -38,7 +41,7 @@ def cores() -> int:
 
 def repeat(seed: int) -> str:
     """Give the command that repeats a seed."""
-    return f"python -m tests.simulation --seed {seed} --trace"
+    return f"{PYTHON} -m tests.simulation --seed {seed} --trace"
 
 
 def run(seed: int) -> Ran:

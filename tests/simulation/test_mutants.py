@@ -5,6 +5,7 @@ import secrets
 import msgspec
 import pytest
 
+from tests.simulation import seeds
 from tests.simulation.mutants import MUTANTS, Mutant
 
 
@@ -25,7 +26,7 @@ def _is_found(mutant: Mutant) -> None:
     tried, found = mutant.hunt()
     assert found is not None, f"not found in {tried} worlds from seed {mutant.first_seed}"
     assert found.violation is not None
-    look = f"python -m tests.simulation --mutant '{mutant.name}' --seed {found.seed} --trace"
+    look = f"{seeds.PYTHON} -m tests.simulation --mutant '{mutant.name}' --seed {found.seed} --trace"
     assert found.violation.rule in mutant.shows, f"{found.violation}\nlook: {look}"
     without = mutant.without(found.seed).violation
     assert without is None, f"without the mutant: {without}\nlook: {look} --without"

@@ -40,6 +40,8 @@ SECONDS = 7200.0
 CALM_SECONDS = 2000.0
 JOBS = 10
 _TRACE_KEPT = 4000
+#: A worker in a crash loop comes to rest so long before the end: its state is looked at as well.
+_REST_SECONDS = 150.0
 
 POLICY = """
 [defaults]
@@ -262,6 +264,8 @@ class World:
         ):
             if rate:
                 self._again(rate, what)
+        if faults.crash_loop:
+            self.scheduler.after(head_start + 3600.0 / faults.crash_loop, self._crash_loop)
 
     def _again(self, rate: float, what: Callable[[], None]) -> None:
         """Let something happen at random moments, `rate` times an hour, until it is calm."""
@@ -369,6 +373,12 @@ class World:
     def _kill(self) -> None:
         name = self._events.choice(list(self.workers))
         self._end(name, restart_after=(0.5, 40.0))
+
+    def _crash_loop(self) -> None:
+        """Kill the first worker again and again, whatever the others do."""
+        if self.scheduler.now < EPOCH + self.seconds - _REST_SECONDS:
+            self._end("w0", restart_after=(0.5, 2.0))
+            self.scheduler.after(3600.0 / self.faults.crash_loop, self._crash_loop)
 
     def _stop(self) -> None:
         worker = self._events.choice(list(self.workers.values()))
