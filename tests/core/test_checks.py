@@ -18,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sf_healer import preflight
-from sf_healer.access import Access, in_words, needed
+from sf_healer.access import Access, Account, in_words, needed, rbac
 from sf_healer.checks import clocks, kubernetes, versions
 from sf_healer.checks.clocks import HERE, LIMIT_SECONDS, Clock
 from sf_healer.checks.findings import About, Finding, State
+from sf_healer.cli import ExitCode, run
 from sf_healer.settings import Identity, Mode, Role, Settings
+from tests.lab.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,3 +254,42 @@ def test_a_library_of_another_version_than_its_inside_was_used_of_is_wrong(monke
     monkeypatch.setattr(versions.metadata, "version", lambda name: "0.13.0" if name == "aiokafka" else real(name))
     (wrong,) = [finding for finding in versions.check() if finding.state is not State.OK]
     assert (wrong.state, wrong.fix) == (State.WRONG, "pip install aiokafka==0.14.0")
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Settings of an environment where neither a broker nor a cluster is."""
+    (port,) = free_ports(1)
+    monkeypatch.setenv("SF_HEALER_BROKER_URL", f"kafka://127.0.0.1:{port}")
+    (tmp_path / "kubeconfig").write_text("{}")
+    monkeypatch.setenv("SF_HEALER_KUBECONFIG", str(tmp_path / "kubeconfig"))
+    return f"127.0.0.1:{port}"
+
+
+def test_what_is_wrong_is_said_below_the_table_with_what_mends_it(nowhere: str, capsys: pytest.CaptureFixture[str]):
+    assert run(["doctor"]) is ExitCode.UNREACHABLE
+    told = capsys.readouterr()
+    states = [tuple(line.split()[:2]) for line in told.out.splitlines()[1:]]
+    assert states == [("ok", "versions")] * 3 + [("unreachable", "broker"), ("wrong", "cluster")]
+    assert f"broker: Kafka at {nowhere}: connection refused\n  fix: sf-healer settings\n" in told.err
+    assert "  fix: kubectl config view, kubectl auth whoami\n" in told.err
+
+
+def test_the_role_is_that_of_the_option_else_that_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SF_HEALER_ROLE", "detector")
+    monkeypatch.setenv("SF_HEALER_MODE", "heal")
+    assert run(["doctor", "--rbac"]) is ExitCode.OK
+    assert capsys.readouterr().out == rbac(Role.DETECTOR, Mode.HEAL, namespace="stf")
+    assert run(["doctor", "--rbac", "--role", "actuator", "--account", "kafka/healer"]) is ExitCode.OK
+    expected = rbac(Role.ACTUATOR, Mode.HEAL, namespace="stf", account=Account("kafka", "healer"))
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("wrong", [["--account", "kafka/healer"], ["--rbac", "--account", "healer"]])
+def test_an_account_is_for_a_manifest_and_has_a_namespace(wrong: list[str]):
+    assert run(["doctor", *wrong]) is ExitCode.USAGE
