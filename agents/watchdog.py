@@ -15,6 +15,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from agents import inventory, telemetry
+from sf_healer import preflight
 from sf_healer.adapters import kafka
 from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import Progress
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_SECONDS = 5.0
 
 _progress = Progress()
-_kept_out: str | None = None  # why a broker does not let us in, as last tried
+_no_marks_because: str | None = None  # as last found out
 
 
 class StalledError(Exception):
@@ -84,19 +85,22 @@ async def watch_progress() -> None:
 
 @detector.task  # type: ignore[untyped-decorator]  # Faust's
 async def find_out_why_there_are_no_marks() -> None:
-    """Try to get in like anybody else while no marks are made: the clients only log why they cannot."""
-    global _kept_out  # noqa: PLW0603  one a process, like the marks
+    """Look at the broker as before the start while no marks are made: the clients only log why they cannot go on."""
+    global _no_marks_because  # noqa: PLW0603  one a process, like the marks
     while not detector.should_stop:
         await detector.sleep(LOOK_EVERY_SECONDS)
-        reason = None
-        if _mark_problems():
-            try:
-                await kafka.wait_for_broker(settings, patience_seconds=0.0)
-            except (kafka.BrokerUnreachableError, SettingsError) as problem:
-                reason = str(problem)
-        if reason is not None and reason != _kept_out:
-            log.error("kept_out", reason=reason)
-        _kept_out = reason
+        reason = await _reason_of_the_broker() if _mark_problems() else None
+        if reason is not None and reason != _no_marks_because:
+            log.error("no_marks", reason=reason)
+        _no_marks_because = reason
+
+
+async def _reason_of_the_broker() -> str | None:
+    try:
+        await kafka.wait_for_broker(settings, patience_seconds=0.0)
+        return "; ".join(await preflight.kafka_problems(settings)) or None
+    except (kafka.BrokerUnreachableError, SettingsError) as problem:
+        return f"the broker does not answer ({problem})"
 
 
 def _detector_problems() -> list[str]:
@@ -112,15 +116,15 @@ def _detector_problems() -> list[str]:
 
 
 def _mark_problems() -> list[str]:
-    """Say so when marks do not come: the broker does not answer, and nobody is judged meanwhile."""
+    """Say so when marks do not come: nobody is judged meanwhile."""
     marked_at = telemetry.forwarding.marked_at
     if marked_at is None:
         return ["no mark has been made yet"]
     seconds = time.monotonic() - marked_at
     if seconds <= settings.feed_gap_seconds:
         return []
-    told = f"the broker does not answer: no mark for {seconds:.0f} s, and no verdict meanwhile"
-    return [f"{told}; {_kept_out}" if _kept_out else told]
+    reason = _no_marks_because or "the broker does not answer"
+    return [f"{reason}: no mark for {seconds:.0f} s, and no verdict meanwhile"]
 
 
 def _actuator_problems() -> list[str]:

@@ -48,10 +48,12 @@ async def wait(settings: Settings) -> None:
 
 async def find_problems(settings: Settings) -> list[str]:
     """List what keeps a worker from starting, each with what mends it."""
-    return [*await _kafka_problems(settings), *await in_thread(lambda: _cluster_problems(settings))]
+    on_kafka = await kafka_problems(settings) or await _clock_problems(settings)
+    return [*on_kafka, *await in_thread(lambda: _cluster_problems(settings))]
 
 
-async def _kafka_problems(settings: Settings) -> list[str]:
+async def kafka_problems(settings: Settings) -> list[str]:
+    """List what is wrong with our way in, our rights and the topics; only reads."""
     try:
         async with kafka.admin(settings, patience_seconds=0.0) as admin:
             needed = rights_of_role(settings)
@@ -62,7 +64,7 @@ async def _kafka_problems(settings: Settings) -> list[str]:
             platform = _platform_topics(settings)
             found = await admin.describe([*(spec.name for spec in specs), *platform], without_configs=platform)
             statuses = topics.compare(specs, found)
-            problems = [
+            return [
                 *(f"the platform's topic {name} does not exist" for name in platform if name not in found),
                 *(
                     f"topic {status.spec.name} does not exist: run `sf-healer topics --create`"
@@ -71,9 +73,6 @@ async def _kafka_problems(settings: Settings) -> list[str]:
                 ),
                 *(f"topic {status.spec.name}: {told}" for status in statuses for told in status.differences),
             ]
-            if not problems and not settings.demo_accept_create_time and settings.mode is Mode.HEAL:
-                problems.extend(await _clock_problems(admin))
-            return problems
     except (kafka.BrokerUnreachableError, kafka.BrokerRefusedError) as error:
         return [str(error)]
 
@@ -82,9 +81,15 @@ def _kafka_user(settings: Settings) -> str:
     return f"`sf-healer topics --kafka-user {settings.role}`"
 
 
-async def _clock_problems(admin: kafka.Admin) -> list[str]:
-    if await admin.honours_log_append_time(topics.EVIDENCE, evidence.EMPTY):
+async def _clock_problems(settings: Settings) -> list[str]:
+    if settings.demo_accept_create_time or settings.mode is not Mode.HEAL:
         return []
+    try:
+        async with kafka.admin(settings, patience_seconds=0.0) as admin:
+            if await admin.honours_log_append_time(topics.EVIDENCE, evidence.EMPTY):
+                return []
+    except (kafka.BrokerUnreachableError, kafka.BrokerRefusedError) as error:
+        return [str(error)]
     problem = (
         f"the broker ignores message.timestamp.type=LogAppendTime of {topics.EVIDENCE}: verdicts would hang on "
         "the clocks of producers (SF_HEALER_DEMO_ACCEPT_CREATE_TIME=true accepts that, for a demo)"

@@ -15,7 +15,7 @@ import pytest
 
 from sf_healer import preflight, topics
 from sf_healer.adapters import kafka
-from sf_healer.rights import Purpose, rights_of_role
+from sf_healer.rights import DETECTOR_GROUP, Purpose, rights_of_role
 from sf_healer.settings import Identity, Role, Settings
 from tests.broker.scram import PLATFORM, Job, Secured, name_of
 from tests.lab.kafka import Acl, allow, forbid
@@ -264,6 +264,45 @@ async def test_without_any_one_of_its_rights_a_role_does_not_start_and_names_it(
         return await preflight.find_problems(settings) == []
 
     await until_async(is_well, f"{acl} to be back", seconds=SEEN_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "acl",
+    [Acl("topic", "queue-events", "literal", "Read"), Acl("group", DETECTOR_GROUP, "literal", "Read")],
+    ids=str,
+)
+def test_a_worker_that_can_no_longer_read_ends_and_the_next_one_says_what_it_lacks(
+    secured: Secured, tmp_path: Path, acl: Acl
+):
+    worker, bootstrap = secured.worker("robbed", tmp_path, **secured.login(ALL)), secured.cluster.bootstrap
+    with worker:
+        worker.wait_until_ready(READY_SECONDS)
+        asyncio.run(forbid(bootstrap, ALL, [acl]))
+        try:
+            until(lambda: not worker.server.is_alive, "it to end", seconds=SEEN_SECONDS)
+            told = worker.tail(200)
+            assert "AuthorizationFailedError" in told
+            assert acl.name in told
+            worker.start()
+            until_said(worker, f"Kafka does not allow us {acl.operation} ", f"on {acl.type} {acl.name}")
+        finally:
+            asyncio.run(allow(bootstrap, ALL, [acl]))
+        worker.wait_until_ready(READY_SECONDS)
+
+
+def test_a_worker_that_can_no_longer_write_says_what_it_lacks_and_goes_on_when_it_has_it_again(
+    secured: Secured, tmp_path: Path
+):
+    acl, bootstrap = Acl("topic", topics.EVIDENCE, "literal", "Write"), secured.cluster.bootstrap
+    worker = secured.worker("robbed", tmp_path, feed_gap_seconds=3, **secured.login(ALL))
+    with worker:
+        worker.wait_until_ready(READY_SECONDS)
+        asyncio.run(forbid(bootstrap, ALL, [acl]))
+        try:
+            until_said(worker, "Kafka does not allow us Write on topic sf-healer-evidence", "no verdict meanwhile")
+        finally:
+            asyncio.run(allow(bootstrap, ALL, [acl]))
+        worker.wait_until_ready(READY_SECONDS)
 
 
 # ------------------------------------------------------------------ the roles apart
