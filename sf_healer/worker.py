@@ -5,6 +5,7 @@ heal nothing. `faust -A sf_healer.worker:detector worker` works, and so does `:a
 """
 
 import asyncio
+import gc
 import signal
 from collections.abc import Iterable
 from types import ModuleType
@@ -45,6 +46,10 @@ REGISTERED: tuple[ModuleType, ...] = (
 log = structlog.get_logger(__name__)
 
 CRASHED = 1
+
+#: So many new objects make Python look for cycles, which are few here. A fetch brings 12,000 records that live for
+#: milliseconds; at the usual 700 they are walked over and over, which costs three times what reading them does.
+OBJECTS_BEFORE_COLLECTION = 50_000
 
 
 class _Together(Service):
@@ -88,6 +93,7 @@ def apps_for(role: Role) -> tuple[faust.App, ...]:
 def run(settings: Settings) -> int:
     """Run the worker until it is told to stop; returns the exit status: 0 stopped, 1 crashed on purpose."""
     logs.configure(settings.log_level)
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     if not asyncio.run(_may_start(settings)):
         return 0
     apps = apps_for(settings.role)
