@@ -12,6 +12,7 @@ For apps with `TableManager=BatchTableManager` and a `batch://` broker; keys and
 (the core's). Writes belong inside the event whose partition owns the keys.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, cast
@@ -50,6 +51,7 @@ class OrderedTable(faust.Table[bytes, bytes]):
 
     def begin_restore(self, tps: AbstractSet[TP]) -> None:
         """Forget what was seen of changelogs before."""
+        gc.freeze()  # else the cycle collector walks all that start-up made for every few batches
         self._orders = {}
         for tp in tps:
             store = self.store_of(tp.partition)
