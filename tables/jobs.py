@@ -95,15 +95,17 @@ async def rebuild() -> None:
     for number in hot.keys() - owned:
         del hot[number]
         metrics.forget_partition(number)
-    _rebuilding.clear()
     _rebuilding.update(owned - hot.keys())
-    for number in sorted(_rebuilding):
-        partition = await _read_partition(number) if number in _rebuilding else None
-        if partition is not None and number in _rebuilding:  # else revoked: what another worker writes is not in it
-            _rebuilding.discard(number)
-            hot[number] = partition
-            metrics.WATERMARK.labels(partition=str(number)).set(partition.watermark.value)
-            log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
+    try:
+        for number in sorted(_rebuilding):
+            partition = await _read_partition(number) if number in _rebuilding else None
+            if partition is not None and number in _rebuilding:  # else revoked: another worker writes it now
+                _rebuilding.discard(number)
+                hot[number] = partition
+                metrics.WATERMARK.labels(partition=str(number)).set(partition.watermark.value)
+                log.info("partition_rebuilt", partition=number, jobs=len(partition.jobs))
+    finally:
+        _rebuilding.clear()
 
 
 def restoring() -> str | None:
