@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faust.exceptions import ImproperlyConfigured
+from faust.exceptions import AlreadyConfiguredWarning, ImproperlyConfigured
 
 from sf_healer.transport.consumer import Consumer, OffsetReset
 from sf_healer.transport.driver import Transport
@@ -73,7 +74,10 @@ def name_client(app: AppT) -> None:
     Call it before the app starts, when the directory is there. A process that died is then taken out of the group
     by the one that comes after it, which is let in at once instead of when the dead one's session is over.
     """
-    app.conf.broker_client_id = client_id_of(Path(app.conf.datadir), app.conf.id)
+    with warnings.catch_warnings():
+        # Faust warns that somebody has read the old one. It was the producer, which is in no group.
+        warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+        app.conf.broker_client_id = client_id_of(Path(app.conf.datadir), app.conf.id)
     _transport(app).has_own_client_id = True
 
 
