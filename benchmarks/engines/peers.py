@@ -41,9 +41,13 @@ async def plain_faust(lab: Laboratory, source: Source, directory: Path) -> Run:
 
 async def _python_peer(name: str, python: str, lab: Laboratory, source: Source, directory: Path) -> Run:
     application = _application(name)
+    # Faust names it by agent and source, whatever the application is called: an earlier run's would be read as well.
+    between = f"{name}.fold-{source.topic}-job-repartition"
+    await drop_topics(lab.bootstrap, [between])
     arguments = [lab.bootstrap, source.topic, str(source.reports), application, str(directory / "state")]
     told = program.run([python, str(PROGRAMS / f"{name}.py"), *arguments], lab, until="last")
     changelog, repartition = lab.bytes_like(application, "changelog"), lab.bytes_like(application, "repartition")
+    repartition += lab.bytes_of(between)
     await _forget(lab, application)
     return _run(name, source, told, changelog_bytes=changelog, repartition_bytes=repartition)
 
