@@ -1,7 +1,7 @@
 """What each kind of Kafka user of ours may do, as data: the least that works, and what each right is for.
 
-The manifests in manifests/kafka and the tables in docs/security.md are made from it, a worker asks its broker for
-exactly this before it starts, and tests run one with exactly this. Pure: adapters/permissions.py asks the broker.
+The manifests in manifests/kafka are made from it, a worker asks its broker for exactly this before it starts, and tests
+run one with exactly this. Pure: adapters/permissions.py asks the broker.
 """
 
 from collections.abc import Iterable, Iterator

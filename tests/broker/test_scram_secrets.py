@@ -7,6 +7,7 @@ print and all topics are searched for words that must not be there.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import urllib.error
@@ -132,6 +133,7 @@ async def test_neither_the_password_nor_the_env_of_a_job_is_printed_served_or_se
 
         await until_async(is_restarted, f"{sick.key} to be restarted\n{worker.tail()}", seconds=SEEN_SECONDS)
         served = await asyncio.to_thread(pages, worker, sick.key)
+        assert await asyncio.to_thread(what_takes_writes, worker, sick.key) == []
         printed = {
             line: await asyncio.to_thread(run, secured, worker, tmp_path, line) for line in command_lines(sick.key)
         }
@@ -187,6 +189,20 @@ def pages(worker: Worker, key: str) -> dict[str, str]:
                     found[f"{page} of {number}"] = answer.read().decode()
             except urllib.error.HTTPError as error:
                 found[f"{page} of {number}"] = error.read().decode()
+    return found
+
+
+def what_takes_writes(worker: Worker, key: str) -> list[str]:
+    """Name the pages that do anything but refuse a request to change something."""
+    found = []
+    for page, method in itertools.product(PAGES, ("POST", "PUT", "PATCH", "DELETE")):
+        url = f"http://127.0.0.1:{worker.port}{page.replace('JOB', key)}"
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10.0).close()
+        except urllib.error.HTTPError as error:
+            if error.code in {404, 405}:
+                continue
+        found.append(f"{method} {page}")
     return found
 
 
