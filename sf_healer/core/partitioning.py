@@ -5,6 +5,7 @@ would put a Job's evidence and its table entry on different workers.
 """
 
 from functools import lru_cache
+from struct import unpack
 
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
@@ -18,9 +19,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = (_SEED ^ length) & _MASK
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little")
-        k = (k * _M) & _MASK
+    for word in unpack(f"<{length >> 2}I", data[:whole]):
+        k = (word * _M) & _MASK
         k ^= k >> _R
         k = (k * _M) & _MASK
         h = ((h * _M) & _MASK) ^ k
