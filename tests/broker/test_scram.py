@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
+import secrets
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from sf_healer import preflight, topics
 from sf_healer.adapters import kafka
+from sf_healer.adapters.groups import GroupReader
 from sf_healer.rights import DETECTOR_GROUP, Purpose, rights_of_role
 from sf_healer.settings import Identity, Role, Settings
 from tests.broker.scram import PLATFORM, Job, Secured, name_of
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sf_healer.core.groups import GroupLook
     from tests.lab.worker import Worker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -339,3 +344,34 @@ async def test_the_detector_cannot_read_the_log_that_holds_manifests(secured: Se
 
     with pytest.raises(kafka.BrokerRefusedError, match=r"sf-healer-steps may not be used: no ACL gives us Read"):
         await read(topics.STEPS)
+
+
+async def test_the_actuator_sees_the_group_of_a_silent_consumer_and_without_the_right_says_so(secured: Secured):
+    plain, user = secured.cluster.bootstrap, name_of(Purpose.ACTUATOR)
+    topic = f"loader-btcusdt-api-trades-2025-06-01-{secrets.token_hex(3)}"
+    async with kafka.admin(Settings(broker_url=f"kafka://{plain}")) as admin:
+        await admin.create([topics.Spec(topic, 1, 1, {})])
+    reader = GroupReader(settings_of(secured, Role.ACTUATOR), clock=itertools.count(0.0, 100.0).__next__)
+    groups = Acl("group", "*", "literal", "Describe")
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=plain, group_id=f"arango-trades-consumer-{topic}", auto_offset_reset="earliest"
+    ):
+
+        async def look() -> GroupLook:
+            return await reader.look(queue_id=topic, topic=topic, pod_ip="127.0.0.1")
+
+        async def seen() -> bool:
+            found = await look()
+            return (found.members, found.lag, found.unknown) == (1, 0, "")
+
+        await until_async(seen, "the group to be seen", seconds=SEEN_SECONDS)
+        await forbid(plain, user, [groups])
+        try:
+
+            async def unknown() -> bool:
+                return "needs the right DESCRIBE on groups" in (await look()).unknown
+
+            await until_async(unknown, "the missing right to be told", seconds=SEEN_SECONDS)
+        finally:
+            await allow(plain, user, [groups])
+    await reader.close()
