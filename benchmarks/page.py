@@ -92,7 +92,8 @@ def _ratio_to_faust(results: Results) -> Iterator[tuple[str, ...]]:
 
 
 def _ratios_of_a_million(results: Results) -> Iterator[tuple[str, ...]]:
-    ours, streams = results.of(HEALER, MILLION), results.of(results.best_streams(MILLION) or "", MILLION)
+    ours = results.of(HEALER, MILLION)
+    streams = [run for run in results.runs if run.jobs == MILLION and run.engine.startswith("streams-")]
     if not ours:
         return
     memory = max(run.memory_mib for run in ours)
