@@ -22,14 +22,14 @@ _ID_CHARACTERS = 36  # of a UUID
 class Told(msgspec.Struct):
     """What was said: each by the uid of the incarnation it is about."""
 
-    waves: list[dict[str, str]]  # of each, the uid that failed by the name of its Job
+    failed: dict[str, list[str]]  # uids of the incarnations that failed, in order, by the name of the Job
     finals: dict[str, dict[str, Outcome]]  # final outcomes that are no refusals, by their ids: one told twice has one
     deleted_by: dict[str, set[str]]  # ids of the commands whose delete was accepted
 
 
 def faults(history: History, told: Told, listed: dict[str, dict[str, Any]]) -> list[str]:
     """Say everything that is not as it must be; `listed` are the Jobs that exist, by name."""
-    names = {name for wave in told.waves for name in wave}
+    names = told.failed.keys()
     found = [f"{name}: pods of two incarnations at once" for name in history.side_by_side]
     found += [f"{name}: it is not there" for name in sorted(names - listed.keys())]
     found += [f"{name}: nobody knows it" for name in sorted((listed.keys() | history.lives.keys()) - names)]
@@ -45,9 +45,8 @@ def replaced_empty(history: History) -> int:
 
 def _faults_of(name: str, history: History, told: Told, listed: dict[str, Any]) -> list[str]:
     lives = [life for life in history.lives[name] if not _is_replaced_empty(history, life)]
-    failed = [wave[name] for wave in told.waves]
-    if [life.uid for life in lives[:-1]] != failed:
-        return [f"its incarnations were {[life.uid for life in lives]}, those that failed {failed}"]
+    if [life.uid for life in lives[:-1]] != told.failed[name]:
+        return [f"its incarnations were {[life.uid for life in lives]}, those that failed {told.failed[name]}"]
     found = [f"incarnation {life.uid} never ended" for life in lives[:-1] if not life.ended]
     if lives[-1].ended or listed["metadata"]["uid"] != lives[-1].uid:
         found.append("the incarnation that exists is not the last one created")

@@ -38,6 +38,8 @@ REPORT_EVERY_SECONDS = 1.0
 #: A creation is told in whole seconds: what is said within that second could be of the Job before it.
 SILENT_AFTER_CREATION_SECONDS = 1.5
 TRAP_POLL_SECONDS = 0.02
+#: With fewer Jobs being restarted those that are back fail again: a kill must meet Jobs in every step.
+FEWEST_UNDER_WAY = 20
 # Deadlines are many times what two idle cores need: they only end a story that hangs.
 #: From a start to a boundary reached: the session of the killed one, the join, the recovery, and a Job at that step.
 BOUNDARY_SECONDS = 300.0
@@ -208,7 +210,7 @@ class Story:
         self.killer = Killer()
         self.log.told += [self.killer.see_record, self._note_worker]
         self.outcomes.told.append(self._note_outcome)
-        self.waves: list[dict[str, str]] = []  # of each, the uid that failed by the name of its Job
+        self.failed: dict[str, list[str]] = {job.name: [] for job in jobs}  # uids that said `error`, in order
         #: What became of each incarnation that failed, by its uid; one told twice has one id.
         self.finals: dict[str, dict[str, Outcome]] = {}
         self._producer = producer
@@ -232,12 +234,15 @@ class Story:
             await asyncio.sleep(REPORT_EVERY_SECONDS)
 
     async def fail_all(self) -> None:
-        """Have each Job say `error`, once, and nothing more in this incarnation."""
+        """Have every Job say `error`, once, and nothing more in this incarnation; first all must be well."""
         await until_async(self._all_well, "every Job to run", seconds=RUNNING_SECONDS)
-        uids = {name: self._uid(name) for name in self.jobs}
-        self._sick |= set(uids.values())
-        self.waves.append(uids)
-        await asyncio.gather(*(self._say(name, "error") for name in self.jobs))
+        await self._fail(list(self.jobs))
+
+    async def _fail(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.failed[name].append(self._uid(name))
+            self._sick.add(self._uid(name))
+        await asyncio.gather(*(self._say(name, "error") for name in names))
 
     async def _say_loading(self, name: str) -> None:
         if self._is_well(name):  # it may have failed since it was chosen: nothing may come after its `error`
@@ -271,15 +276,15 @@ class Story:
     # ---- how far it is
 
     def open(self) -> list[str]:
-        """Name the Jobs of the present wave that have no outcome yet."""
-        return [name for name, uid in self.waves[-1].items() if uid not in self.finals] if self.waves else []
+        """Name the Jobs that have failed and have no outcome yet."""
+        return [name for name, uids in self.failed.items() if uids and uids[-1] not in self.finals]
 
-    def is_over(self) -> bool:
-        """Say whether every Job of the present wave has its outcome."""
-        return not self.open()
+    def restarts(self) -> int:
+        """Count the failures, each of which must be one restart."""
+        return sum(len(uids) for uids in self.failed.values())
 
     async def until_restarted(self, count: int) -> None:
-        """Wait until so many Jobs of the present wave are back."""
+        """Wait until so many Jobs are not, or no more, being restarted."""
 
         async def enough() -> bool:
             return len(self.jobs) - len(self.open()) >= count
@@ -292,9 +297,9 @@ class Story:
         async def over() -> bool:
             for worker in workers:
                 assert worker.server.is_alive, worker.tail()
-            return self.is_over()
+            return not self.open()
 
-        await until_async(over, f"every outcome of wave {len(self.waves)}", seconds=WAVE_SECONDS)
+        await until_async(over, "every outcome", seconds=WAVE_SECONDS)
 
         async def calm() -> bool:
             return await asyncio.to_thread(_nothing_under_way, workers, len(self.jobs))
@@ -313,15 +318,16 @@ class Story:
     # ---- kills
 
     async def kill_at(self, trap: Trap, worker: Worker) -> None:
-        """Kill a worker that has just been started at a moment of its work; begins another wave if none is left."""
+        """Kill a worker that has just been started at a moment of its work; more Jobs fail when few are left."""
         self.killer.set(trap, worker)
         deadline = time.monotonic() + BOUNDARY_SECONDS
         moment = None if trap.at_work else time.monotonic() + trap.after_seconds
         while not self.killer.struck.is_set():
             assert worker.server.is_alive or self.killer.is_sprung, worker.tail()
             assert time.monotonic() < deadline, f"{trap.name} never came\n{self._missing()}\n{worker.tail()}"
-            if self.is_over():
-                await self.fail_all()
+            under_way = self.open()
+            if len(under_way) < FEWEST_UNDER_WAY:
+                await self._fail([name for name in self._well() if name not in under_way])
             if trap.at_work and moment is None and worker.server.pid in self._worked[-1:]:
                 moment = time.monotonic() + trap.after_seconds
             if trap.record is None and trap.request is None and moment is not None and time.monotonic() >= moment:
@@ -342,7 +348,7 @@ class Story:
         for each in self.log.of(Resulted):
             if each.step is Step.DELETE and each.result.what is What.DONE:
                 deleted_by.setdefault(judged[each.action_id], set()).add(each.action_id)
-        told = Told(self.waves, self.finals, deleted_by)
+        told = Told(self.failed, self.finals, deleted_by)
         return audit.faults(self.chronicle, told, await self.chronicle.listed())
 
 

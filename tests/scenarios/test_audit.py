@@ -64,7 +64,7 @@ class Case:
             at=1.0,
             new_uid="a-2",
         )
-        self.told = Told([{"a": "a-1"}], {"a-1": {"o1": self.outcome}}, {"a-1": {COMMAND}})
+        self.told = Told({"a": ["a-1"]}, {"a-1": {"o1": self.outcome}}, {"a-1": {COMMAND}})
 
     def faults(self) -> list[str]:
         history = History()

@@ -204,16 +204,15 @@ async def _killed_at(ground: Ground, traps: list[Trap], tell: Callable[[str], No
                 await story.kill_at(trap, actuator)
                 actuator.start()
                 if number % 10 == 9:
-                    tell(f"{number + 1} kills in {time.monotonic() - began:.0f} s, wave {len(story.waves)}")
+                    tell(f"{number + 1} kills and {story.restarts()} restarts in {time.monotonic() - began:.0f} s")
             await story.finish([detector, actuator])
         tell(_summary(story, time.monotonic() - began))
         assert len(story.killer.kills) == len(traps)
 
 
 def _summary(story: Story, seconds: float) -> str:
-    restarts = len(story.waves) * JOBS
     empty = f", {count} overlooked by the Job controller" if (count := replaced_empty(story.chronicle)) else ""
-    return f"{len(story.killer.kills)} kills, {JOBS} Jobs, {restarts} restarts{empty}, {seconds:.0f} s"
+    return f"{len(story.killer.kills)} kills, {JOBS} Jobs, {story.restarts()} restarts{empty}, {seconds:.0f} s"
 
 
 @pytest.mark.timeout(1800)
