@@ -76,13 +76,14 @@ async def store(partition: int, changes: Changes, offset: int) -> None:
 @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
 async def drop_revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
     """Forget the hot state of partitions that are no longer ours."""
-    for tp in revoked:
-        if tp.topic != topics.EVIDENCE:
-            continue
-        _rebuilding.discard(tp.partition)
-        if hot.pop(tp.partition, None) is not None:
-            metrics.forget_partition(tp.partition)
-            log.info("partition_dropped", partition=tp.partition)
+    numbers = {tp.partition for tp in revoked if tp.topic == topics.EVIDENCE}
+    _rebuilding.difference_update(numbers)
+    dropped = [hot.pop(number) for number in numbers & hot.keys()]
+    while dropped:
+        number = dropped.pop().number
+        metrics.forget_partition(number)
+        log.info("partition_dropped", partition=number)
+        await asyncio.sleep(0)  # to free 100,000 Jobs takes 40 ms
 
 
 @jobs.on_recover
