@@ -298,15 +298,26 @@ def test_a_worker_that_can_no_longer_read_ends_and_the_next_one_says_what_it_lac
 def test_a_worker_that_can_no_longer_write_says_what_it_lacks_and_goes_on_when_it_has_it_again(
     secured: Secured, tmp_path: Path
 ):
+    """With nothing to send but marks it stays and says so; with evidence in hand it ends, and the next one says so."""
     acl, bootstrap = Acl("topic", topics.EVIDENCE, "literal", "Write"), secured.cluster.bootstrap
     worker = secured.worker("robbed", tmp_path, feed_gap_seconds=3, **secured.login(ALL))
     with worker:
         worker.wait_until_ready(READY_SECONDS)
         asyncio.run(forbid(bootstrap, ALL, [acl]))
+
+        def said() -> bool:
+            if not worker.server.is_alive:
+                assert "AuthorizationFailedError" in worker.tail(200)
+                worker.start()
+            answer = worker.get("/readyz")
+            wanted = "Kafka does not allow us Write on topic sf-healer-evidence"
+            return answer is not None and any(problem.startswith(wanted) for problem in answer.body["problems"])
+
         try:
-            until_said(worker, "Kafka does not allow us Write on topic sf-healer-evidence", "no verdict meanwhile")
+            until(said, f"/readyz to name the right\n{worker.tail()}", seconds=SAID_SECONDS)
         finally:
             asyncio.run(allow(bootstrap, ALL, [acl]))
+        until(lambda: worker.server.is_alive or worker.start(), "it to run", seconds=SAID_SECONDS)
         worker.wait_until_ready(READY_SECONDS)
 
 
