@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
+from sf_healer.core.wire import Count, JobKey, Moment, Number, Offset, Seconds
+
 SCHEMA_VERSION = 1
 
 # Ids are names in this space (RFC 9562, version 5): the same judgement gives the same id on every worker.
@@ -43,16 +45,16 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True):
     """The numbers a verdict rests on; times are epoch seconds of the evidence log, None: there is none."""
 
     proof: ProofKind = ProofKind.SILENCE
-    last_seen: float | None = None
-    base: float | None = None  # from when silence counts: last seen, or the end of a feed gap
-    silence_seconds: float | None = None
-    threshold_seconds: float | None = None
-    watermark: float | None = None
-    unhealthy_at: float | None = None  # when this Job turned unhealthy; stays while it is sent again
-    source_at: float | None = None  # source time of the report that decided
+    last_seen: Moment | None = None
+    base: Moment | None = None  # from when silence counts: last seen, or the end of a feed gap
+    silence_seconds: Seconds | None = None
+    threshold_seconds: Seconds | None = None
+    watermark: Moment | None = None
+    unhealthy_at: Moment | None = None  # when this Job turned unhealthy; stays while it is sent again
+    source_at: Moment | None = None  # source time of the report that decided
     source_topic: str = ""
-    source_partition: int = -1
-    source_offset: int = -1
+    source_partition: Number = -1
+    source_offset: Offset = -1
     condition: str = "active"  # the Job's condition as it was judged (facts.Condition)
     detail: str = ""
     group: str = ""  # what the consumer group of a silent consumer showed (core/groups.py)
@@ -68,22 +70,22 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 
     schema_version: int = SCHEMA_VERSION
     id: str
-    key: str
+    key: JobKey
     namespace: str
     name: str
     uid: str
     verdict: str
     evidence: Grounds
-    decided_at: float
-    expires_at: float
+    decided_at: Moment
+    expires_at: Moment
     policy: str = ""
-    attempt: int = 0
+    attempt: Count = 0
     target: str = ""
     queue_id: str = ""
-    startup_seconds: float = 600.0
+    startup_seconds: Seconds = 600.0
     proof_of_life: ProofOfLife = ProofOfLife.TELEMETRY
     requested_by: str = ""
-    attempts: int = 0  # before quarantine, for this Job; 0: as for any
+    attempts: Count = 0  # before quarantine, for this Job; 0: as for any
     consumer: bool = False
     kafka_topic: str = ""
     pod_ip: str = ""
@@ -94,7 +96,7 @@ class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
     schema_version: int = SCHEMA_VERSION
     id: str
-    key: str
+    key: JobKey
     reason: str = ""
 
 
@@ -102,9 +104,9 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="al
     """The incarnation `uid` of a Job with an open command has spoken."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str
+    key: JobKey
     uid: str
-    at: float
+    at: Moment
 
 
 ALL_JOBS = "*"
@@ -120,8 +122,8 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pa
     scope: str
     reason: str
     by: str = ""
-    at: float = 0.0
-    until: float | None = None
+    at: Moment = 0.0
+    until: Moment | None = None
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="resume"):
@@ -131,7 +133,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="r
     scope: str
     reason: str = ""
     by: str = ""
-    at: float = 0.0
+    at: Moment = 0.0
 
 
 class Decision(StrEnum):
@@ -145,11 +147,11 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     """A person's decision about an action that asks for one."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str
+    key: JobKey
     action_id: str
     decision: Decision
     by: str = ""
-    at: float = 0.0
+    at: Moment = 0.0
 
 
 class Result(StrEnum):
@@ -172,14 +174,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     schema_version: int = SCHEMA_VERSION
     id: str
     command_id: str
-    key: str
+    key: JobKey
     uid: str
     result: Result
     reason: str
-    at: float
-    retry_after: float = 0.0
+    at: Moment
+    retry_after: Seconds = 0.0
     new_uid: str = ""
-    attempt: int = 0
+    attempt: Count = 0
     detail: str = ""
     verdict: str = ""
     policy: str = ""

@@ -12,6 +12,7 @@ import msgspec
 from sf_healer.core.commands import Outcome
 from sf_healer.core.events import Kind
 from sf_healer.core.facts import JobFact
+from sf_healer.core.wire import Count, Moment, Number, Offset, Seconds
 
 SCHEMA_VERSION = 1
 
@@ -20,9 +21,9 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest `loading` of one Job in one batch of one source partition."""
 
     key: str
-    source_at: float  # epoch seconds, Kafka's timestamp of the report, clamped (core/marks.py)
-    offset: int  # of the newest `loading` combined into this beat
-    records_written: int  # -1 unknown
+    source_at: Moment  # Kafka's timestamp of the report, clamped (core/marks.py)
+    offset: Offset  # of the newest `loading` combined into this beat
+    records_written: Offset  # -1 unknown
 
 
 class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -30,8 +31,8 @@ class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     key: str
     kind: Kind
-    source_at: float
-    offset: int
+    source_at: Moment
+    offset: Offset
     finished: bool
     detail: str
 
@@ -40,7 +41,7 @@ class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
     """What one batch of one source partition says of the Jobs of one evidence partition."""
 
     topic_id: str
-    source_partition: int
+    source_partition: Number
     beats: tuple[Beat, ...]
     words: tuple[Word, ...]
 
@@ -54,9 +55,9 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     """
 
     topic_id: str
-    partitions: int
-    sources: tuple[tuple[int, float], ...]
-    reset: tuple[int, ...] = ()
+    partitions: Count
+    sources: tuple[tuple[Number, Moment], ...]
+    reset: tuple[Number, ...] = ()
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True, tag="f"):
@@ -76,7 +77,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     `version` is the list's resourceVersion: a Job with a newer one was created after the list.
     """
 
-    version: int
+    version: Offset
     jobs: tuple[tuple[str, str], ...]
 
 
@@ -95,9 +96,9 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, tag="h"):
 
     key: str
     cause: HoldCause
-    source_partition: int = -1
-    offset: int = -1
-    source_at: float = 0.0
+    source_partition: Number = -1
+    offset: Offset = -1
+    source_at: Moment = 0.0
 
 
 class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
@@ -108,9 +109,9 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     uid: str
     result: str
     reason: str
-    at: float
-    retry_after: float
-    attempt: int
+    at: Moment
+    retry_after: Seconds
+    attempt: Count
     new_uid: str = ""
     final: bool = True
     quarantined: bool = False

@@ -10,6 +10,9 @@ from enum import StrEnum
 
 import msgspec
 
+from sf_healer.core.events import IDENTITY_CHARACTERS
+from sf_healer.core.wire import Count, Moment, Offset
+
 SKIP_ANNOTATION = "sf-healer.io/skip"
 ATTEMPT_ANNOTATION = "sf-healer.io/attempt"
 ACTION_ID_ANNOTATION = "sf-healer.io/action-id"
@@ -21,6 +24,10 @@ JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 _CONTROLLERS_OWN = frozenset(CONTROLLER_UID_LABELS + JOB_NAME_LABELS)
 
 _TARGET_SEPARATOR = "__"
+# Whoever may create Jobs writes what he likes into them, and a fact must fit into a record of the evidence log.
+_ATTEMPT_DIGITS = 9
+_VERSION_DIGITS = 18
+_LABELS_CHARACTERS = 64 * 1024
 
 
 class PodState(StrEnum):
@@ -48,8 +55,8 @@ class JobFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     key: str  # namespace/name
     uid: str
-    created_at: float  # epoch seconds; 0.0 when the manifest has none
-    resource_version: int  # the newest of the Job and its pods: one etcd revision orders them all
+    created_at: Moment  # 0.0 when the manifest has none
+    resource_version: Offset  # the newest of the Job and its pods: one etcd revision orders them all
     target: str  # "" when TELEMETRY_PRODUCER_ID names none
     queue_id: str
     producer_id: str
@@ -61,7 +68,7 @@ class JobFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     skip: bool = False
     managed_by: str = ""
     labels: dict[str, str] = {}
-    attempt: int = 0
+    attempt: Count = 0
     action_id: str = ""
 
 
@@ -79,26 +86,24 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
         raise ValueError("a Job manifest without metadata.name")
     annotations = _strings(metadata.get("annotations"))
     env = _plain_env(spec)
-    producer_id = env.get("TELEMETRY_PRODUCER_ID", "")
+    producer_id, queue_id = _short(env.get("TELEMETRY_PRODUCER_ID", "")), _short(env.get("QUEUE_ID", ""))
     fact = JobFact(
         key=f"{_text(metadata.get('namespace')) or 'default'}/{name}",
         uid=_text(metadata.get("uid")),
         created_at=epoch_seconds(metadata.get("creationTimestamp")),
         resource_version=resource_version(job),
         target=_target(producer_id),
-        queue_id=env.get("QUEUE_ID", ""),
+        queue_id=queue_id,
         producer_id=producer_id,
-        kafka_topic=env.get("KAFKA_TOPIC", ""),
+        kafka_topic=_short(env.get("KAFKA_TOPIC", "")),
         condition=_condition(metadata, spec, _mapping(job.get("status"))),
         pod=PodState.NONE,
-        managed=bool(env.get("QUEUE_ID") and producer_id),
+        managed=bool(queue_id and producer_id),
         skip=annotations.get(SKIP_ANNOTATION, "").lower() == "true",
-        managed_by=_text(spec.get("managedBy")),
-        labels={
-            name: value for name, value in _strings(metadata.get("labels")).items() if name not in _CONTROLLERS_OWN
-        },
-        attempt=_count(annotations.get(ATTEMPT_ANNOTATION, "")),
-        action_id=annotations.get(ACTION_ID_ANNOTATION, ""),
+        managed_by=_text(spec.get("managedBy"))[:IDENTITY_CHARACTERS],
+        labels=_labels(metadata),
+        attempt=_count(annotations.get(ATTEMPT_ANNOTATION, ""), _ATTEMPT_DIGITS),
+        action_id=_short(annotations.get(ACTION_ID_ANNOTATION, "")),
     )
     return with_pods(fact, pods)
 
@@ -142,7 +147,7 @@ def belongs_to(pod: Mapping[str, object], job_uid: str) -> bool:
 
 def resource_version(manifest: Mapping[str, object]) -> int:
     """Read metadata.resourceVersion as the number it is (KEP-5504 makes it comparable); 0 when it is none."""
-    return _count(_text(_mapping(manifest.get("metadata")).get("resourceVersion")))
+    return _count(_text(_mapping(manifest.get("metadata")).get("resourceVersion")), _VERSION_DIGITS)
 
 
 def epoch_seconds(timestamp: object) -> float:
@@ -236,8 +241,21 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _count(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+def _count(text: str, digits: int) -> int:
+    """Read a number of up to so many digits; 0 for what is none, or longer than ours are."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else 0
+
+
+def _short(text: str) -> str:
+    """Take a name for not set that is longer than any report may have (IDENTITY_CHARACTERS)."""
+    return text if len(text) <= IDENTITY_CHARACTERS else ""
+
+
+def _labels(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Collect the labels somebody has set; none where they are too many to be told."""
+    labels = {name: value for name, value in _strings(metadata.get("labels")).items() if name not in _CONTROLLERS_OWN}
+    characters = sum(len(name) + len(value) for name, value in labels.items())
+    return labels if characters <= _LABELS_CHARACTERS else {}
 
 
 def _first(labels: Mapping[str, str], names: Sequence[str]) -> str:

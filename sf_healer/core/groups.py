@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from sf_healer.core.wire import Count, Offset
+
 #: The platform names the group of a data consumer `<service>-consumer-<QUEUE_ID>`; the service is not the target.
 _GROUP_INFIX = "-consumer-"
 
@@ -39,9 +41,9 @@ class GroupLook(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     group: str = ""  # "": the queue has none
-    members: int = 0
-    committed: int = 0
-    lag: int = 0
+    members: Count = 0
+    committed: Offset = 0
+    lag: Offset = 0
     unknown: str = ""
 
 

@@ -134,7 +134,7 @@ class Partition:
             case Bundle():
                 self._fold_bundle(evidence, at)
             case Mark():
-                return self._fold_mark(evidence)
+                return self._fold_mark(evidence, at)
             case Fact():
                 self._fold_fact(evidence, at)
             case Snapshot():
@@ -345,7 +345,9 @@ class Partition:
             return True
         return self._checkpoint(at) == checkpoint
 
-    def _fold_mark(self, mark: Mark) -> Advance | None:
+    def _fold_mark(self, mark: Mark, at: float) -> Advance | None:
+        if any(w > at for _, w in mark.sources):  # W is the time of an earlier record here: nobody knows the future
+            mark = msgspec.structs.replace(mark, sources=tuple((source, min(w, at)) for source, w in mark.sources))
         known = self._sources()
         advance = self.watermark.apply(mark)
         if advance is not None:

@@ -22,6 +22,7 @@ from sf_healer.core.commands import (
 )
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
+from sf_healer.core.wire import Count, JobKey, Moment, Seconds
 
 
 class Step(StrEnum):
@@ -56,16 +57,16 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
     resource_version: str = ""
     condition: Condition = Condition.ACTIVE
     pod: PodState = PodState.NONE
-    pods: int = 0  # of the incarnation the action deletes or has created
+    pods: Count = 0  # of the incarnation the action deletes or has created
     skip: bool = False
     managed: bool = True
     managed_by: str = ""
-    attempt: int = 0
+    attempt: Count = 0
     action_id: str = ""
     manifest: dict[str, object] | None = None  # sanitized
-    status: int = 0
+    status: Count = 0
     message: str = ""
-    retry_after_seconds: float = 0.0
+    retry_after_seconds: Seconds = 0.0
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="admitted"):
@@ -81,9 +82,9 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     """`worker` is about to take a step; it may only once it has read this back, and if `seq` is the next."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str
+    key: JobKey
     action_id: str
-    seq: int
+    seq: Count
     step: Step
     worker: str
 
@@ -92,9 +93,9 @@ class Resulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """What came of the step announced as `seq`."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str
+    key: JobKey
     action_id: str
-    seq: int
+    seq: Count
     step: Step
     result: StepResult
 
@@ -110,7 +111,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     """An action gives its slot back; `repaired` None: nothing was learnt about repairs."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str
+    key: JobKey
     action_id: str
     repaired: bool | None = None
 
@@ -125,22 +126,22 @@ class FleetCounts(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     """
 
     schema_version: int = SCHEMA_VERSION
-    partition: int
-    partitions: int
-    at: float
-    base: int
-    unhealthy: int
-    sick: int
-    suspected: int = 0
+    partition: Count
+    partitions: Count
+    at: Moment
+    base: Count
+    unhealthy: Count
+    sick: Count
+    suspected: Count = 0
 
 
 class GroupLooked(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="group"):
     """What look number `seq` at the consumer group of a command's Job showed."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str
+    key: JobKey
     command_id: str
-    seq: int
+    seq: Count
     look: GroupLook
 
 

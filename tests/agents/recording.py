@@ -5,6 +5,7 @@ global of its module, so `edges()` puts every other global that a test may touch
 """
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ class RecordingProducer:
 
     def __init__(self) -> None:
         self.sent: list[Sent] = []
+        #: How many milliseconds have passed on the broker's clock.
+        self.passed_ms = 0
         self.starts = 0
         self.batches = 0
         #: Whether the broker says when it appended (LogAppendTime).
@@ -85,12 +88,13 @@ class RecordingProducer:
             raise error
         tp = TP(topic, partition)
         self.batches += 1
-        at = BROKER_EPOCH + len(self.sent) / 1000
+        at = BROKER_EPOCH + self.passed_ms / 1000
         records = [
             Sent(topic, partition, self._ends[tp] + number, at, record.key, record.value, dict(record.headers))
             for number, record in enumerate(MemoryRecords(bytes(batch._build())).next_batch())
         ]
         self._ends[tp] += len(records)
+        self.passed_ms += len(records)
         self.sent += records
         future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
         if self.holding:
@@ -215,11 +219,17 @@ def edges() -> Iterator[Edges]:
             hot.clear()
 
 
-def batch(topic: str, partition: int, values: Iterable[bytes | None], *, first_offset: int = 0) -> Batch:
-    """Make a batch by hand, one record a value, dated by the second from BROKER_EPOCH on."""
-    records = [
-        Record(first_offset + number, int((BROKER_EPOCH + number) * 1000), value) for number, value in enumerate(values)
-    ]
+def batch(
+    topic: str,
+    partition: int,
+    values: Iterable[bytes | None],
+    *,
+    first_offset: int = 0,
+    dates: Iterable[float] | None = None,
+) -> Batch:
+    """Make a batch by hand, one record a value, dated by the second from BROKER_EPOCH on if no dates are given."""
+    dated = zip(values, dates if dates is not None else itertools.count(BROKER_EPOCH), strict=False)
+    records = [Record(first_offset + number, int(at * 1000), value) for number, (value, at) in enumerate(dated)]
     return Batch(
         TP(topic, partition),
         records,
@@ -236,7 +246,11 @@ def reports(values: Iterable[bytes | None], *, partition: int = 0, first_offset:
 def evidence_of(*entries: Any, partition: int = 0, first_offset: int = 0) -> Batch:
     """Make a batch of the evidence log, of evidence or of bytes as they are."""
     values = [entry if isinstance(entry, bytes | None) else evidence.encode(entry) for entry in entries]
-    return batch(topics.EVIDENCE, partition, values, first_offset=first_offset)
+    dates = [
+        max(w for _, w in entry.sources) if isinstance(entry, evidence.Mark) else BROKER_EPOCH + number
+        for number, entry in enumerate(entries)  # a mark is appended no earlier than what it claims
+    ]
+    return batch(topics.EVIDENCE, partition, values, first_offset=first_offset, dates=dates)
 
 
 class Driven:

@@ -19,6 +19,7 @@ from sf_healer.core.commands import (
     Resolve,
     Result,
     Resume,
+    Unreadable,
     Withdraw,
 )
 from sf_healer.core.evidence import UnknownSchema
@@ -1097,3 +1098,17 @@ def test_a_state_stored_before_what_it_caused_is_sent_would_be_caught(monkeypatc
 
     monkeypatch.setattr(Actuator, "apply", hasty)
     assert caught()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b'{"schema_version":1,"kind":"counts","partition":0,"partitions":1,"at":1.0,"base":%d,"unhealthy":0,"sick":0}'
+        % 10**30,
+        b'{"schema_version":1,"kind":"counts","partition":0,"partitions":1,"at":1e300,"base":1,"unhealthy":0,"sick":0}',
+        b'{"schema_version":1,"kind":"withdraw","id":"c1","key":"*"}',
+        b'{"schema_version":1,"kind":"settled","key":"stf/a/b","action_id":"c1"}',
+    ],
+)
+def test_a_record_that_could_not_be_stored_or_would_take_the_ledgers_key_is_unreadable(hostile):
+    assert isinstance(steps.decode(hostile), Unreadable)

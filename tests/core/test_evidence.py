@@ -1,5 +1,7 @@
 """The evidence log's records survive their own bytes, and foreign bytes are refused, never misread."""
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -80,6 +82,26 @@ def test_an_outcome_is_put_on_the_log_with_what_judging_again_needs():
         quarantined=True,
         needs_person=True,
     )
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e13])
+def test_a_time_that_cannot_be_calculated_with_makes_a_record_none_of_ours(odd):
+    """A watermark of it would sweep for ever, and a state of it never be stored."""
+    for record in (
+        Mark(TOPIC, 1, ((0, odd),)),
+        a_bundle(a_beat(odd)),
+        a_bundle(a_word(Kind.ERROR, odd)),
+        Fact(a_fact(created_at=odd)),
+        Hold(JOB, HoldCause.STOP_COMMAND, 0, 1, odd),
+    ):
+        with pytest.raises(msgspec.DecodeError):
+            decode(encode(record))
+
+
+@pytest.mark.parametrize("record", [Mark(TOPIC, 1, ((2**64 - 1, T0),)), a_bundle(a_beat(T0, offset=2**64 - 1))])
+def test_a_number_too_large_to_be_one_of_ours_makes_a_record_none_of_ours(record):
+    with pytest.raises(msgspec.DecodeError):
+        decode(encode(record))
 
 
 def test_a_record_of_another_schema_version_stops_the_worker():

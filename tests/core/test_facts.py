@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sf_healer.core import evidence
+from sf_healer.core.events import IDENTITY_CHARACTERS
+from sf_healer.core.evidence import Fact
 from sf_healer.core.facts import Condition, JobFact, PodState, epoch_seconds, fact_from_manifest, gone
 
 UID = "11111111-1111-1111-1111-111111111111"
@@ -217,6 +220,34 @@ def test_annotations_tell_skip_attempt_and_action():
 @pytest.mark.parametrize("attempt", ["two", "-1", "1.5", "", "²"])
 def test_an_attempt_that_is_no_number_is_no_attempt(attempt):
     assert fact_from_manifest(job(annotations={"sf-healer.io/attempt": attempt}), []).attempt == 0
+
+
+@pytest.mark.parametrize("attempt", ["9" * 10, "9" * 30, "9" * 5000])
+def test_an_attempt_longer_than_ours_are_is_none(attempt):
+    """Python reads no more than 4,300 digits, and no record holds a number of more than 64 bits."""
+    fact = fact_from_manifest(job(annotations={"sf-healer.io/attempt": attempt}), [])
+    assert fact.attempt == 0
+    assert evidence.decode(evidence.encode(Fact(fact))) == Fact(fact)
+
+
+@pytest.mark.parametrize("name", ["QUEUE_ID", "TELEMETRY_PRODUCER_ID"])
+def test_a_name_longer_than_any_report_may_have_makes_a_job_a_stranger(name):
+    fact = fact_from_manifest(job(env={**ENV, name: "x" * (IDENTITY_CHARACTERS + 1)}), [])
+    assert not fact.managed
+
+
+def test_whatever_somebody_writes_into_a_job_its_fact_fits_into_a_record():
+    long = "x" * 900_000
+    labels = {f"{'x' * 250}/{number}": "y" * 63 for number in range(4000)}
+    env = {"QUEUE_ID": long, "TELEMETRY_PRODUCER_ID": f"loader__{long}", "KAFKA_TOPIC": long}
+    annotations = {"sf-healer.io/action-id": long, "sf-healer.io/attempt": long}
+    fact = fact_from_manifest(job(env=env, labels=labels, annotations=annotations, spec={"managedBy": long}), [])
+    assert len(evidence.encode(Fact(fact))) < 2_000
+
+
+def test_labels_of_ordinary_number_are_kept_all():
+    labels = {f"example.org/label-{number}": "y" * 63 for number in range(100)}
+    assert fact_from_manifest(job(labels=labels), []).labels == labels
 
 
 def test_a_job_without_a_name_is_refused():

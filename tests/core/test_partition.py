@@ -268,6 +268,18 @@ def test_a_redelivered_error_does_not_kill_the_new_incarnation():
     assert driver.effects() == []
 
 
+def test_a_mark_claims_no_more_than_the_moment_it_was_appended():
+    """W is the time of an earlier record of this very log; one beyond it would end all judging until it is reached."""
+    driver = Driver()
+    driver.fact()
+    driver.loading()
+    driver.apply(a_mark(driver.now + 1e9))
+    assert driver.partition.watermark.value == driver.now
+    driver.run(seconds=30.0)
+    assert driver.partition.watermark.value == driver.now
+    assert driver.judgement().verdict is Verdict.HEALTHY
+
+
 def test_a_slow_clock_that_no_worker_bounds_is_bounded_by_the_sources_last_mark():
     """A worker that has just taken over knows no end of the source. Found by the simulation (seed 1178)."""
     driver = a_driver()

@@ -1,0 +1,26 @@
+"""What the numbers and names on our logs may be. Types only; msgspec holds every record that is read to them.
+
+A record that can be read but neither calculated with nor stored would end every worker that reads it, again and
+again. What is beyond these bounds is no record of ours, whoever wrote it, and treated as what cannot be read.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+_FARTHEST_SECONDS = 1e12  # 31,700 years: a tenth of a millisecond still counts in a float
+_INT32 = 2**31 - 1
+_INT64 = 2**63 - 1
+
+#: Epoch seconds. Neither infinite nor NaN: a sweep up to a watermark that is either would never end.
+Moment = Annotated[float, msgspec.Meta(ge=-_FARTHEST_SECONDS, le=_FARTHEST_SECONDS)]
+#: A length of time.
+Seconds = Annotated[float, msgspec.Meta(ge=-_FARTHEST_SECONDS, le=_FARTHEST_SECONDS)]
+#: How many of something.
+Count = Annotated[int, msgspec.Meta(ge=0, le=_INT32)]
+#: A partition; -1 where there is none.
+Number = Annotated[int, msgspec.Meta(ge=-1, le=_INT32)]
+#: An offset, a resourceVersion or a number of records; -1 where there is none.
+Offset = Annotated[int, msgspec.Meta(ge=-1, le=_INT64)]
+#: namespace/name. Any other key could be taken for that of something else in the table (actuator.LEDGER_KEY).
+JobKey = Annotated[str, msgspec.Meta(pattern=r"\A[^/\x00]+/[^/\x00]+\Z")]
