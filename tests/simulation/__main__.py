@@ -12,7 +12,7 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.seeds import HOURS_OF_A_SEED, Ran, cores, repeat, run_all, silence
 from tests.simulation.world import EPOCH, Result, World
 
-_PROGRESS_SECONDS = 10.0
+_PROGRESS_SECONDS = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
