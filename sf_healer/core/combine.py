@@ -23,7 +23,7 @@ from sf_healer.core.events import (
     Malformed,
     Report,
     decode,
-    read,
+    read_sign,
 )
 from sf_healer.core.evidence import Beat, Bundle, Word
 from sf_healer.core.identity import Resolution, Resolved, Unresolved
@@ -131,40 +131,37 @@ class Combiner:
 
         The hot path is a sign of life of a Job that was named before: nothing is made of it but its Beat.
         """
-        gathered = _Gathered(self._partitions)
-        beats_of, clock = gathered.beats, _Clock(marks, not_after)
+        gathered, clock = _Gathered(self._partitions), _Clock(marks, not_after)
         self._forget_places_if_names_changed()
-        places = self._places
+        place_of, beats_of = self._places.get, gathered.beats
+        low = high = 0.0
+        holds_until = -1  # the clock has to be asked
         signs_of_life = 0
         for record in records:
             try:
-                message = read(record.value)  # type: ignore[arg-type]  # of null it raises as of what it cannot read
+                sign = read_sign(record.value)  # type: ignore[arg-type]  # of null it raises as of what it cannot read
             except UNREADABLE:
-                self._take(record, clock, gathered)
-                continue
-            if message.status != SIGN_OF_LIFE:
-                self._take(record, clock, gathered)
-                continue
-            place = places.get((message.producer, message.queue_id))
+                place = None
+            else:
+                place = place_of((sign.producer, sign.queue_id)) if sign.status == SIGN_OF_LIFE else None
             if place is None:
                 self._take(record, clock, gathered)
+                holds_until = -1
                 continue
             signs_of_life += 1
             key, partition = place
-            offset, source_at = record.offset, record.timestamp / 1000
-            if offset >= clock.holds_until:
-                clock.move_to(offset)
-            if source_at < clock.low:  # noqa: PLR1730  a call costs as much as the rest of this line's work
-                source_at = clock.low
-            if source_at > clock.high:  # noqa: PLR1730
-                source_at = clock.high
-            records_written = message.records_written
+            offset, source_at, records_written = record.offset, record.timestamp / 1000, sign.records_written
+            if offset >= holds_until:
+                low, high, holds_until = clock.at(offset)
+            if not low <= source_at <= high:
+                source_at = min(max(source_at, low), high)
             if not 0 <= records_written < RECORDS_WRITTEN_LIMIT:
                 records_written = -1
-            beats = beats_of[partition]
+            beat, beats = Beat(key, source_at, offset, records_written), beats_of[partition]
             known = beats.get(key)
-            beat = Beat(key, source_at, offset, records_written)
-            beats[key] = beat if known is None else _newest_beat(known, beat)
+            if known is not None and (records_written < 0 or source_at < known.source_at):
+                beat = _newest_beat(known, beat)
+            beats[key] = beat
         gathered.reports[Kind.LOADING] += signs_of_life
         return Combined(
             gathered.bundles(topic_id, source_partition), gathered.rejected, gathered.reports, gathered.ignored
@@ -218,19 +215,20 @@ class _Clock:
 
     def __init__(self, marks: SourceMarks, not_after: float) -> None:
         self._marks, self._not_after = marks, not_after
-        self.low, self.high, self.holds_until = 0.0, 0.0, -1
+        self._low, self._high, self._holds_until = 0.0, 0.0, -1
 
-    def move_to(self, offset: int) -> None:
-        """Take the bounds at an offset; offsets grow."""
-        self.low, high = self._marks.bounds(offset)
-        self.high = min(high, self._not_after)
-        self.holds_until = self._marks.bounds_hold_until(offset)
+    def at(self, offset: int) -> tuple[float, float, int]:
+        """Give the bounds at an offset, and up to which offset they hold; offsets grow."""
+        if offset >= self._holds_until:
+            self._low, high = self._marks.bounds(offset)
+            self._high = min(high, self._not_after)
+            self._holds_until = self._marks.bounds_hold_until(offset)
+        return self._low, self._high, self._holds_until
 
     def clamped(self, source_at: float, offset: int) -> float:
         """Give a source time within its bounds; where they contradict each other, the upper one holds."""
-        if offset >= self.holds_until:
-            self.move_to(offset)
-        return min(max(source_at, self.low), self.high)
+        low, high, _ = self.at(offset)
+        return min(max(source_at, low), high)
 
 
 class _Gathered:
