@@ -25,5 +25,7 @@ Worker(_Together([Hangs()], stop_limit_seconds=0.5), quiet=True).execute_from_co
 
 
 def test_a_worker_that_hangs_while_it_stops_is_ended_all_the_same() -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS], timeout=HANGS_SECONDS, check=False)
+    command = [sys.executable, "-c", HANGS]
+    done = subprocess.run(command, timeout=HANGS_SECONDS, check=False, capture_output=True, text=True)
     assert done.returncode == CRASHED
+    assert "stop_hangs" in done.stdout
