@@ -175,7 +175,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ) = None
     data_dir: Annotated[
         str,
-        Meta(min_length=1, description="Directory of the table stores; a cache, the changelog is the truth."),
+        Meta(
+            min_length=1,
+            description="Directory of one worker's table stores and of its name in its groups; a cache, the changelog "
+            "is the truth. Who comes back to it after a crash need not wait for the session of who died.",
+        ),
     ] = "sf-healer-data"
     stores: Annotated[Stores, Meta(description="Where the tables' contents are kept.")] = Stores.ROCKSDB
     kubeconfig: (
