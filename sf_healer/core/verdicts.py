@@ -237,7 +237,7 @@ def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
         return Judgement(Verdict.FAILED, rule, since=proven_at) if now >= proven_at else None
     if not has_open_error(state):
         return None
-    since, grace = error_open_since(state), policy.error_grace_seconds
+    since, grace = _grace_since(state), policy.error_grace_seconds
     waited = gaps.silence(since, now)
     if waited < grace:
         return None
@@ -273,7 +273,15 @@ def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
         return failure[1]
     if not has_open_error(state):
         return NO_LOOK
-    return now + policy.error_grace_seconds - gaps.silence(error_open_since(state), now)
+    return now + policy.error_grace_seconds - gaps.silence(_grace_since(state), now)
+
+
+def _grace_since(state: JobState) -> float:
+    """Return the append time that the grace of an open error counts from.
+
+    A sign of life that came to our log later may have been said later as well: a mark bounds a slow clock only so far.
+    """
+    return max(error_open_since(state), state.life_at)
 
 
 #: The rules of verdicts that hold because a clock has not run out.

@@ -119,6 +119,13 @@ def test_a_loading_that_was_long_on_its_way_reopens_nothing(end, verdict):
     assert judged(state, 5000).verdict is verdict
 
 
+def test_the_grace_of_an_error_begins_again_with_a_sign_of_life_that_may_have_been_said_after_it():
+    state = said((LOADING, 5), (ERROR, 9))
+    fold_beat(state, a_beat(T0 + 7, offset=900), at=T0 + 20, source_partition=1)
+    assert not judged(state, 20 + GRACE - 1).restartable
+    assert short(judged(state, 20 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
 def test_a_failed_job_that_goes_on_is_well_however_soon():
     state = said((ERROR, 9), (FINISHED, 9.1), (LOADING, 12))
     assert not judged(state, 20).restartable

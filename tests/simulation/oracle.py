@@ -348,6 +348,8 @@ class Oracle:
         # Two reports within a mark interval may be put in one order as well as in the other (design §4).
         after = [each for each in life if each.emitted > last + self._mark_interval + 1.0]
         if after:
+            if not self._why_not_silent(judged, life):
+                return ""  # it has been silent for as long as it may be, all the same
             return f"it went on {after[0].emitted - last:.2f} s after its last error"
         if by_error or any(each.finished for each in errors if each.emitted == last):
             return ""
