@@ -285,6 +285,16 @@ def test_a_sign_of_life_of_a_job_named_before_is_the_same_beat_as_its_first():
     assert [beat.records_written for beat in (*fresh.beats, *warm.beats)] == [7, 7]
 
 
+@pytest.mark.parametrize("field", [b"event", b"telemetry_id", b"message", b"finished"])
+@pytest.mark.parametrize("odd", [b'"\xff"', b"9" * 5000, b"[]"], ids=["no UTF-8", "huge", "another type"])
+def test_what_is_broken_where_no_sign_of_life_is_read_counts_the_same_before_and_after_a_job_was_named(field, odd):
+    broken = b'{"%s": %s, "status": "loading", "producer": "loader__0", "queue_id": "alone"}' % (field, odd)
+    well = says("loading", 1, offset=1, queue_id="alone")
+    combined = combine(Record(0, 0, broken), well, Record(2, 0, broken))
+    assert combined.folded == 3
+    assert combined.rejected == []
+
+
 @pytest.mark.parametrize("records_written", [-5, 2**62, 2**63])
 def test_a_senseless_number_of_records_is_none_for_a_job_named_before_too(records_written):
     records = (says("loading", n, offset=n, queue_id="alone", records_written=records_written) for n in range(2))
