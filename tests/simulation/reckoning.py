@@ -198,6 +198,11 @@ _OWN = frozenset(
 #: was, by a `loading` that was sent again.
 _HEARD_AGAIN_SECONDS = 900.0  # with the longest time the broker is away
 #: Not every `loading` is stored: after a restart these are as of one that was.
+#: What had been said when a Job was commanded is not of the next incarnation: of what is told only who commanded it.
+_OF_WHAT_WAS_SAID = frozenset(
+    {"error_source", "error_at", "finished_source", "finished_at", "interrupted_source", "interrupted_at"}
+    | {"error_since_source", "error_since_at", "error_finished", "error_detail", "error_partition", "error_offset"}
+)
 _OF_THE_NEWEST_LOADING = frozenset({"loading_source", "source_partition", "source_offset", "records_written"})
 
 
@@ -211,6 +216,8 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
     for field in JobState.__struct_fields__:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
+            continue
+        if field in _OF_WHAT_WAS_SAID and mine.command_source != its.command_source:
             continue
         if field.endswith("_at") and -early_seconds <= one - other <= checkpoint_seconds + _HEARD_AGAIN_SECONDS:
             continue
