@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 REPORT_EVERY_SECONDS = 1.0
 #: A creation is told in whole seconds: what is said within that second could be of the Job before it.
 SILENT_AFTER_CREATION_SECONDS = 1.5
+#: An `error` is held against an incarnation only once its creation is surely over by the clocks of broker and API
+#: server, which are compared in whole seconds too (core/state.py: errors_from).
+WELL_AFTER_CREATION_SECONDS = 5.0
 TRAP_POLL_SECONDS = 0.02
 #: With fewer Jobs being restarted those that are back fail again: a kill must meet Jobs in every step.
 FEWEST_UNDER_WAY = 20
@@ -230,12 +233,12 @@ class Story:
     async def report(self) -> None:
         """Let every incarnation that runs and is well say `loading`, again and again."""
         while True:
-            await asyncio.gather(*(self._say_loading(name) for name in self._well()))
+            await asyncio.gather(*(self._say_loading(name) for name in self.jobs if self._is_well(name)))
             await asyncio.sleep(REPORT_EVERY_SECONDS)
 
     async def fail_all(self) -> None:
         """Have every Job say `error`, once, and nothing more in this incarnation; first all must be well."""
-        await until_async(self._all_well, "every Job to run", seconds=RUNNING_SECONDS)
+        await until_async(self._all_may_fail, "every Job to run", seconds=RUNNING_SECONDS)
         await self._fail(list(self.jobs))
 
     async def _fail(self, names: Sequence[str]) -> None:
@@ -248,18 +251,20 @@ class Story:
         if self._is_well(name):  # it may have failed since it was chosen: nothing may come after its `error`
             await self._say(name, "loading")
 
-    def _well(self) -> list[str]:
-        return [name for name in self.jobs if self._is_well(name)]
+    def _may_fail(self) -> list[str]:
+        under_way = self.open()
+        well = (name for name in self.jobs if self._is_well(name, for_seconds=WELL_AFTER_CREATION_SECONDS))
+        return [name for name in well if name not in under_way]
 
-    async def _all_well(self) -> bool:
-        return len(self._well()) == len(self.jobs)
+    async def _all_may_fail(self) -> bool:
+        return len(self._may_fail()) == len(self.jobs)
 
-    def _is_well(self, name: str) -> bool:
+    def _is_well(self, name: str, *, for_seconds: float = SILENT_AFTER_CREATION_SECONDS) -> bool:
         life = self.chronicle.current(name)
         if life is None or life.uid in self._sick or not self.chronicle.running.get(life.uid):
             return False
         created = datetime.fromisoformat(life.manifest["metadata"]["creationTimestamp"]).timestamp()
-        return time.time() > created + SILENT_AFTER_CREATION_SECONDS
+        return time.time() > created + for_seconds
 
     def _uid(self, name: str) -> str:
         life = self.chronicle.current(name)
@@ -325,9 +330,8 @@ class Story:
         while not self.killer.struck.is_set():
             assert worker.server.is_alive or self.killer.is_sprung, worker.tail()
             assert time.monotonic() < deadline, f"{trap.name} never came\n{self._missing()}\n{worker.tail()}"
-            under_way = self.open()
-            if len(under_way) < FEWEST_UNDER_WAY:
-                await self._fail([name for name in self._well() if name not in under_way])
+            if len(self.open()) < FEWEST_UNDER_WAY:
+                await self._fail(self._may_fail())
             if trap.at_work and moment is None and worker.server.pid in self._worked[-1:]:
                 moment = time.monotonic() + trap.after_seconds
             if trap.record is None and trap.request is None and moment is not None and time.monotonic() >= moment:
