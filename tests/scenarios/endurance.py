@@ -169,6 +169,17 @@ class Trial:
                 worker.start()
             await self.ready(worker)
 
+    async def end_workers(self) -> None:
+        """Kill all workers; they stay away until `start_workers`."""
+        for worker in self.workers:
+            self.kubelet.leave_alone(worker)
+        await asyncio.gather(*(asyncio.to_thread(worker.server.kill) for worker in self.workers))
+
+    def start_workers(self) -> None:
+        """Have the workers started that were ended."""
+        for worker in self.workers:
+            self.kubelet.look_after(worker)
+
     async def crash_for_ever(self, worker: Worker, *, life: float) -> None:
         """Kill a worker again and again, `life` seconds after it was started."""
         while True:

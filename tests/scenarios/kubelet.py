@@ -27,11 +27,19 @@ class Kubelet:
     @contextmanager
     def leaving_alone(self, worker: Worker) -> Iterator[None]:
         """Keep away from a worker that a test ends and starts itself."""
-        self._left_alone.add(worker.server.name)
+        self.leave_alone(worker)
         try:
             yield
         finally:
-            self._left_alone.discard(worker.server.name)
+            self.look_after(worker)
+
+    def leave_alone(self, worker: Worker) -> None:
+        """Keep away from a worker."""
+        self._left_alone.add(worker.server.name)
+
+    def look_after(self, worker: Worker) -> None:
+        """Start a worker whenever it has ended."""
+        self._left_alone.discard(worker.server.name)
 
     async def kill(self, worker: Worker) -> None:
         """End a worker by SIGKILL; it is started again as any other that ends."""

@@ -89,15 +89,13 @@ async def test_of_two_hours_of_lag_only_who_is_sick_at_its_end_is_told(
     kafka_three: KafkaCluster, tmp_path: Path, feed_at_once
 ) -> None:
     async with trial(kafka_three, tmp_path, jobs=20, workers=1, pace=PACE_OF_CONSUMERS) as run:
-        (worker,) = run.workers
-        with run.kubelet.leaving_alone(worker):
-            await asyncio.to_thread(worker.server.kill)
-            backlog = Backlog(STORIES, hours=2, gap_seconds=60)
-            await feed_at_once(kafka_three.bootstrap, backlog.said)
-            run.fleet.take_over(backlog)
-            run.fleet.silence(2)
-            await run.lasting(PACE.silence + PACE.report)
-            worker.start()
+        await run.end_workers()
+        backlog = Backlog(STORIES, hours=2, gap_seconds=60)
+        await feed_at_once(kafka_three.bootstrap, backlog.said)
+        run.fleet.take_over(backlog)
+        run.fleet.silence(2)
+        await run.lasting(PACE.silence + PACE.report)
+        run.start_workers()
         await run.ready()
         await run.calm()
 
