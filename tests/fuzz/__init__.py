@@ -1,0 +1,1 @@
+"""Millions of hostile messages through the real path: `python -m tests.fuzz`."""
