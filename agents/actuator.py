@@ -12,6 +12,7 @@ import structlog
 
 import tables.actions
 from agents import topics
+from agents.dead_letters import dead_letter
 from agents.journal import Journal, copy_of_command, copy_of_pause
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
@@ -23,6 +24,7 @@ from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actions import holds_slot
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Phase, pauses_that_hold
+from sf_healer.core.combine import Rejected
 from sf_healer.core.commands import Outcome
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.steps import StepsRecord, Tick
@@ -117,9 +119,12 @@ async def actuator(stream: Any) -> None:
 async def copy_commands(stream: Any) -> None:
     """Copy what the sweeper and people ask for to the steps log."""
     async for event in stream.noack().events():
-        copy = copy_of_command(event.message.value)
+        message = event.message
+        copy = copy_of_command(message.value)
         if copy is not None:
-            await acknowledged([_step(copy, (event.message.key or b"").decode(errors="replace"))])
+            await acknowledged([_step(copy, (message.key or b"").decode(errors="replace"))])
+        else:
+            await _bury(message, "not_a_command")
         event.ack()
 
 
@@ -127,10 +132,20 @@ async def copy_commands(stream: Any) -> None:
 async def copy_pauses(stream: Any) -> None:
     """Copy pauses and their ends to the steps log."""
     async for event in stream.noack().events():
-        copy = copy_of_pause(event.message.key, event.message.value)
+        message = event.message
+        copy = copy_of_pause(message.key, message.value)
         if copy is not None:
             await acknowledged([_step(copy, "")])
+        else:
+            await _bury(message, "not_a_pause")
         event.ack()
+
+
+async def _bury(message: Any, reason: str) -> None:
+    """Send what cannot be read to the dead letters; returns when that is acknowledged."""
+    reject = Rejected(message, reason)
+    await acknowledged([dead_letter(topics.dead_letters_of_actuator, message.topic, message.partition, reject)])
+    metrics.DEAD_LETTERS.labels(reason=reason).inc()
 
 
 @app.task  # type: ignore[untyped-decorator]  # Faust's

@@ -8,9 +8,9 @@ from faust.types import StreamT
 
 from agents import topics
 from agents.batches import unacknowledged
+from agents.dead_letters import dead_letter
 from agents.folding import EvidenceBatch, fold
 from agents.sending import Outgoing, acknowledged
-from agents.telemetry import dead_letter
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
@@ -39,7 +39,7 @@ class _Faust:
         await acknowledged(_outgoing(effect) for effect in effects)
 
     async def bury(self, batch: EvidenceBatch, reject: Rejected) -> None:
-        await acknowledged([dead_letter(EVIDENCE, batch.partition, reject)])
+        await acknowledged([dead_letter(topics.dead_letters, EVIDENCE, batch.partition, reject)])
         metrics.DEAD_LETTERS.labels(reason=reject.reason).inc()
 
     async def store(self, number: int, changes: Changes, offset: int) -> None:

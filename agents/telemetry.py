@@ -1,6 +1,5 @@
 """Reports in, evidence out: the Faust side of agents/forwarding.py, which has the order of things."""
 
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from faust.types import TP, StreamT
 
 from agents import inventory, topics
 from agents.batches import unacknowledged
+from agents.dead_letters import dead_letter
 from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
@@ -31,8 +31,6 @@ from sf_healer.transport import (
 )
 
 log = structlog.get_logger(__name__)
-
-DEAD_LETTER_BYTES = 64 * 1024
 
 
 class _Faust:
@@ -56,7 +54,9 @@ class _Faust:
         return [Appended(metadata.partition, (metadata.timestamp or 0) / 1000) for metadata in sent]
 
     async def bury(self, batch: SourceBatch, rejected: Sequence[Rejected]) -> None:
-        await acknowledged(dead_letter(settings.source_topic, batch.partition, reject) for reject in rejected)
+        await acknowledged(
+            dead_letter(topics.dead_letters, settings.source_topic, batch.partition, reject) for reject in rejected
+        )
 
     async def look_again(self) -> bool:
         return await inventory.look_again()
@@ -105,26 +105,6 @@ def _note_reset(reset: OffsetReset) -> None:
     if reset.tp.topic == settings.source_topic:
         forwarder.reset(reset.tp.partition, from_position=reset.from_position, to_position=reset.to_position)
         log.warning("offset_reset", partition=reset.tp.partition, lost=reset.to_position - reset.from_position)
-
-
-def dead_letter(topic: str, partition: int, reject: Rejected) -> Outgoing:
-    """Address a record that is evidence of nothing to the dead letters, with where it came from.
-
-    The key is its place in the source: it keeps redelivered letters apart from others of the same bytes, and no
-    client sends a record that has neither key nor value, as that of a null message would be.
-    """
-    value = reject.record.value
-    headers = {
-        "sf-healer-reason": reject.reason.encode(),
-        "sf-healer-source-topic": topic.encode(),
-        "sf-healer-source-partition": str(partition).encode(),
-        "sf-healer-source-offset": str(reject.record.offset).encode(),
-        "sf-healer-original-size": str(len(value) if value is not None else 0).encode(),
-        "sf-healer-sha256": hashlib.sha256(value or b"").hexdigest().encode(),
-    }
-    kept = value if value is None else value[:DEAD_LETTER_BYTES]
-    key = f"{topic}/{partition}/{reject.record.offset}".encode()
-    return Outgoing(topics.dead_letters, kept, partition=0, key=key, headers=headers)
 
 
 def _count(batch: Batch, combined: Combined) -> None:

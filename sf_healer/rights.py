@@ -122,6 +122,7 @@ def _actuator(settings: Settings) -> Iterator[Right]:
     yield _topic(topics.CONTROL, Operation.READ, why="pauses", ours=True)
     yield _topic(topics.STEPS, Operation.READ, Operation.WRITE, why="the write-ahead log, with manifests", ours=True)
     yield _topic(topics.OUTCOMES, Operation.WRITE, why="the audit", ours=True)
+    yield _topic(topics.DEAD_LETTERS, Operation.WRITE, why="what cannot be read or named", ours=True)
     yield _topic(
         topics.EVIDENCE,
         Operation.READ,
