@@ -284,7 +284,7 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: floa
         _start_incarnation(state, fact, at=at, behind_seconds=behind_seconds)
     elif fact.condition is not known.condition:
         state.condition_at = at
-    if fact.pod is PodState.ENDED and (known is None or known.uid != fact.uid or known.pod is not PodState.ENDED):
+    if fact.pod is PodState.ENDED and (known is None or _shows_another_end(fact, known)):
         state.pod_ended_at = at
     state.fact = fact
     if fact.pod is PodState.RUNNING:
@@ -294,6 +294,11 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: floa
         state.running_at = NEVER
         state.idle_pod_at = state.idle_pod_at or at
     return True
+
+
+def _shows_another_end(fact: JobFact, known: JobFact) -> bool:
+    """Say whether a newer fact shows a pod that has ended, and the one before did not."""
+    return order_of(fact) > order_of(known) and (known.pod is not PodState.ENDED or known.uid != fact.uid)
 
 
 def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seconds: float) -> None:
