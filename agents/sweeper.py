@@ -48,6 +48,7 @@ class _Faust:
     def advanced(self, partition: Partition, advance: Advance) -> None:
         number = str(partition.number)
         metrics.WATERMARK.labels(partition=number).set(advance.to)
+        metrics.LAST_SWEEP.labels(partition=number).set_to_current_time()
         if advance.gap:
             metrics.FEED_GAPS.labels(partition=number).inc()
             log.info("feed_gap", partition=partition.number, until=advance.to)
@@ -55,16 +56,21 @@ class _Faust:
 
 _ports = _Faust()
 
+#: When a batch of each evidence partition was last folded, swept and stored (monotonic seconds); for the watchdog.
+folded_at: dict[int, float] = {}
+
 
 @app.agent(topics.evidence_log)
 async def sweeper(stream: StreamT[Batch]) -> None:
     """Fold every batch of evidence of the partitions this worker owns."""
     async for event in unacknowledged(stream):
         batch: Batch = event.value
-        partition = hot.get(batch.partition)
+        partition, began_at = hot.get(batch.partition), time.monotonic()
         changes = await fold(batch, _ports)
         if partition is None or changes is None:
             continue
+        folded_at[batch.partition] = time.monotonic()
+        metrics.SWEEP_SECONDS.observe(folded_at[batch.partition] - began_at)
         _report(partition, changes)
         event.ack()
 

@@ -69,6 +69,10 @@ forwarder = Forwarder(inventory.names, partitions=settings.partitions)
 forwarding = Forwarding(forwarder, _Faust(), mark_interval_seconds=settings.mark_interval_seconds)
 
 
+#: How many times marks were made, or refused by the broker; for the watchdog.
+marks_tried = 0
+
+
 @app.agent(topics.reports)
 async def telemetry(stream: StreamT[Batch]) -> None:
     """Forward every batch of reports."""
@@ -81,6 +85,7 @@ async def telemetry(stream: StreamT[Batch]) -> None:
 @app.task  # type: ignore[untyped-decorator]  # Faust's
 async def mark_loop() -> None:
     """Mark once each interval. A broker that does not answer delays marks, and with them every verdict."""
+    global marks_tried  # noqa: PLW0603  one loop, one count
     on_reset(app, _note_reset)
     while not app.should_stop:
         await app.sleep(settings.mark_interval_seconds)
@@ -91,6 +96,7 @@ async def mark_loop() -> None:
         except KafkaError as error:
             metrics.MARK_FAILURES.inc()
             log.warning("mark_failed", error=str(error) or type(error).__name__)
+        marks_tried += 1
 
 
 @app.on_partitions_assigned.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by

@@ -1,38 +1,126 @@
 """Is this worker alive, is it ready? Asked by the probes; answered from what the agents have got done.
 
-Ready: partitions are assigned, the tables are recovered, the Jobs are listed, marks are made. Alive: no reader
-stands still for a minute with something to read. A broker or cluster that is away, or a rebalance, makes a worker
-not ready, never not alive: restarting it would mend nothing. A worker that is not alive also ends itself, for where
-no probe does.
+Ready: partitions are assigned, the tables are recovered, the Jobs are listed, marks are made. Alive: whatever has work
+moves, looked at for each partition of each app (core/progress.py): its position against the end of its log, the last
+mark, the last sweep, a table that is being restored. A broker or cluster that is away, or a rebalance, makes a worker
+not ready, never not alive: restarting it would mend nothing. A worker that is not alive also ends itself, for where no
+probe does.
 """
 
 import gc
 import time
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import faust
 import structlog
 from aiokafka.errors import KafkaError
+from faust.types import TP
 
-from agents import inventory, telemetry
+from agents import inventory, sweeper, telemetry
 from sf_healer import preflight
 from sf_healer.adapters import kafka
 from sf_healer.app import actuator, detector, settings, turned_away
-from sf_healer.core.progress import Progress
+from sf_healer.core.progress import UNREAD, Progress
 from sf_healer.settings import Role, SettingsError
-from sf_healer.transport import end_offsets, positions
+from sf_healer.topics import EVIDENCE
+from sf_healer.transport import end_offsets, reached
 from tables import actions, jobs
+from tables.durable import OrderedTable
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_SECONDS = 5.0
 
-_progress = Progress()
+Places = Mapping[TP, int | None]
+Ends = Mapping[TP, int]
+
+
+class Mover(NamedTuple):
+    """Where something stands, and up to where there is work for it."""
+
+    position: int
+    end: int
+
+
 _no_marks_because: str | None = None  # as last found out
 
 
 class StalledError(Exception):
-    """A reader of this worker stands still although there is something to read."""
+    """Something of this worker stands still although there is work for it."""
+
+
+class Watch:
+    """What of one app is watched."""
+
+    def __init__(self, app: faust.App, table: OrderedTable, movers: Callable[[Places, Ends], dict[str, Mover]]) -> None:
+        self.progress = Progress()
+        self.app = app
+        self._table = table
+        self._movers = movers
+        #: Between the end of one rebalance and the beginning of the next, as the app is told.
+        self.is_assigned = False
+
+    async def look(self, *, clock: Callable[[], float] = time.monotonic) -> list[str]:
+        """Look once whether what has work moves; says what stands still for too long."""
+        restored = self._table.restored
+        if not self.is_assigned or (self._is_rebalancing() and not restored.of):
+            self.progress.forget()
+            return []
+        places = reached(self.app)
+        try:
+            ends = await end_offsets(self.app, places)
+        except KafkaError:
+            self.progress.forget()  # a broker that is away is nobody's stall
+            return []
+        if restored.of:
+            movers = {f"the restoring of table {self._table.name}": Mover(*restored)}
+        elif self.is_assigned and not self._is_rebalancing():
+            movers = self._movers(places, ends)
+        else:
+            movers = {}
+        self.progress.note(movers, now=clock())
+        return self.stalled(now=clock())
+
+    def stalled(self, *, now: float) -> list[str]:
+        """Say what stands still for too long."""
+        return [
+            f"{mover} has not moved for {seconds:.0f} s" for mover, seconds in self.progress.stalled(now=now).items()
+        ]
+
+    def _is_rebalancing(self) -> bool:
+        return bool(self.app.rebalancing or self.app.in_recovery)
+
+
+def _partitions(places: Places, ends: Ends) -> dict[str, Mover]:
+    """Take each partition for a mover, one that was never read included: nothing may be arriving at all."""
+    return {
+        f"{tp.topic} {tp.partition}": Mover(UNREAD if position is None else position, max(ends.get(tp, 0), 0))
+        for tp, position in places.items()
+    }
+
+
+def _of_detector(places: Places, ends: Ends) -> dict[str, Mover]:
+    if not inventory.first_list.is_set():  # reports and stop commands wait for names, evidence does not
+        places = {tp: position for tp, position in places.items() if tp.topic == EVIDENCE}
+    movers = _partitions(places, ends)
+    if any(tp.topic == settings.source_topic for tp in places):
+        movers["the making of marks"] = Mover(telemetry.marks_tried, telemetry.marks_tried + 1)
+    for number, sent_at in telemetry.forwarder.newest_sent_at().items():
+        if number in jobs.hot:
+            folded_at = sweeper.folded_at.get(number, 0.0)
+            movers[f"the sweep of partition {number}"] = Mover(_ms(folded_at), _ms(max(folded_at, sent_at)))
+    return movers
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+_watches = (
+    *([Watch(detector, jobs.jobs, _of_detector)] if settings.role is not Role.ACTUATOR else []),
+    *([Watch(actuator, actions.actions, _partitions)] if settings.role is not Role.DETECTOR else []),
+)
 
 
 def not_ready() -> list[str]:
@@ -52,34 +140,50 @@ def ready() -> bool:
 
 def not_alive() -> list[str]:
     """Say why this process should be restarted; nothing when it should not."""
-    stalled = _progress.stalled(now=time.monotonic())
-    return [f"{reader} has not moved for {seconds:.0f} s" for reader, seconds in stalled.items()]
+    return [problem for watch in _watches for problem in watch.stalled(now=time.monotonic())]
+
+
+async def watch_until_stalled(watch: Watch) -> None:
+    """Look every few seconds whether an app gets on, and end the process when it does not."""
+    while not watch.app.should_stop:
+        await watch.app.sleep(LOOK_EVERY_SECONDS)
+        problems = await watch.look()
+        if problems:
+            log.critical("stalled", app=watch.app.conf.id, problems=problems)
+            await watch.app.crash(StalledError("; ".join(problems)))
+            return
+
+
+def _begin(watch: Watch) -> None:
+    app = watch.app
+
+    @app.task  # type: ignore[untyped-decorator]  # Faust's
+    async def watch_progress() -> None:
+        await watch_until_stalled(watch)
+
+    @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
+    async def note_revoked(_app: Any, _revoked: set[TP], **_: Any) -> None:
+        watch.is_assigned = False
+
+    @app.on_partitions_assigned.connect  # type: ignore[arg-type]  # as above
+    async def note_assigned(_app: Any, _assigned: set[TP], **_: Any) -> None:
+        watch.is_assigned = True
+
+
+for _watch in _watches:
+    _begin(_watch)
 
 
 @detector.task  # type: ignore[untyped-decorator]  # Faust's
-async def watch_progress() -> None:
-    """Look every few seconds whether the batched topics are being read, and end the process when they are not."""
-    frozen = False
+async def freeze_what_stays() -> None:
+    """Tell the garbage collector, once the worker is ready, that what start-up made stays.
+
+    Looking through it again and again is half the CPU of a batch.
+    """
     while not detector.should_stop:
         await detector.sleep(LOOK_EVERY_SECONDS)
-        if not frozen and ready():
-            gc.freeze()  # what start-up made stays; looking through it again and again is half the CPU of a batch
-            frozen = True
-        if detector.rebalancing or detector.in_recovery or not inventory.first_list.is_set():
-            _progress.forget()
-            continue
-        reached = positions(detector)
-        try:
-            ends = await end_offsets(detector, reached)
-        except KafkaError:
-            _progress.forget()
-            continue
-        readers = {f"{tp.topic} {tp.partition}": (position, ends[tp]) for tp, position in reached.items()}
-        _progress.note(readers, now=time.monotonic())
-        problems = not_alive()
-        if problems:
-            log.critical("stalled", problems=problems)
-            await detector.crash(StalledError("; ".join(problems)))
+        if ready():
+            gc.freeze()
             return
 
 

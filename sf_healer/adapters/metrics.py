@@ -73,13 +73,21 @@ RESTORE_REMAINING = Gauge(
 JOBS = Gauge("sf_healer_jobs", "Jobs of the partitions this worker owns, by verdict.", ["partition", "verdict"])
 VERDICTS = Counter("sf_healer_verdicts", "Judgements that changed a Job's verdict, by the new one.", ["verdict"])
 SWEPT_JOBS = Counter("sf_healer_swept_jobs", "Jobs looked at by sweeps.")
-SWEEP_SECONDS = Histogram("sf_healer_sweep_seconds", "Time one sweep took.", buckets=_SWEEP_BUCKETS)
-LAST_SWEEP = Gauge("sf_healer_last_sweep_timestamp_seconds", "When the last sweep ended, epoch seconds.")
+SWEEP_SECONDS = Histogram(
+    "sf_healer_sweep_seconds",
+    "Time one batch of evidence took, from being read to its state and commands being safe.",
+    buckets=_SWEEP_BUCKETS,
+)
+LAST_SWEEP = Gauge(
+    "sf_healer_last_sweep_timestamp_seconds",
+    "When the watermark last moved and was swept, epoch seconds.",
+    ["partition"],
+)
 
 
 def forget_partition(number: int) -> None:
     """Show nothing more of an evidence partition that another worker has now: its Jobs would be counted twice."""
-    for gauge in (WATERMARK, JOBS):
+    for gauge in (WATERMARK, JOBS, LAST_SWEEP):
         gauge.remove_by_labels({"partition": str(number)})
 
 

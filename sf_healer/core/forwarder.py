@@ -68,6 +68,10 @@ class Forwarder:
             if now - self._newest.get(partition, (0.0, _NEVER))[1] > interval
         ]
 
+    def newest_sent_at(self) -> dict[int, float]:
+        """Return when our newest acknowledged record of each evidence partition was sent (monotonic seconds)."""
+        return {partition: sent_at for partition, (_, sent_at) in self._newest.items()}
+
     def w(self) -> dict[int, float]:
         """Return W: the broker's time of our newest acknowledged record in each evidence partition."""
         return {partition: appended_at for partition, (appended_at, _) in self._newest.items()}

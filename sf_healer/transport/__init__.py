@@ -60,7 +60,15 @@ collector else walks the whole heap for every few batches. Needs faust-streaming
 exactly: it builds on their insides. docs/transport.md names the tests behind each promise.
 """
 
-from sf_healer.transport.api import end_offsets, join_error, name_client, on_reset, positions, topic_identity
+from sf_healer.transport.api import (
+    end_offsets,
+    join_error,
+    name_client,
+    on_reset,
+    positions,
+    reached,
+    topic_identity,
+)
 from sf_healer.transport.batch import Batch, BatchLimits, Record
 from sf_healer.transport.consumer import OffsetReset
 from sf_healer.transport.declare import batched_topic
@@ -85,6 +93,7 @@ __all__ = [
     "name_client",
     "on_reset",
     "positions",
+    "reached",
     "send_together",
     "topic_identity",
 ]

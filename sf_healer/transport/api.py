@@ -29,6 +29,14 @@ def positions(app: AppT) -> dict[TP, int]:
     return _consumer(app).positions()
 
 
+def reached(app: AppT) -> dict[TP, int | None]:
+    """Return up to where each assigned partition is acknowledged, batched or not; for a watchdog.
+
+    None for a partition that no fetch has confirmed since it was assigned: nothing may be arriving at all.
+    """
+    return _consumer(app).reached()
+
+
 def join_error(app: AppT) -> Exception | None:
     """Return why the consumer group turned this app away for good: no right to it, a timeout that it refuses.
 

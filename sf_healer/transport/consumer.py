@@ -113,6 +113,14 @@ class Consumer(driver.Consumer):
         }
         return {tp: position for tp, position in reached.items() if position is not None}
 
+    def reached(self) -> dict[TP, int | None]:
+        """Return up to where each assigned partition is acknowledged; None for one that no fetch has confirmed."""
+        return {
+            tp: self._ledgers[tp].acknowledged if tp in self._confirmed else None
+            for tp in self._active_partitions or ()
+            if self._tracked(tp)
+        }
+
     def restored_position(self, tp: TP) -> int | None:
         """Return up to where a batched changelog was read and acknowledged since the last seek, gaps included."""
         ledger = self._ledgers.get(tp)

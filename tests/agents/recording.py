@@ -14,6 +14,7 @@ from typing import Any
 import faust
 import msgspec
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.stores.memory import Store
@@ -142,15 +143,23 @@ class StandingConsumer(Consumer):
             on_partitions_assigned=detector._on_partitions_assigned,
         )
         self.places: dict[TP, int] = {}
+        #: Where partitions stand of which no fetch has said anything, or that are not batched.
+        self.more_places: dict[TP, int | None] = {}
         self.ends: dict[TP, int] = {}
+        self.does_not_answer = False
         self.identity = TopicIdentity(TOPIC_ID, 3)
         self.asked: list[str] = []
 
     def positions(self) -> dict[TP, int]:
         return dict(self.places)
 
+    def reached(self) -> dict[TP, int | None]:
+        return {**self.places, **self.more_places}
+
     async def end_offsets(self, tps: Iterable[TP], **_: float) -> dict[TP, int]:
         self.asked.append("ends")
+        if self.does_not_answer:
+            raise KafkaConnectionError
         return {tp: self.ends.get(tp, FAR_AHEAD) for tp in tps}
 
     async def topic_identity(self, topic: str, **_: float) -> TopicIdentity:
