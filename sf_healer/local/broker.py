@@ -50,10 +50,12 @@ class BrokerFailed(RuntimeError):  # noqa: N818  # it says what happened
 class EmbeddedBroker:
     """One broker on a free loopback port: `with EmbeddedBroker() as broker: … broker.bootstrap`.
 
-    Starts within a tenth of a second, ends with the interpreter even when that is killed.
+    Starts within a tenth of a second, ends with the interpreter even when that is killed. With `advertised` (host:port)
+    clients are sent there: to a proxy before it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, advertised: str | None = None) -> None:
+        self._advertised = advertised
         self._binary = binary()
         self._directory = tempfile.TemporaryDirectory(prefix="sf-healer-broker-")
         self._log = Path(self._directory.name) / "broker.log"
@@ -87,7 +89,12 @@ class EmbeddedBroker:
             self._process = children.start(
                 [
                     *(self._binary, "broker", "--storage-engine", "memory://tansu/"),
-                    *("--listener-url", url, "--advertised-listener-url", url),
+                    *(
+                        "--listener-url",
+                        url,
+                        "--advertised-listener-url",
+                        f"tcp://{self._advertised or self.bootstrap}",
+                    ),
                 ],
                 env=_environment(),
                 log=self._log,
