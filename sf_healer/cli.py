@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "pause": "Restart nothing in a scope, for a while or until resumed.",
     "resume": "End a pause; of one Job also its quarantine.",
     "restart": "Ask for the restart of a Job; admission applies.",
+    "resolve": "Decide about a restart that waits for a person.",
     "skip": "Have a Job left alone, by its annotation.",
     "unskip": "Watch a Job again that was left alone.",
     "replay": "Run a capture through the decisions, without Kafka.",

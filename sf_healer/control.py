@@ -1,4 +1,4 @@
-"""What people ask of sf-healer, as records on its topics: pauses and their ends, restarts.
+"""What people ask of sf-healer, as records on its topics: pauses and their ends, restarts, decisions.
 
 Composed here and sent with acks=all; what becomes of them is decided by the actuator like everything else
 (core/admission.py). Nothing here touches the cluster.
@@ -18,14 +18,17 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.core import commands
+from sf_healer.core.actions import State
 from sf_healer.core.commands import (
     REQUESTED_VERDICT,
     Command,
     ControlRecord,
+    Decision,
     Grounds,
     Outcome,
     ProofKind,
     ProofOfLife,
+    Resolve,
     command_id,
     decode_outcome,
 )
@@ -99,6 +102,26 @@ def restart_of(
     )
 
 
+def resolve_of(key: str, record: Mapping[str, Any] | None, decision: Decision, *, by: str, now: float) -> Resolve:
+    """Compose a decision about the restart of a Job that asks for a person, as the Job's record at a worker shows it.
+
+    Raises RequestRefusedError where there is nothing to decide, or not this.
+    """
+    action = (record or {}).get("action")
+    if action is None:
+        raise RequestRefusedError(f"no restart of {key} is open; `sf-healer actions --open` lists those that are")
+    stranded = action["state"] == State.STRANDED
+    if not (stranded or action["overdue"] or action["refusal"]):
+        raise RequestRefusedError(
+            f"the restart of {key} goes on by itself ({action['state']}): there is nothing to decide"
+        )
+    if decision is Decision.CREATE and not stranded:
+        raise RequestRefusedError(
+            f"the restart of {key} has not given up yet ({action['state']}): it creates the Job by itself when it can"
+        )
+    return Resolve(key=key, action_id=action["command"]["id"], decision=decision, by=by, at=now)
+
+
 async def send_control(settings: Settings, record: ControlRecord) -> None:
     """Put a pause or its end on its topic; returns when all in-sync replicas have it.
 
@@ -109,8 +132,9 @@ async def send_control(settings: Settings, record: ControlRecord) -> None:
         await _send(settings, topics.CONTROL, record.scope, commands.encode(record))
 
 
-async def send_restart(settings: Settings, command: Command, *, wait_seconds: float) -> Answer:
-    """Put a restart on its topic and wait for what becomes of it; raises as `send_control`."""
+async def send_action(settings: Settings, record: Command | Resolve, *, wait_seconds: float) -> Answer:
+    """Put a restart or a decision on its topic and wait for what becomes of it; raises as `send_control`."""
+    command = record.id if isinstance(record, Command) else record.action_id
     async with kafka.admin(settings) as admin:
         await _check_topics(admin, topics.ACTIONS, topics.OUTCOMES)
         async with kafka.consumer(settings) as reader:
@@ -118,8 +142,8 @@ async def send_restart(settings: Settings, command: Command, *, wait_seconds: fl
             reader.assign([place])
             end = (await reader.end_offsets([place]))[place]
             reader.seek(place, end)
-            await _send(settings, topics.ACTIONS, command.key, commands.encode(command))
-            return await _outcomes_of(reader, command.id, wait_seconds)
+            await _send(settings, topics.ACTIONS, record.key, commands.encode(record))
+            return await _outcomes_of(reader, command, wait_seconds)
 
 
 async def _outcomes_of(reader: AIOKafkaConsumer, command: str, wait_seconds: float) -> Answer:

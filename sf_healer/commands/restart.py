@@ -10,7 +10,7 @@ from sf_healer.adapters.kafka import BrokerRefusedError
 from sf_healer.cli import ExitCode, say
 from sf_healer.commands.reading import Worker, job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
-from sf_healer.control import Answer, RequestRefusedError, person, restart_of, send_restart
+from sf_healer.control import Answer, RequestRefusedError, person, restart_of, send_action
 from sf_healer.core.commands import Outcome, Result, encode
 from sf_healer.views.words import OUTCOMES
 
@@ -54,7 +54,7 @@ def command(*, job: str, reason: str, wait_seconds: float, dry_run: bool, url: s
         say(f"would be asked for: a restart of {request.key}, uid {request.uid}")
         return ExitCode.OK
     try:
-        answer = asyncio.run(send_restart(settings, request, wait_seconds=wait_seconds))
+        answer = asyncio.run(send_action(settings, request, wait_seconds=wait_seconds))
     except (RequestRefusedError, BrokerRefusedError) as problem:
         raise click.ClickException(str(problem)) from None
     return _told(answer, request.key, wait_seconds)
@@ -62,7 +62,7 @@ def command(*, job: str, reason: str, wait_seconds: float, dry_run: bool, url: s
 
 def _told(answer: Answer, key: str, wait_seconds: float) -> ExitCode:
     for outcome in answer.outcomes:
-        say(_in_words(outcome))
+        say(in_words(outcome))
     if answer.over:
         return _ANSWERS[answer.outcomes[-1].result]
     if not wait_seconds:
@@ -72,7 +72,8 @@ def _told(answer: Answer, key: str, wait_seconds: float) -> ExitCode:
     return ExitCode.ERROR
 
 
-def _in_words(outcome: Outcome) -> str:
+def in_words(outcome: Outcome) -> str:
+    """Say what became of a request, in one line."""
     detail = outcome.detail or OUTCOMES.get(outcome.reason, "")
     more = "" if outcome.final else " (not over yet)"
     again = f"; ask again in {outcome.retry_after:.0f} s" if outcome.retry_after else ""

@@ -6,8 +6,18 @@ import pytest
 
 from sf_healer import control
 from sf_healer.cli import ExitCode, run
-from sf_healer.control import RequestRefusedError, parse_duration, person, restart_of
-from sf_healer.core.commands import ALL_JOBS, Pause, ProofOfLife, Resume, decode_action, decode_control
+from sf_healer.control import RequestRefusedError, parse_duration, person, resolve_of, restart_of
+from sf_healer.core.commands import (
+    ALL_JOBS,
+    Decision,
+    Pause,
+    ProofOfLife,
+    Resolve,
+    Resume,
+    decode_action,
+    decode_control,
+    encode,
+)
 from sf_healer.core.facts import Condition
 from sf_healer.views.jobs import build_job
 from tests.core.strategies import JOB, Driver
@@ -170,3 +180,28 @@ def test_a_name_that_only_reports_cannot_be_restarted():
     page = a_page() | {"incarnation": None, "policy": None}
     with pytest.raises(RequestRefusedError, match="gone"):
         restart_of(page, reason="x", by="a", now=1.0)
+
+
+def an_action(state, **changes):
+    return {"action": {"state": state, "overdue": False, "refusal": "", "command": {"id": "c1"}, **changes}}
+
+
+@pytest.mark.parametrize("decision", Decision)
+def test_a_decision_names_the_action_that_waits_and_who_decided(decision):
+    resolve = resolve_of("stf/a", an_action("stranded"), decision, by="ann@box", now=5.0)
+    assert resolve == Resolve(key="stf/a", action_id="c1", decision=decision, by="ann@box", at=5.0)
+    assert decode_action(encode(resolve)) == resolve
+
+
+@pytest.mark.parametrize("record", [None, {"action": None}, {"history": {}}, an_action("deleting"), an_action("gone")])
+@pytest.mark.parametrize("decision", Decision)
+def test_where_nobody_is_asked_nobody_decides(record, decision):
+    with pytest.raises(RequestRefusedError, match="no restart of stf/a is open|goes on by itself"):
+        resolve_of("stf/a", record, decision, by="a", now=1.0)
+
+
+@pytest.mark.parametrize("waiting", [an_action("deleting", overdue=True), an_action("restoring", refusal="quota")])
+def test_what_has_not_given_up_can_be_abandoned_and_is_not_created_twice(waiting):
+    assert resolve_of("stf/a", waiting, Decision.ABANDON, by="a", now=1.0).decision is Decision.ABANDON
+    with pytest.raises(RequestRefusedError, match="has not given up yet"):
+        resolve_of("stf/a", waiting, Decision.CREATE, by="a", now=1.0)

@@ -1,0 +1,90 @@
+"""`sf-healer resolve JOB…`: decide about restarts that stopped half way and ask for a person."""
+
+import asyncio
+import time
+
+import click
+
+from sf_healer.adapters.kafka import BrokerRefusedError
+from sf_healer.cli import ExitCode, say
+from sf_healer.commands.reading import Worker, job_key, url_option, worker
+from sf_healer.commands.restart import in_words
+from sf_healer.commands.scopes import dry_run_option
+from sf_healer.control import Answer, RequestRefusedError, person, resolve_of, send_action
+from sf_healer.core.commands import Decision, Resolve, Result, encode
+from sf_healer.settings import Settings
+
+#: What a decision is meant to end with.
+_MEANT = {Decision.CREATE: Result.RESTARTED, Decision.ABANDON: Result.FAILED}
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--create", "decision", flag_value="create", help="Create the Job again from the manifest that was kept.")
+@click.option(
+    "--abandon",
+    "decision",
+    flag_value="abandon",
+    help="Close the restart and forget the manifest. What there is now stays, and if that is nothing, nothing comes.",
+)
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    metavar="S",
+    help="Wait so long for the end of each; 0: only until the decision is safe.",
+)
+@dry_run_option
+@url_option
+def command(
+    *, jobs: tuple[str, ...], decision: str | None, wait_seconds: float, dry_run: bool, url: str | None
+) -> ExitCode:
+    """Decide about the restart of each JOB (a name, or namespace/name) that waits for a person.
+
+    `sf-healer actions --open` shows which do. Look first whether the Job has run to its end meanwhile: --create has it
+    run again. Exit code 4 where there is nothing to decide, 1 when a Job was created and gave no sign of life, or when
+    no answer came in time.
+    """
+    if decision is None:
+        raise click.UsageError("give --create or --abandon")
+    asked, settings = worker(url)
+    decided = Decision(decision)
+    codes = [
+        _resolve(asked, settings, job_key(job, settings), decided, wait_seconds=wait_seconds, dry_run=dry_run)
+        for job in jobs
+    ]
+    return max(codes)
+
+
+def _resolve(
+    asked: Worker, settings: Settings, key: str, decision: Decision, *, wait_seconds: float, dry_run: bool
+) -> ExitCode:
+    record = asked.read("/actions/")["actions"].get(key)
+    try:
+        resolve = resolve_of(key, record, decision, by=person(), now=time.time())
+    except RequestRefusedError as problem:
+        say(str(problem))
+        return ExitCode.REFUSED
+    if dry_run:
+        click.echo(encode(resolve))
+        say(f"would be decided: {decision} {key}")
+        return ExitCode.OK
+    try:
+        answer = asyncio.run(send_action(settings, resolve, wait_seconds=wait_seconds))
+    except (RequestRefusedError, BrokerRefusedError) as problem:
+        raise click.ClickException(str(problem)) from None
+    return _told(answer, resolve, wait_seconds)
+
+
+def _told(answer: Answer, resolve: Resolve, wait_seconds: float) -> ExitCode:
+    for outcome in answer.outcomes:
+        say(f"{resolve.key}: {in_words(outcome)}")
+    if answer.over:
+        return ExitCode.OK if answer.outcomes[-1].result is _MEANT[resolve.decision] else ExitCode.ERROR
+    if not wait_seconds:
+        say(f"decided; `sf-healer job {resolve.key}` shows what becomes of it")
+        return ExitCode.OK
+    say(f"no answer within {wait_seconds:g} s; `sf-healer job {resolve.key}` shows what becomes of it")
+    return ExitCode.ERROR
