@@ -196,7 +196,7 @@ def test_a_decision_names_the_action_that_waits_and_who_decided(decision):
 @pytest.mark.parametrize("record", [None, {"action": None}, {"history": {}}, an_action("deleting"), an_action("gone")])
 @pytest.mark.parametrize("decision", Decision)
 def test_where_nobody_is_asked_nobody_decides(record, decision):
-    with pytest.raises(RequestRefusedError, match="no restart of stf/a is open|goes on by itself"):
+    with pytest.raises(RequestRefusedError, match=r"no restart of stf/a is open|goes on by itself"):
         resolve_of("stf/a", record, decision, by="a", now=1.0)
 
 
