@@ -197,7 +197,7 @@ class Cluster:
             pods_version=pods.version,
             at=at,
             pods=tuple(slim),
-            api_at=jobs.api_at,
+            api_at=pods.api_at,  # the last answer: what the others took must not look like a clock that is behind
         )
 
     def watch(self, listing: Listing, stop: threading.Event) -> Iterator[Change | ApiFailure]:
@@ -391,7 +391,7 @@ class Cluster:
             items += page["items"]
             token = page["metadata"].get("continue")
             if not token:
-                return _Collection(items, page["metadata"]["resourceVersion"], served_at[0])
+                return _Collection(items, page["metadata"]["resourceVersion"], served_at[-1])
 
 
 class _NotConnected(urllib3.exceptions.HTTPError):

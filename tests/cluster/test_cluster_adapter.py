@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -671,6 +672,20 @@ def test_a_list_is_read_page_by_page(tmp_path):
         listing = must(cluster.list_jobs())
     assert [fact.key for fact in listing.facts] == ["stf/a", "stf/b"]
     assert (listing.jobs_version, listing.pods_version) == ("9", "10")
+
+
+def test_a_list_that_took_long_does_not_make_the_clock_of_the_api_server_look_behind(tmp_path):
+    """By how far it may be behind, so much later an `error` of a new incarnation begins to count."""
+    began = int(time.time())
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        seconds = 40 if "/pods" in handler.path else 20 if "continue=more" in handler.path else 0
+        more = {} if seconds else {"continue": "more"}
+        handler.date_time_string = lambda: formatdate(began + seconds, usegmt=True)
+        reply(handler, 200, json.dumps({"items": [], "metadata": {"resourceVersion": "9"} | more}))
+
+    with scripted(tmp_path, answer) as cluster:
+        assert must(cluster.list_jobs()).api_at == began + 40
 
 
 def test_a_forgotten_version_ends_the_watch_whether_told_at_once_or_within(tmp_path):
