@@ -39,7 +39,7 @@ REPORT_EVERY_SECONDS = 1.0
 SILENT_AFTER_CREATION_SECONDS = 1.5
 #: An `error` is held against an incarnation only once its creation is surely over by the clocks of broker and API
 #: server, which are compared in whole seconds too (core/state.py: errors_from).
-WELL_AFTER_CREATION_SECONDS = 5.0
+WELL_AFTER_CREATION_SECONDS = 8.0
 TRAP_POLL_SECONDS = 0.02
 #: With fewer Jobs being restarted those that are back fail again: a kill must meet Jobs in every step.
 FEWEST_UNDER_WAY = 20
