@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
+from sf_healer.core.events import Malformed, decode
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.rights import DETECTOR_GROUP
 from sf_healer.topics import DEAD_LETTERS
 from tests.fuzz import corpus
 from tests.fuzz.mutation import Mutator
+from tests.fuzz.path import is_nested
 from tests.lab.waiting import until_async
 from tests.lab.worker import Worker, drop_topics, make_topics, records_of
 
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from aiokafka import ConsumerRecord
+
 pytestmark = pytest.mark.timeout(300)
 
 MESSAGES = 3_000
 PARTITIONS = 3
 SEEN_SECONDS = 90.0
+ENDED_SECONDS = 10.0
 
 
 @pytest.fixture(
@@ -53,8 +59,8 @@ class AsFaust(RoundRobinPartitionAssignor):
     name = "faust"
 
 
-async def feed(bootstrap: str) -> None:
-    """Send hostile messages to all partitions."""
+async def feed(bootstrap: str) -> dict[tuple[int, int], bytes | None]:
+    """Send hostile messages to all partitions; give them by partition and offset."""
     mutator = Mutator(corpus.load(), "accounting")
     values = [mutator.message() for _ in range(MESSAGES)]
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
@@ -62,7 +68,8 @@ async def feed(bootstrap: str) -> None:
             await producer.send("queue-events", value, key=mutator.text(), partition=number % PARTITIONS)
             for number, value in enumerate(values)
         ]
-        await asyncio.gather(*sent)
+        placed = await asyncio.gather(*sent)
+    return {(place.partition, place.offset): value for place, value in zip(placed, values, strict=True)}
 
 
 async def read_all_again(bootstrap: str) -> None:
@@ -117,12 +124,10 @@ async def books_of(worker: Worker) -> Books:
     return books
 
 
-async def test_each_record_of_a_hostile_feed_is_counted_by_what_became_of_it_and_again_when_it_comes_again(
-    bootstrap: str, tmp_path: Path
-):
-    worker = Worker(
+def a_worker(bootstrap: str, directory: Path) -> Worker:
+    return Worker(
         "accounting",
-        tmp_path,
+        directory,
         bootstrap=bootstrap,
         identity="convention",
         mark_interval_seconds=0.2,
@@ -130,6 +135,12 @@ async def test_each_record_of_a_hostile_feed_is_counted_by_what_became_of_it_and
         broker_session_timeout_seconds=6,
         broker_heartbeat_seconds=1,
     )
+
+
+async def test_each_record_of_a_hostile_feed_is_counted_by_what_became_of_it_and_again_when_it_comes_again(
+    bootstrap: str, tmp_path: Path
+):
+    worker = a_worker(bootstrap, tmp_path)
     with worker:
         await asyncio.to_thread(worker.wait_until_ready)
         await feed(bootstrap)
@@ -150,3 +161,38 @@ async def test_each_record_of_a_hostile_feed_is_counted_by_what_became_of_it_and
     assert len(await records_of(bootstrap, DEAD_LETTERS)) == 2 * len(letters)
     # By convention a name may mean another Job once more reports were read: hardly any is folded anew.
     assert again["evidence_entries_passed_over"] > 20 * again["evidence_entries_folded"]
+
+
+async def test_a_worker_told_to_end_in_the_middle_of_a_feed_does_so_soon_and_the_next_misses_nothing(
+    bootstrap: str, tmp_path: Path
+):
+    worker = a_worker(bootstrap, tmp_path)
+    with worker:
+        await asyncio.to_thread(worker.wait_until_ready)
+        sent = await feed(bootstrap)
+
+        async def has_begun() -> bool:
+            return Books(await asyncio.to_thread(worker.metrics))["source_records"] > 0
+
+        await until_async(has_begun, "the first record to be read", seconds=SEEN_SECONDS)
+        child = worker.server._child
+        assert child is not None
+        child.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(child.wait, ENDED_SECONDS) == 0, worker.tail()
+    # How deep is too deep depends on how deep the reader stands in calls.
+    certain = {place for place, value in sent.items() if not is_nested(value or b"")}
+    no_reports = {place for place in certain if isinstance(decode(sent[place]), Malformed)}
+    with worker:
+        await asyncio.to_thread(worker.wait_until_ready)
+
+        async def are_all_buried() -> bool:
+            letters = {place_of(letter) for letter in await records_of(bootstrap, DEAD_LETTERS)}
+            return letters & certain == no_reports
+
+        await until_async(are_all_buried, "every message that is none to be buried", seconds=SEEN_SECONDS)
+        assert Books(await asyncio.to_thread(worker.metrics)).balance
+
+
+def place_of(letter: ConsumerRecord) -> tuple[int, int]:
+    headers = {name: int(value) for name, value in letter.headers if name.endswith(("-partition", "-offset"))}
+    return headers["sf-healer-source-partition"], headers["sf-healer-source-offset"]

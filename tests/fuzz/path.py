@@ -208,7 +208,7 @@ class Path:
             one_by_one = _rejected_one_by_one(batch)
             differing = {offset for offset, _ in letters.items() ^ one_by_one.items()}
             # How deep is too deep depends on how deep the reader stands in calls.
-            shallow = {offset for offset in differing if not _is_nested(records[offset].value or b"")}
+            shallow = {offset for offset in differing if not is_nested(records[offset].value or b"")}
             assert not shallow, {offset: (letters.get(offset), one_by_one.get(offset)) for offset in shallow}
 
     def _check_books(self) -> None:
@@ -274,7 +274,7 @@ def _batch(topic: str, partition: int, records: list[Record]) -> Batch:
     )
 
 
-def _is_nested(value: bytes) -> bool:
+def is_nested(value: bytes) -> bool:
     return b"[" * 8 in value or b'{"a":' * 8 in value
 
 
