@@ -65,6 +65,10 @@ class SourceBatch(Protocol):
     def records(self) -> Sequence[SourceRecord]:
         """In order of their offsets."""
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the topic is known to have been made anew since they were read."""
+
 
 class Ports(Protocol):
     """What forwarding needs of the world."""
@@ -74,6 +78,9 @@ class Ports(Protocol):
 
     def positions(self) -> dict[int, int]:
         """Tell up to where each source partition of ours is forwarded and acknowledged."""
+
+    def handed_over(self, source_partition: int) -> int:
+        """Tell up to where a source partition was handed over to us, forwarded or not; 0 if it is not ours."""
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
         """Ask the broker for the ends of source partitions, now."""
@@ -111,13 +118,15 @@ class Forwarding:
         That is nothing where the topic it was fetched from is no more: all of it is ignored.
         """
         forwarder, ports = self.forwarder, self._ports
-        if not await self._is_of_the_topic(batch):
-            return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: len(batch.records)})
         if forwarder.broker_time(now=ports.clock()) == inf:
             await self._append([Addressed(0, evidence.EMPTY)])  # without it nothing bounds what the first batch says
+        if not await self._is_of_the_topic(batch):
+            return _ignored(batch)
         combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
         unknown = any(reject.reason.startswith(_UNRESOLVED) for reject in combined.rejected)
         if unknown and await ports.look_again():
+            if not await self._is_of_the_topic(batch):
+                return _ignored(batch)
             combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
         facts = [fact_record(fact, forwarder.partitions) for fact in ports.take_assumed()]
         bundles = [
@@ -133,19 +142,23 @@ class Forwarding:
     async def _is_of_the_topic(self, batch: SourceBatch) -> bool:
         """Find out whether a batch, fetched some time ago, is of the topic that its reports will be told under.
 
-        Else old offsets told under a new id would have the new topic's reports passed over as told before.
+        Else old offsets told under a new id would have the new topic's reports passed over as told before. Whatever
+        was handed over lies below the end of its topic; no broker can tell where the new topic has grown past that.
         """
         forwarder, ports = self.forwarder, self._ports
-        while True:
+        while not batch.is_gone:
             if not forwarder.topic_id:
                 forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
             topic_id = forwarder.topic_id
             if self._read_of.get(batch.partition) == topic_id:
                 return True
+            known_end = max(ports.handed_over(batch.partition), batch.records[-1].offset + 1)
             ends = await ports.ends([batch.partition])
-            if batch.records[-1].offset >= ends[batch.partition]:
+            if ends[batch.partition] < known_end:
                 return False
-            self._read_of[batch.partition] = topic_id
+            if forwarder.topic_id == topic_id:
+                self._read_of[batch.partition] = topic_id
+        return False
 
     async def mark(self) -> int:
         """Note W and the end of every source partition of ours, and claim what may be claimed by now.
@@ -183,6 +196,10 @@ class Forwarding:
         sent_at = self._ports.clock()
         for appended in await self._ports.append(records):
             self.forwarder.acknowledged(appended.partition, appended_at=appended.at, sent_at=sent_at)
+
+
+def _ignored(batch: SourceBatch) -> Combined:
+    return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: len(batch.records)})
 
 
 def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
@@ -69,7 +70,7 @@ class _Inventory:
         """List, tell, watch; begin again when the watch ends."""
         pause = RETRY_SECONDS
         while not app.should_stop:
-            listing = await in_thread(cluster.list_jobs)
+            listing = await in_thread(lambda: _list(cluster))
             if isinstance(listing, ApiFailure):
                 self.problem = f"the Jobs of namespace {settings.namespace} cannot be listed: {listing.message}"
                 metrics.CLUSTER_FAILURES.labels(kind=listing.kind).inc()
@@ -162,6 +163,14 @@ def problems() -> list[str]:
 def take_assumed() -> list[JobFact]:
     """Hand out the facts made up for Jobs that reports named, with `identity = convention`."""
     return names.take_new() if isinstance(names, ConventionIndex) else []
+
+
+def _list(cluster: Cluster) -> Listing | ApiFailure:
+    """List the Jobs, and read the server's clock as well as can be: an `error` counts that much later (core/state)."""
+    listing = cluster.list_jobs()
+    if isinstance(listing, ApiFailure):
+        return listing
+    return msgspec.structs.replace(listing, api_at=cluster.server_time() or listing.api_at)
 
 
 def _read(

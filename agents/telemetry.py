@@ -25,6 +25,7 @@ from sf_healer.transport import (
     OffsetReset,
     TopicIdentity,
     end_offsets,
+    handed_over,
     on_reset,
     positions,
     topic_identity,
@@ -41,6 +42,9 @@ class _Faust:
 
     def positions(self) -> dict[int, int]:
         return {tp.partition: at for tp, at in positions(app).items() if tp.topic == settings.source_topic}
+
+    def handed_over(self, source_partition: int) -> int:
+        return handed_over(app, TP(settings.source_topic, source_partition))
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
         tps = [TP(settings.source_topic, partition) for partition in source_partitions]

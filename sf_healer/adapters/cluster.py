@@ -30,6 +30,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from sf_healer import __version__
 from sf_healer.access import Access, Granted
 from sf_healer.adapters import metrics
+from sf_healer.core.clocks import ClockBound
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
     JobFact,
@@ -58,6 +59,9 @@ _WATCH_BACKLOG = 1000  # events; a reader that lags makes the server wait, not u
 _WATCH_LONGEST_RETRY_SECONDS = 30.0
 _STOP_POLL_SECONDS = 0.2
 _STOP_SECONDS = 5.0
+
+_CLOCK_QUESTIONS = 4
+_CLOCK_DOUBT_SECONDS = 0.3
 
 # It is on in every cluster, and gives rights to kubelets alone.
 _NODE_AUTHORIZER_LISTS_NOTHING = "node authorizer does not support user rule resolution"
@@ -152,6 +156,7 @@ class Cluster:
         self._batch = client.BatchV1Api(self._client)
         self._core = client.CoreV1Api(self._client)
         self._as_is = client.CustomObjectsApi(self._client)
+        self._clock = ClockBound()
 
     @classmethod
     def connect(cls, *, namespace: str, kubeconfig: str | None = None) -> Self:
@@ -343,6 +348,22 @@ class Cluster:
         if isinstance(answer, ApiFailure):
             return answer
         return Server(str(answer["gitVersion"]), asked_at, served_at[0], time.time())
+
+    def server_time(self) -> float:
+        """Return what the server's clock shows now, epoch seconds, not too late and hardly too early; 0: unknown.
+
+        It is told in whole seconds, so the first call asks several times, which takes a second or two. Later ones
+        ask once, unless a clock was set.
+        """
+        for _ in range(_CLOCK_QUESTIONS):
+            server = self.server()
+            if isinstance(server, ApiFailure) or not server.at:
+                return 0.0
+            self._clock.note(server.at, asked_at=server.asked_at, answered_at=server.answered_at)
+            if self._clock.doubt <= _CLOCK_DOUBT_SECONDS:
+                break
+            time.sleep(self._clock.best_asked_in(time.time()))
+        return time.time() + self._clock.low
 
     def whoami(self) -> str | ApiFailure:
         """Ask who the server takes us for; NOT_FOUND from one older than 1.28."""

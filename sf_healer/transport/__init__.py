@@ -62,6 +62,7 @@ exactly: it builds on their insides. docs/transport.md names the tests behind ea
 
 from sf_healer.transport.api import (
     end_offsets,
+    handed_over,
     join_error,
     name_client,
     on_reset,
@@ -89,6 +90,7 @@ __all__ = [
     "Transport",
     "batched_topic",
     "end_offsets",
+    "handed_over",
     "join_error",
     "name_client",
     "on_reset",

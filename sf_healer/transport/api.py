@@ -29,6 +29,11 @@ def positions(app: AppT) -> dict[TP, int]:
     return _consumer(app).positions()
 
 
+def handed_over(app: AppT, tp: TP) -> int:
+    """Return up to where a partition was handed over, acknowledged or not; 0 if it is not read."""
+    return _consumer(app).handed_over(tp)
+
+
 def reached(app: AppT) -> dict[TP, int | None]:
     """Return up to where each assigned partition is acknowledged, batched or not; for a watchdog.
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from faust.types import TP
 
+    from sf_healer.transport.ledger import Delivery
+
 DEFAULT_MAX_RECORDS: Final = 20_000
 """Records in one batch where neither the limits nor Faust's `broker_max_poll_records` say otherwise."""
 
@@ -55,10 +57,17 @@ class BatchLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Batch:
     """What one fetch brought from one partition: the value of one event."""
 
-    __slots__ = ("next_position", "records", "size_bytes", "start_position", "tp")
+    __slots__ = ("_delivery", "next_position", "records", "size_bytes", "start_position", "tp")
 
     def __init__(
-        self, tp: TP, records: list[Record], *, start_position: int, next_position: int, size_bytes: int
+        self,
+        tp: TP,
+        records: list[Record],
+        *,
+        start_position: int,
+        next_position: int,
+        size_bytes: int,
+        delivery: Delivery | None = None,
     ) -> None:
         self.tp: Final = tp
         self.records: Final = records
@@ -69,6 +78,12 @@ class Batch:
         """The position after it: control records, aborted transactions and compaction gaps included."""
         self.size_bytes: Final = size_bytes
         """Of the values."""
+        self._delivery = delivery
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its offsets mean nothing any more: the topic was deleted and made anew since it was read."""
+        return self._delivery is not None and self._delivery.abandoned
 
     @property
     def topic(self) -> str:

@@ -113,6 +113,11 @@ class Consumer(driver.Consumer):
         }
         return {tp: position for tp, position in reached.items() if position is not None}
 
+    def handed_over(self, tp: TP) -> int:
+        """Return up to where a partition was handed over, acknowledged or not; 0 if it is not read."""
+        ledger = self._ledgers.get(tp)
+        return 0 if ledger is None else ledger.position or 0
+
     def reached(self) -> dict[TP, int | None]:
         """Return up to where each assigned partition is acknowledged; None for one that no fetch has confirmed."""
         return {
@@ -240,7 +245,13 @@ class Consumer(driver.Consumer):
             transport.resets.append(reset)
             for callback in transport.reset_callbacks:
                 callback(reset)
-        self._ledgers[reset.tp] = Ledger(reset.to_position)
+        ledger = self._ledgers.get(reset.tp)
+        if ledger is not None and ledger.position is not None and ledger.position <= reset.to_position:
+            ledger.pass_over(reset.to_position)  # what is in flight counts as before: it is still to be acknowledged
+        else:
+            if ledger is not None:
+                ledger.abandon()
+            self._ledgers[reset.tp] = Ledger(reset.to_position)
         self._committed_offset[reset.tp] = None  # it may lie ahead, if the topic was created anew
 
     async def _read_again(self, tp: TP) -> None:
@@ -278,25 +289,27 @@ class Consumer(driver.Consumer):
 
     def _batch(self, tp: TP, span: Span) -> Message:
         last = cast("Any", span.records[-1])
+        delivery = self._ledgers[tp].deliver(span.end)
         batch = Batch(
             tp,
             span.records,
             start_position=span.start,
             next_position=span.end,
             size_bytes=span.size_bytes,
+            delivery=delivery,
         )
-        return self._message(tp, last, span.end, value=batch, value_size=span.size_bytes)
+        return self._message(tp, last, delivery, value=batch, value_size=span.size_bytes)
 
     def _single(self, tp: TP, record: Any, end: int) -> Message:
         payload = {"key": record.key, "value": record.value, "headers": record.headers}
         sizes = {"key_size": record.serialized_key_size, "value_size": record.serialized_value_size}
-        return self._message(tp, record, end, **payload, **sizes)
+        return self._message(tp, record, self._ledgers[tp].deliver(end), **payload, **sizes)
 
     def _message(
         self,
         tp: TP,
         last: Any,
-        end: int,
+        delivery: Delivery,
         *,
         value: Any,
         value_size: int,
@@ -320,7 +333,7 @@ class Consumer(driver.Consumer):
             serialized_value_size=value_size,
             tp=tp,
             generation_id=self.app.consumer_generation_id,
-            delivery=self._ledgers[tp].deliver(end),
+            delivery=delivery,
             on_acked=self._on_acked,
         )
 

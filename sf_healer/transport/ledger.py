@@ -14,12 +14,13 @@ from typing import Final
 class Delivery:
     """One thing handed to an agent: the positions from `start` up to, not including, `end`."""
 
-    __slots__ = ("acknowledged", "end", "start")
+    __slots__ = ("abandoned", "acknowledged", "end", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start: Final = start
         self.end: Final = end
         self.acknowledged = False
+        self.abandoned = False
 
 
 class Ledger:
@@ -59,6 +60,11 @@ class Ledger:
         assert self._position is not None
         assert end >= self._position, f"{end} is before {self._position}"
         self._position = end
+
+    def abandon(self) -> None:
+        """Say of everything in flight that the log it was read from is no more."""
+        for delivery in self._open:
+            delivery.abandoned = True
 
     @property
     def acknowledged(self) -> int | None:

@@ -153,6 +153,9 @@ class StandingConsumer(Consumer):
     def positions(self) -> dict[TP, int]:
         return dict(self.places)
 
+    def handed_over(self, tp: TP) -> int:
+        return self.places.get(tp, 0)
+
     def reached(self) -> dict[TP, int | None]:
         return {**self.places, **self.more_places}
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from agents.forwarding import Addressed, Appended, Forwarding
 from sf_healer.core import evidence
+from sf_healer.core.combine import Ignored
 from sf_healer.core.evidence import Bundle, Mark
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.forwarder import Forwarder
@@ -20,6 +21,7 @@ class Record(NamedTuple):
 class Batch(NamedTuple):
     partition: int
     records: Sequence[Record]
+    is_gone: bool = False
 
 
 class Topic(NamedTuple):
@@ -32,6 +34,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.topic, self.end, self.position = Topic("first", 1), 0, 0
+        self.read_up_to = 0
         self.cached = self.topic
         self.log: list[Any] = []
 
@@ -40,6 +43,10 @@ class Broker:
 
     def positions(self) -> dict[int, int]:
         return {0: self.position}
+
+    def handed_over(self, source_partition: int) -> int:
+        assert source_partition == 0
+        return self.read_up_to
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
         return dict.fromkeys(source_partitions, self.end)
@@ -188,3 +195,26 @@ async def test_a_report_of_a_topic_made_anew_is_not_dated_by_the_ends_of_the_old
     await forwarding.forward(reports(0, at=said_at))
 
     assert broker.bundles()[-1].beats[0].source_at == said_at
+
+
+async def test_what_was_read_before_a_topic_was_made_anew_is_told_under_no_id_though_it_has_such_offsets() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.topic, broker.end = Topic("second", 1), 1
+    broker.read_up_to = 2  # of the first topic; that it is gone nobody has noticed
+    await forwarding.forward(reports(0))
+    await forwarding.forward(reports(1))
+    broker.read_up_to = 1  # the reader began anew
+    await forwarding.forward(reports(0))
+
+    assert [(bundle.topic_id, bundle.beats[0].offset) for bundle in broker.bundles()] == [("second", 0)]
+
+
+async def test_a_batch_that_the_reader_knows_to_be_of_a_topic_no_more_is_ignored_without_asking() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 10
+    combined = await forwarding.forward(reports(0, 1)._replace(is_gone=True))
+
+    assert broker.bundles() == []
+    assert combined.ignored == {Ignored.TOPIC_GONE: 2}

@@ -41,6 +41,9 @@ class ScriptedCluster:
         version = str(self.version)
         return Listing(tuple(self.jobs), version, version, BROKER_EPOCH, api_at=self.api_at)
 
+    def server_time(self) -> float:
+        return self.api_at
+
     def tell(self, *changes: Change | ApiFailure) -> None:
         with self._news:
             self._changes += changes

@@ -251,6 +251,24 @@ async def test_the_rest_of_an_answer_is_dropped_when_a_seek_comes_in_between(con
     assert consumer._new_offset(PLAIN) == 0
 
 
+async def test_where_retention_overtook_us_nothing_is_committed_past_what_is_in_flight(consumer) -> None:
+    before = hand_over(consumer, BATCHED, span(BATCHED, [0], start=0, end=1))
+    after = hand_over(consumer, BATCHED, span(BATCHED, [9], start=9, end=10, reset_from=1))
+    acknowledge(consumer, after)
+    assert consumer._new_offset(BATCHED) == 0
+    assert not before[0].value.is_gone
+    acknowledge(consumer, before)
+    assert consumer._new_offset(BATCHED) == 10
+
+
+async def test_what_is_in_flight_of_a_topic_that_was_made_anew_says_so(consumer) -> None:
+    [before] = hand_over(consumer, BATCHED, span(BATCHED, [8], start=8, end=9))
+    [after] = hand_over(consumer, BATCHED, span(BATCHED, [0], start=0, end=1, reset_from=9))
+    assert (before.value.is_gone, after.value.is_gone) == (True, False)
+    acknowledge(consumer, [before, after])
+    assert consumer._new_offset(BATCHED) == 1
+
+
 async def test_a_reset_is_told_before_the_position_jumps_and_may_go_back(consumer) -> None:
     told: list[tuple[OffsetReset, dict]] = []
     on_reset(consumer.app, lambda reset: told.append((reset, positions(consumer.app))))

@@ -108,3 +108,11 @@ def test_what_may_be_committed_only_grows_and_ends_at_the_end(lengths, random) -
         assert ledger.acknowledged >= committed
         committed = ledger.acknowledged
     assert committed == sum(lengths)
+
+
+def test_what_is_in_flight_can_be_abandoned_and_what_comes_later_is_not() -> None:
+    ledger = Ledger(0)
+    before = ledger.deliver(3)
+    ledger.abandon()
+    after = ledger.deliver(5)
+    assert (before.abandoned, after.abandoned) == (True, False)

@@ -199,6 +199,12 @@ def test_a_listing_says_what_the_clock_of_the_api_server_shows(cluster):
     assert before - 1 <= listing.api_at <= time.time()  # one machine, one clock; a Date header has whole seconds
 
 
+def test_the_clock_of_the_api_server_is_known_to_a_fraction_of_the_second_it_is_told_in(cluster):
+    before = time.time()
+    shown = cluster.server_time()
+    assert before - 0.5 <= shown <= time.time()  # one machine, one clock
+
+
 def test_a_watch_from_an_old_listing_misses_nothing(cluster):
     listing = must(cluster.list_jobs())
     live = must(cluster.create_job(cluster.namespace, job_manifest("one")))

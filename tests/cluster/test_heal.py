@@ -154,8 +154,9 @@ class Loaders:
     async def report(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             for role, job in (await asyncio.to_thread(self.now)).items():
-                # A creation is told in whole seconds: an error within that second could be of the Job before it.
-                if job.fact.pod is not PodState.RUNNING or time.time() < job.fact.created_at + 1.5:
+                # A creation is told in whole seconds, and clocks are compared to a third of one: an error that comes
+                # sooner could be of the Job before it.
+                if job.fact.pod is not PodState.RUNNING or time.time() < job.fact.created_at + 2.0:
                     continue
                 uid, first = job.fact.uid, self.first[role].fact.uid
                 words = FIRST_WORDS[role] if uid == first else []

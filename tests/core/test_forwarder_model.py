@@ -172,6 +172,7 @@ class Delivery:
         self.partition = partition
         self.records = records
         self.done = False
+        self.is_gone = False
 
 
 class Tracked:
@@ -218,6 +219,9 @@ class Worker:
     def positions(self) -> dict[int, int]:
         reached = {number: each.acknowledged() for number, each in self.tracked.items() if each.confirmed}
         return {number: at for number, at in reached.items() if at is not None}
+
+    def handed_over(self, source_partition: int) -> int:
+        return (self.tracked[source_partition].position or 0) if source_partition in self.tracked else 0
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
         numbers = list(source_partitions)
@@ -436,7 +440,12 @@ class Model(RuleBasedStateMachine):
             worker.forwarding.forwarder.reset(source, from_position=tracked.position, to_position=start)
             worker.resets.add(source)
             self._lose(self.topic, source, range(tracked.position if tracked.topic is self.topic else 0, start))
-            tracked = worker.tracked[source] = Tracked(self.topic, start)
+            if start < tracked.position:
+                for delivery in tracked.open:
+                    delivery.is_gone = True
+                tracked = worker.tracked[source] = Tracked(self.topic, start)
+            else:
+                tracked.topic, tracked.position = self.topic, start
         elif tracked.topic is not self.topic:  # made anew, and grown past the position: no broker can tell
             self._lose(self.topic, source, range(tracked.position))
             tracked.topic = self.topic

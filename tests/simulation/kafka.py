@@ -258,6 +258,9 @@ class Taken:
 
     __slots__ = ("_cursor", "next_position", "partition", "records")
 
+    is_gone = False
+    """A reader finds out that its topic was made anew when it asks for more: then nothing is in its agent's hands."""
+
     def __init__(self, cursor: Cursor, records: Sequence[Record], next_position: int) -> None:
         self._cursor = cursor
         self.partition = cursor.place[1]
@@ -300,6 +303,10 @@ class Reader:
             if cursor.confirmed
         }
         return {partition: position for partition, position in found.items() if position is not None}
+
+    def handed_over(self, partition: int) -> int:
+        """Tell up to where a partition was handed over; 0 if it is not ours."""
+        return self.positions(acknowledged=False).get(partition, 0)
 
     def in_flight(self) -> bool:
         """Say whether the agent has something that it has not acknowledged."""

@@ -358,6 +358,9 @@ class Detector(App):
     def positions(self) -> dict[int, int]:
         return self.source.positions(acknowledged=self.worker.world.pieces.marks_what_is_acknowledged)
 
+    def handed_over(self, source_partition: int) -> int:
+        return self.source.handed_over(source_partition)
+
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
         broker = self.worker.world.broker
         wanted = list(source_partitions)
