@@ -238,13 +238,19 @@ async def test_two_workers_that_share_a_recovery_in_mid_way_hold_every_key_once(
         await first.log(((key + b"/%d" % partition, stored) for key, stored in RECORDS[:2_000]), partition=partition)
     wanted = {key + b"/%d" % partition: KEYS[key] for key, _ in RECORDS[:2_000] for partition in range(4)}
     seen: set[int] = set()
+    note = first.table.note_restored
+
+    def note_and_tell(restored: int, total: int) -> None:
+        seen.add(total)
+        note(restored, total)
+
+    monkeypatch.setattr(first.table, "note_restored", note_and_tell)
     async with AsyncExitStack() as started:
 
         async def is_under_way() -> bool:
             return 0 < first.table.restored.records < first.table.restored.of == 8_000
 
         async def both_restored() -> bool:
-            seen.add(first.table.restored.of)
             return first.is_restored and second.is_restored
 
         begun = [asyncio.create_task(started.enter_async_context(running(first.app)))]

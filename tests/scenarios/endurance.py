@@ -138,6 +138,14 @@ class Trial:
 
         await until_async(all_ready, "the workers to be ready", seconds=SETTLED_SECONDS)
 
+    async def all_heard(self) -> None:
+        """Wait until every Job of the fleet has reported: of one that never did nobody knows that it fell silent."""
+
+        async def heard() -> bool:
+            return self.fleet.heard >= self.fleet.voices.keys()
+
+        await until_async(heard, "a report of each Job", seconds=SETTLED_SECONDS)
+
     async def calm(self) -> float:
         """Wait until every watermark is young again; give how long that took."""
         began = time.monotonic()
@@ -240,7 +248,13 @@ class Trial:
         log.info("%s; the fleet was late by %.1f s", judgement, self.fleet.late_seconds)
         for told in judgement.false:
             log.error("false at %.1f: %s", told.at, told.command)
+        for key in judgement.missed:
+            log.error("missed %s, due at %.1f: %s", key, due[key], await asyncio.to_thread(self._seen_of, key))
         return judgement
+
+    def _seen_of(self, key: str) -> object:
+        answers = (worker.get(f"/jobs/{key}/") for worker in self.workers if worker.server.is_alive)
+        return next((answer.body for answer in answers if answer is not None), "nobody answers")
 
     async def _naive_restarts(self) -> int:
         """Count the restarts of well Jobs by who compares the clock with the last report that reached the log."""
@@ -302,6 +316,7 @@ async def trial(
             made = Trial(bootstrap, started, fleet, kubelet, pace)
             async with alongside(made.follow()):
                 await made.ready()
+                await made.all_heard()
                 await made.calm()
                 yield made
     finally:

@@ -70,6 +70,7 @@ class Fleet:
         self.voices = {voice.key: voice for voice in voices}
         self.sick: dict[str, Sickness] = {}
         self.sent = self.lost = 0
+        self.heard: set[str] = set()
         #: How late the fleet itself was at worst: on a machine where it falls silent nothing can be judged.
         self.late_seconds = 0.0
         self._say: dict[str, Callable[[], bytes]] = {key: voice.loading for key, voice in self.voices.items()}
@@ -136,12 +137,13 @@ class Fleet:
                 if key in self.sick:
                     continue
                 self.late_seconds = max(self.late_seconds, now - due)
-                await self._send(self._say[key]())
+                await self._send(key)
                 pause = self._every_seconds * self._random.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
                 heapq.heappush(self._due, (now + pause, key))
             await asyncio.sleep(NAP_SECONDS)
 
-    async def _send(self, value: bytes) -> None:
+    async def _send(self, key: str) -> None:
+        value = self._say[key]()
         partition = self._random.randrange(SOURCE_PARTITIONS)
         try:
             answer = await asyncio.wait_for(self._producer.send(TOPIC, value, partition=partition), PATIENCE_SECONDS)
@@ -149,14 +151,15 @@ class Fleet:
             self.lost += 1
             return
         self._unanswered.add(answer)
-        answer.add_done_callback(self._count)
+        answer.add_done_callback(lambda answer: self._count(key, answer))
 
-    def _count(self, answer: asyncio.Future[RecordMetadata]) -> None:
+    def _count(self, key: str, answer: asyncio.Future[RecordMetadata]) -> None:
         self._unanswered.discard(answer)
         if answer.cancelled() or answer.exception() is not None:
             self.lost += 1
         else:
             self.sent += 1
+            self.heard.add(key)
 
     def _choose(self, count: int) -> set[str]:
         return set(self._random.sample(sorted(self.voices.keys() & self.well), count))
