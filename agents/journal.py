@@ -6,12 +6,12 @@ Knows nothing of Faust: agents/actuator.py lends it the log, the table and the t
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Protocol, TypeVar
 
 import structlog
-from msgspec import to_builtins
 
 from agents.cluster_steps import take
 from sf_healer.adapters import metrics
@@ -163,26 +163,46 @@ class Journal:
         if self._groups is not None:
             seen = await self._groups.look(queue_id=command.queue_id, topic=command.kafka_topic, pod_ip=command.pod_ip)
         metrics.GROUP_LOOKS.labels(result="unknown" if seen.unknown else "seen").inc()
-        log.info("group_looked_at", job=command.key, command=command.id, look=look.seq, **to_builtins(seen))
+        log.info(
+            "group_looked_at",
+            job=command.key,
+            command=command.id,
+            look=look.seq,
+            group=seen.group,
+            members=seen.members,
+            committed=seen.committed,
+            lag=seen.lag,
+            unknown=seen.unknown,
+        )
         await self._ports.append([GroupLooked(key=command.key, command_id=command.id, seq=look.seq, look=seen)])
 
     def _tell(self, outcome: Outcome) -> None:
         metrics.OUTCOMES.labels(result=outcome.result).inc()
         if outcome.result is Result.REFUSED:
             metrics.REFUSALS.labels(reason=outcome.reason).inc()
-        say = log.warning if outcome.needs_person or outcome.result is Result.FAILED else log.info
-        say(
+        grounds = outcome.evidence
+        log.log(
+            logging.WARNING if outcome.needs_person or outcome.result is Result.FAILED else logging.INFO,
             "outcome",
             job=outcome.key,
+            command=outcome.command_id,
             result=outcome.result,
             reason=outcome.reason,
             detail=outcome.detail,
+            verdict=outcome.verdict,
+            silence_seconds=grounds.silence_seconds,
+            threshold_seconds=grounds.threshold_seconds,
+            group=grounds.group,
+            policy=outcome.policy,
             uid=outcome.uid,
             new_uid=outcome.new_uid,
             attempt=outcome.attempt,
+            requested_by=outcome.requested_by,
             final=outcome.final,
             needs_person=outcome.needs_person,
             quarantined=outcome.quarantined,
+            retry_after_seconds=outcome.retry_after,
+            steps=took(outcome),
         )
         if self._cluster is not None and outcome.result in {Result.RESTARTED, Result.FAILED}:
             self._begin(self._emit_event(self._cluster, outcome))
@@ -200,6 +220,11 @@ class Journal:
         )
         if failure is not None:
             log.info("event_not_emitted", job=outcome.key, kind=failure.kind, error=failure.message)
+
+
+def took(outcome: Outcome) -> dict[str, float]:
+    """Give the seconds from the admission of an action to each of its states."""
+    return {name: round(at - outcome.steps[0][1], 3) for name, at in outcome.steps}
 
 
 def describe(outcome: Outcome) -> str:

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "topics": "Show or create the topics sf-healer needs.",
     "settings": "Show the settings this environment makes.",
     "metrics": "List the metrics of a worker.",
+    "log-events": "List the events of the logs.",
     "feed": "Send a capture to a broker, in its own time or faster.",
     "capture": "Record a topic as a capture.",
     "completion": "Print the script that completes commands in bash, zsh or fish.",

@@ -16,6 +16,8 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 from sf_healer.settings import LogLevel
 
+log = structlog.get_logger("sf_healer.retry")
+
 # What these say at INFO is a line for every fetch, rebalance step or request.
 _TALKATIVE = ("aiokafka", "httpx", "httpcore", "kubernetes", "urllib3", "asyncio")
 
@@ -87,7 +89,7 @@ def _renderers(*, for_eyes: bool) -> list[structlog.typing.Processor]:
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    structlog.get_logger("sf_healer.retry").warning(
+    log.warning(
         "retrying",
         reason=str(details.caused_by),
         retry=details.retry_num,
