@@ -105,10 +105,26 @@ SECTIONS: tuple[Section, ...] = (
                 "If `unknown` speaks of rights: manifests/kafka has the two that are missing.",
             ),
             _event(
+                "fleet_moved",
+                (Level.INFO, Level.WARNING),
+                "before phase base unhealthy suspected",
+                "The fleet is seen in another way: calm, storm (nothing is restarted), or probing (canaries). A "
+                "warning unless it is calm again.",
+                "docs/runbook.md, SfHealerStorm.",
+            ),
+            _event(
+                "notification_lost",
+                Level.WARNING,
+                "kind job id reason",
+                "A notification was not delivered: the webhook gave no answer or a bad one, too many wait "
+                "(`queue_full`), or the worker stopped. Restarts go on. The outcome is on `healer-outcomes`.",
+                "Try the webhook with curl; `sf_healer_notifications_total` has the reasons.",
+            ),
+            _event(
                 "event_not_emitted",
                 Level.INFO,
-                "job kind error",
-                "The Kubernetes Event about a Job could not be created. The restart does not depend on it.",
+                "job reason kind error",
+                "The Kubernetes Event `reason` about a Job could not be created. The restart does not depend on it.",
                 "`forbidden`: give the actuator `create events` (manifests/rbac).",
             ),
             _event(

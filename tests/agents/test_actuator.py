@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from agents import journal as journal_module
 from agents.actuator import show
-from agents.journal import Journal, copy_of_command, copy_of_pause, describe, in_thread
+from agents.journal import Journal, copy_of_command, copy_of_pause, in_thread
 from sf_healer.core import commands, steps
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Phase
@@ -21,6 +21,7 @@ from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, StepResult, Tick, What
+from sf_healer.views.notices import describe
 
 START = 1_000_000.0
 COUNTS = FleetCounts(partition=0, partitions=1, at=START, base=9, unhealthy=1, sick=1)

@@ -162,7 +162,7 @@ async def test_with_exactly_their_rights_detector_and_actuator_observe_and_then_
         job = await asyncio.to_thread(stage.job)
         if job is not None and job.fact.uid != first.fact.uid and job.fact.pod is PodState.RUNNING:
             await stage.report("loading")
-        return Result.RESTARTED in await stage.results() and await asyncio.to_thread(stage.events) == ["Restarted"]
+        return Result.RESTARTED in await stage.results() and "JobHealed" in await asyncio.to_thread(stage.events)
 
     await _run_until(stage, Mode.HEAL, restarted)
 
