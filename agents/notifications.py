@@ -24,6 +24,8 @@ QUEUE = 500
 #: A Job that is refused again and again for the same reason is told of once in this while.
 REPEAT_SECONDS = 3600.0
 _REMEMBERED = 10_000
+#: What may become of a notice.
+_RESULTS = ("delivered", "refused", "unanswered", *Loss)
 
 ATTEMPTS = 5
 #: After this no new attempt begins.
@@ -37,6 +39,8 @@ class Notifier:
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic, queue: int = QUEUE) -> None:
         self._webhook = Webhook(settings) if settings.notifies else None
+        for result in _RESULTS if settings.notifies else ():
+            metrics.NOTIFICATIONS.labels(result=result)  # from nought on, else the first loss is no increase
         self._on = settings.notify_kinds
         self._write = as_slack if settings.notify_format is NotifyFormat.SLACK else as_json
         self._recently = Recently(REPEAT_SECONDS, limit=_REMEMBERED, clock=clock)

@@ -90,14 +90,14 @@ class Webhook:
             async with asyncio.timeout(POST_SECONDS), self._client.stream("POST", url, content=body) as answer:
                 status, retry_after = answer.status_code, answer.headers.get("Retry-After", "")
         except TimeoutError as problem:
-            raise _unanswered(f"no answer within {POST_SECONDS:g} s") from problem
+            raise _unanswered(f"gave no answer within {POST_SECONDS:g} s") from problem
         except httpx.InvalidURL:
-            raise _unanswered("its URL cannot be used", may_try_again=False) from None  # the error quotes it
+            raise _unanswered("has a URL that cannot be used", may_try_again=False) from None  # the error quotes it
         except httpx.HTTPError as problem:
-            raise _unanswered(type(problem).__name__) from None
+            raise _unanswered(f"was not reached ({type(problem).__name__})") from None
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise NotDeliveredError(
-                f"answered {status}",
+                f"the webhook answered {status}",
                 "refused",
                 may_try_again=status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MAY_PASS,
                 retry_after_seconds=_seconds(retry_after),
@@ -112,9 +112,9 @@ class Webhook:
         try:
             url = given("NOTIFY_URL", self._settings.notify_url, self._settings.notify_url_file)
         except SettingsError as problem:
-            raise _unanswered(str(problem)) from None
+            raise _unanswered(f"has no URL ({problem})") from None
         if not is_http_url(url):
-            raise _unanswered("its URL is not an http:// or https:// URL")
+            raise _unanswered("has a URL that is not an http:// or https:// one")
         return url
 
 
@@ -124,7 +124,7 @@ def _client() -> httpx.AsyncClient:
 
 
 def _unanswered(message: str, *, may_try_again: bool = True) -> NotDeliveredError:
-    return NotDeliveredError(message, "unanswered", may_try_again=may_try_again)
+    return NotDeliveredError(f"the webhook {message}", "unanswered", may_try_again=may_try_again)
 
 
 def _seconds(retry_after: str) -> float | None:

@@ -143,6 +143,12 @@ async def test_a_job_that_stays_in_quarantine_is_told_once_an_hour():
     assert [msgspec.json.decode(body)["id"] for body in receiver.bodies] == ["o0", "o3"]
 
 
+async def test_each_way_a_notice_may_be_lost_is_counted_from_nought_so_that_the_first_loss_is_an_increase():
+    Notifier(Settings(notify_url="http://127.0.0.1:1/"))
+    samples = [REGISTRY.get_sample_value("sf_healer_notifications_total", {"result": kind}) for kind in KINDS]
+    assert None not in samples
+
+
 async def test_without_a_webhook_nobody_is_told():
     before = counted()
     notifier = Notifier(Settings())
@@ -192,7 +198,12 @@ async def test_what_is_refused_for_good_is_lost_and_said_and_the_next_one_is_tol
     assert since(before) == {"refused": 1, "delivered": 1}
     assert len(receiver.bodies) == tries + 1
     (line,) = [line for line in lines if line["event"] == "notification_lost"]
-    assert (line["id"], line["job"], line["kind"], line["reason"]) == ("o1", "stf/a", "restarted", f"answered {code}")
+    assert (line["id"], line["job"], line["kind"], line["reason"]) == (
+        "o1",
+        "stf/a",
+        "restarted",
+        f"the webhook answered {code}",
+    )
 
 
 NO_SECONDS = ("", "-5", "1e9", "inf", "9" * 5000, "\u00b2", "Wed, 21 Oct 2026 07:28:00 GMT")
@@ -226,7 +237,9 @@ async def test_with_nobody_there_it_is_tried_again_lost_and_said():
             notifier.ended(OUTCOME)
             await all_told(notifier)
     assert since(before) == {"unanswered": 1}
-    assert [line["reason"] for line in lines if line["event"] == "notification_lost"] == ["ConnectError"]
+    assert [line["reason"] for line in lines if line["event"] == "notification_lost"] == [
+        "the webhook was not reached (ConnectError)"
+    ]
 
 
 @pytest.mark.parametrize("trick", ["hang", "drip"])

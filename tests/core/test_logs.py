@@ -112,7 +112,7 @@ def test_the_address_of_a_webhook_is_not_logged_even_when_debugging():
         "try:\n  asyncio.run(webhook.post(b'{}'))\n"
         "except NotDeliveredError as error:\n  print(error)\n"
     )
-    assert done.stdout == "answered 501\n"
+    assert done.stdout == "the webhook answered 501\n"
     assert "hunter2" not in done.stderr
 
 
