@@ -13,7 +13,9 @@ import structlog
 import tables.actions
 from agents import topics
 from agents.dead_letters import dead_letter
+from agents.job_events import JobEvents
 from agents.journal import Journal, copy_of_command, copy_of_pause
+from agents.notifications import Notifier
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
@@ -28,12 +30,14 @@ from sf_healer.core.combine import Rejected
 from sf_healer.core.commands import Outcome
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.steps import StepsRecord, Tick
-from sf_healer.settings import Identity
+from sf_healer.settings import Identity, Mode
 from tables.actions import WORKER, owns_log, store
 
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 1.0
+#: A worker that stops hands its log over this much later, if there is still something to tell.
+TELLING_GRACE_SECONDS = 1.0
 #: A log that is not being read gets no more ticks than this: they would only delay what comes after them.
 _TICKS_UNREAD = 3
 
@@ -67,6 +71,7 @@ class _Reader:
     def __init__(self) -> None:
         self.cluster: Cluster | None = None
         self.groups = GroupReader(settings)
+        self.audience: list[JobEvents | Notifier] = [Notifier(settings)]
         self.connected = asyncio.Event()
         self.journal: Journal | None = None
         self.unread_ticks = 0
@@ -77,7 +82,7 @@ class _Reader:
         if actuator is None:
             self.journal = None
         elif self.journal is None or self.journal.actuator is not actuator:
-            self.journal = Journal(actuator, self.cluster, _Faust(), groups=self.groups)
+            self.journal = Journal(actuator, self.cluster, _Faust(), groups=self.groups, audience=self.audience)
             self.unread_ticks = 0
         return self.journal
 
@@ -92,12 +97,15 @@ async def connect() -> None:
         _reader.cluster = await asyncio.to_thread(
             Cluster.connect, namespace=settings.namespace, kubeconfig=settings.kubeconfig
         )
+        if settings.mode is Mode.HEAL:  # who only observes may create no Events
+            _reader.audience.append(JobEvents(_reader.cluster))
     _reader.connected.set()
 
 
 @app.on_before_shutdown.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
 async def disconnect(_app: Any, **_: Any) -> None:
-    """Close the connections that looks at consumer groups have opened."""
+    """Tell what is still to be told, and close the connections that looks and notifications have opened."""
+    await asyncio.gather(*(listener.close(TELLING_GRACE_SECONDS) for listener in _reader.audience))
     await _reader.groups.close()
 
 

@@ -6,24 +6,24 @@ Knows nothing of Faust: agents/actuator.py lends it the log, the table and the t
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
-from msgspec import to_builtins
 
 from agents.cluster_steps import take
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.adapters.threads import in_thread
 from sf_healer.core import commands, steps
-from sf_healer.core.actuator import Actuator, Look, Task
-from sf_healer.core.commands import Outcome, Result, Resume, Unreadable
+from sf_healer.core.actuator import Actuator, Effects, Look, Task
+from sf_healer.core.admission import Fleet, Phase, fleet_of
+from sf_healer.core.commands import Command, Outcome, Result, Resume, Unreadable
 from sf_healer.core.evidence import UnknownSchema
-from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
-from sf_healer.core.steps import GroupLooked, Resulted, Step, StepResult, StepsRecord, What
+from sf_healer.core.steps import Admitted, GroupLooked, Resulted, Step, StepResult, StepsRecord, What
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,19 @@ class Groups(Protocol):
         """Look at the group of the Job of this queue, topic and pod; says so when there is no answer."""
 
 
+class Audience(Protocol):
+    """Whoever is told what happens. Hears each thing after it is safe, and must return at once."""
+
+    def admitted(self, command: Command) -> None:
+        """Hear that a restart of a sick Job begins; not in observe mode."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hear what became of a command."""
+
+    def fleet_moved(self, before: Phase, after: Phase, since: float, fleet: Fleet) -> None:
+        """Hear that the fleet went from one phase to another."""
+
+
 class InThread(Protocol):
     """Runs a blocking call beside the event loop."""
 
@@ -82,6 +95,7 @@ class Journal:
         ports: Ports,
         *,
         groups: Groups | None = None,
+        audience: Sequence[Audience] = (),
         clock: Callable[[], float] = time.monotonic,
         in_thread: InThread = in_thread,
     ) -> None:
@@ -89,6 +103,7 @@ class Journal:
         self._cluster = cluster
         self._ports = ports
         self._groups = groups
+        self._audience = audience
         self._clock = clock  # goes on while the process is stopped
         self._in_thread = in_thread
         self._calls: set[asyncio.Task[None]] = set()
@@ -106,14 +121,14 @@ class Journal:
             metrics.COMMANDS.labels(kind="unreadable").inc()
             log.error("steps_record_unreadable", offset=offset, reason=record.reason, detail=record.detail)
             return True
+        phase = self.actuator.ledger.phase
         effects = self.actuator.apply(record, offset, at)
         await asyncio.gather(self._ports.publish(effects.outcomes), self._ports.append(effects.sends))
         if not self._ports.is_current(self.actuator):
             return False  # a write of ours would land on top of the new owner's
         if effects.write is not None:
             await self._ports.store(*effects.write)
-        for outcome in effects.outcomes:
-            self._tell(outcome)
+        self._tell_audience(record, effects, phase)
         for task in effects.tasks:
             self._begin(self._take(task, self._clock()))
         for look in effects.looks:
@@ -163,60 +178,76 @@ class Journal:
         if self._groups is not None:
             seen = await self._groups.look(queue_id=command.queue_id, topic=command.kafka_topic, pod_ip=command.pod_ip)
         metrics.GROUP_LOOKS.labels(result="unknown" if seen.unknown else "seen").inc()
-        log.info("group_looked_at", job=command.key, command=command.id, look=look.seq, **to_builtins(seen))
+        log.info(
+            "group_looked_at",
+            job=command.key,
+            command=command.id,
+            look=look.seq,
+            group=seen.group,
+            members=seen.members,
+            committed=seen.committed,
+            lag=seen.lag,
+            unknown=seen.unknown,
+        )
         await self._ports.append([GroupLooked(key=command.key, command_id=command.id, seq=look.seq, look=seen)])
+
+    def _tell_audience(self, record: StepsRecord, effects: Effects, phase: Phase) -> None:
+        """Say what has happened, now that all of it is safe."""
+        ledger = self.actuator.ledger
+        if ledger.phase is not phase:
+            fleet = fleet_of(ledger)
+            log.log(
+                logging.INFO if ledger.phase is Phase.CALM else logging.WARNING,
+                "fleet_moved",
+                before=phase,
+                phase=ledger.phase,
+                base=fleet.base,
+                unhealthy=fleet.unhealthy,
+                suspected=fleet.suspected,
+            )
+            for listener in self._audience:
+                listener.fleet_moved(phase, ledger.phase, ledger.phase_since, fleet)
+        if isinstance(record, Admitted) and not record.observe_only and effects.write is not None:
+            for listener in self._audience:
+                listener.admitted(record.command)
+        for outcome in effects.outcomes:
+            self._tell(outcome)
 
     def _tell(self, outcome: Outcome) -> None:
         metrics.OUTCOMES.labels(result=outcome.result).inc()
         if outcome.result is Result.REFUSED:
             metrics.REFUSALS.labels(reason=outcome.reason).inc()
-        say = log.warning if outcome.needs_person or outcome.result is Result.FAILED else log.info
-        say(
+        grounds = outcome.evidence
+        log.log(
+            logging.WARNING if outcome.needs_person or outcome.result is Result.FAILED else logging.INFO,
             "outcome",
             job=outcome.key,
+            command=outcome.command_id,
             result=outcome.result,
             reason=outcome.reason,
             detail=outcome.detail,
+            verdict=outcome.verdict,
+            silence_seconds=grounds.silence_seconds,
+            threshold_seconds=grounds.threshold_seconds,
+            group=grounds.group,
+            policy=outcome.policy,
             uid=outcome.uid,
             new_uid=outcome.new_uid,
             attempt=outcome.attempt,
+            requested_by=outcome.requested_by,
             final=outcome.final,
             needs_person=outcome.needs_person,
             quarantined=outcome.quarantined,
+            retry_after_seconds=outcome.retry_after,
+            steps=took(outcome),
         )
-        if self._cluster is not None and outcome.result in {Result.RESTARTED, Result.FAILED}:
-            self._begin(self._emit_event(self._cluster, outcome))
-
-    async def _emit_event(self, cluster: Cluster, outcome: Outcome) -> None:
-        """Put an Event beside the Job, for `kubectl describe`; one that fails is only logged."""
-        restarted = outcome.result is Result.RESTARTED
-        failure = await self._in_thread(
-            lambda: cluster.emit_event(
-                _subject(outcome),
-                reason="Restarted" if restarted else "RestartFailed",
-                message=describe(outcome),
-                type_="Normal" if restarted else "Warning",
-            )
-        )
-        if failure is not None:
-            log.info("event_not_emitted", job=outcome.key, kind=failure.kind, error=failure.message)
+        for listener in self._audience:
+            listener.ended(outcome)
 
 
-def describe(outcome: Outcome) -> str:
-    """Say in one line what became of a command, with the numbers it rested on."""
-    numbers = outcome.evidence
-    silence = (
-        f", silent for {numbers.silence_seconds:.0f} s of {numbers.threshold_seconds:.0f} s"
-        if numbers.silence_seconds is not None and numbers.threshold_seconds
-        else ""
-    )
-    grounds = [outcome.verdict + silence, numbers.detail, numbers.group]
-    because = ", ".join(each for each in grounds if each)
-    detail = f": {outcome.detail}" if outcome.detail else ""
-    return (
-        f"sf-healer: {outcome.result} ({outcome.reason}{detail}); attempt {outcome.attempt}, "
-        f"replaces uid {outcome.uid}; judged {because}"
-    )
+def took(outcome: Outcome) -> dict[str, float]:
+    """Give the seconds from the admission of an action to each of its states."""
+    return {name: round(at - outcome.steps[0][1], 3) for name, at in outcome.steps}
 
 
 def copy_of_command(value: bytes | None) -> bytes | None:
@@ -239,19 +270,3 @@ def _checked(record: object, value: bytes | None) -> bytes | None:
         log.error("command_unreadable", reason=record.reason, detail=record.detail)
         return None
     return value
-
-
-def _subject(outcome: Outcome) -> JobFact:
-    """Name the incarnation an Event is about: the new one where there is one."""
-    return JobFact(
-        key=outcome.key,
-        uid=outcome.new_uid or outcome.uid,
-        created_at=0.0,
-        resource_version=0,
-        target="",
-        queue_id="",
-        producer_id="",
-        kafka_topic="",
-        condition=Condition.ACTIVE,
-        pod=PodState.NONE,
-    )

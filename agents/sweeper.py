@@ -16,6 +16,7 @@ from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import commands, steps
 from sf_healer.core.combine import Rejected
+from sf_healer.core.commands import Alive, Command, Withdraw
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.watermark import Advance
 from sf_healer.topics import EVIDENCE
@@ -110,19 +111,39 @@ def _report(partition: Partition, changes: Changes) -> None:
     metrics.SWEPT_JOBS.inc(changes.swept)
     metrics.EVIDENCE_ENTRIES_FOLDED.inc(changes.folded)
     metrics.EVIDENCE_ENTRIES_PASSED_OVER.inc(changes.passed_over)
-    for state, judgement in changes.judged:
+    for _, judgement in changes.judged:
         metrics.VERDICTS.labels(verdict=judgement.verdict).inc()
-        if judgement.restartable:
-            log.warning(
-                "job_sick",
-                job=state.key,
-                verdict=judgement.verdict,
-                rule=judgement.rule,
-                silence_seconds=round(judgement.silence, 3),
-                threshold_seconds=judgement.threshold,
-                watermark=partition.watermark.value,
-            )
     for verdict, count in partition.counts_by_verdict.items():
         metrics.JOBS.labels(partition=str(partition.number), verdict=verdict).set(count)
     for effect in changes.effects:
         metrics.COMMANDS.labels(kind=type(effect).__name__.lower()).inc()
+        _tell(effect)
+
+
+def _tell(effect: Effect) -> None:
+    """Say once in the log what was decided about a Job, with all that it rests on."""
+    match effect:
+        case Command(evidence=grounds):
+            log.warning(
+                "restart_decided",
+                job=effect.key,
+                command=effect.id,
+                uid=effect.uid,
+                verdict=effect.verdict,
+                detail=grounds.detail,
+                silence_seconds=None if grounds.silence_seconds is None else round(grounds.silence_seconds, 3),
+                threshold_seconds=grounds.threshold_seconds,
+                last_seen=grounds.last_seen,
+                watermark=grounds.watermark,
+                source_partition=grounds.source_partition,
+                source_offset=grounds.source_offset,
+                policy=effect.policy,
+                attempt=effect.attempt,
+                target=effect.target,
+                queue=effect.queue_id,
+                expires_at=effect.expires_at,
+            )
+        case Withdraw():
+            log.info("restart_withdrawn", job=effect.key, command=effect.id, reason=effect.reason)
+        case Alive():
+            log.info("restarted_job_spoke", job=effect.key, uid=effect.uid, at=effect.at)

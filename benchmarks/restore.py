@@ -118,9 +118,8 @@ def _logged(worker: Worker, since: int, began: float, partitions: int) -> dict[s
     rebuilt = [_moment(line) for line in lines if line["event"] == "partition_rebuilt"]
     assert len(rebuilt) == partitions, f"{len(rebuilt)} of {partitions} partitions were rebuilt"
     jobs = sum(line["jobs"] for line in lines if line["event"] == "partition_rebuilt")
-    numbers = [(line, words) for line in lines if "]: Restor" in line["event"] for words in [line["event"].split()]]
-    starts = [(_moment(line), int(words[2])) for line, words in numbers if words[1] == "Restoring"]
-    ends = [(_moment(line), int(words[2])) for line, words in numbers if words[1] == "Restored" and words[2].isdigit()]
+    starts = [(_moment(line), line["records"]) for line in lines if line["event"] == "restore_begins"]
+    ends = [(_moment(line), line["records"]) for line in lines if line["event"] == "restored"]
     records = max((count for _, count in starts), default=0)
     if records < partitions:  # nothing but what was written in the last moments before it was killed
         return {"jobs": jobs, "records": records, "restored_seconds": 0.0, "rebuilt_seconds": _took(rebuilt)}

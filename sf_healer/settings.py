@@ -80,6 +80,24 @@ class SaslMechanism(StrEnum):
     PLAIN = "PLAIN"
 
 
+class NotifyFormat(StrEnum):
+    """What a webhook is sent."""
+
+    JSON = "json"
+    SLACK = "slack"
+
+
+class NotifyOn(StrEnum):
+    """What a webhook is told of."""
+
+    RESTARTED = "restarted"
+    FAILED = "failed"
+    REFUSED = "refused"  # for a reason that does not pass by itself
+    QUARANTINED = "quarantined"
+    STORM = "storm"
+    WOULD_RESTART = "would_restart"  # mode = observe
+
+
 class SettingsError(ValueError):
     """A setting that cannot be used; `name` is the environment variable, `message` says why."""
 
@@ -91,7 +109,9 @@ class SettingsError(ValueError):
 
 _TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_KINDS = rf"^({'|'.join(NotifyOn)})(,({'|'.join(NotifyOn)}))*$"
 _TEXT_WANTED = {
+    _KINDS: f"some of {', '.join(NotifyOn)}, with `,` between",
     _TOPIC: "a topic name (letters, digits, dot, underscore, hyphen)",
     _DNS_LABEL: "a DNS label (small letters, digits, hyphen; at most 63)",
     "url": "a URL",
@@ -228,6 +248,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker_heartbeat_seconds: Annotated[
         float, Meta(ge=0.1, le=100, description="How often a worker tells its group that it lives.")
     ] = 3.0
+    notify_url: (
+        Annotated[
+            str,
+            Meta(
+                description="Webhook that is told what became of restarts; without one nobody is.",
+                extra={"secret": True},
+            ),
+        ]
+        | None
+    ) = None
+    notify_url_file: (
+        Annotated[str, Meta(description="File that holds the webhook's URL; read again for every notification.")] | None
+    ) = None
+    notify_format: Annotated[
+        NotifyFormat,
+        Meta(description="`json` is the outcome and a text for people; `slack` a text as Slack's webhooks take it."),
+    ] = NotifyFormat.JSON
+    notify_on: Annotated[
+        str,
+        Meta(
+            pattern=_KINDS,
+            description="What the webhook is told of. `refused`: only for a reason that does not pass by itself.",
+        ),
+    ] = "restarted,failed,refused,quarantined,storm"
     demo_accept_create_time: Annotated[
         bool,
         Meta(description="Act in heal mode on a broker that ignores LogAppendTime; for the demo's broker only."),
@@ -238,6 +282,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def logs_in(self) -> bool:
         """Whether a client says who it is."""
         return bool(self.sasl_username or self.sasl_username_file)
+
+    @property
+    def notifies(self) -> bool:
+        """Whether there is a webhook to tell."""
+        return bool(self.notify_url or self.notify_url_file)
+
+    @property
+    def notify_kinds(self) -> frozenset[NotifyOn]:
+        """Give what `notify_on` names."""
+        return frozenset(NotifyOn(kind) for kind in self.notify_on.split(","))
 
     @property
     def bootstrap_servers(self) -> tuple[str, ...]:
@@ -362,6 +416,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.broker_heartbeat_seconds * _HEARTBEATS_IN_A_SESSION > settings.broker_session_timeout_seconds:
         yield "broker_heartbeat_seconds", "must be a third of BROKER_SESSION_TIMEOUT_SECONDS or less"
     yield from _login_problems(settings)
+    yield from _notify_problems(settings)
     if settings.mode is Mode.HEAL and settings.identity is Identity.CONVENTION:
         yield "identity", "convention works without a cluster, and heal mode needs one"
 
@@ -378,6 +433,13 @@ def _login_problems(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "sasl_username", "must be set when SASL_PASSWORD is (or SASL_USERNAME_FILE)"
 
 
+def _notify_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.notify_url and settings.notify_url_file:
+        yield "notify_url_file", "must not be set beside NOTIFY_URL"
+    if settings.notify_url and not is_http_url(settings.notify_url):
+        yield "notify_url", "is not an http:// or https:// URL"  # it is a secret, and not repeated
+
+
 def _address_problems(settings: Settings) -> Iterator[tuple[str, str]]:
     if not settings.broker_url.startswith(_KAFKA_SCHEME):
         yield "broker_url", f"{_without_login(settings.broker_url)!r} does not start with {_KAFKA_SCHEME}"
@@ -386,17 +448,31 @@ def _address_problems(settings: Settings) -> Iterator[tuple[str, str]]:
         _ = settings.bootstrap_servers
     except ValueError as problem:
         yield "broker_url", str(problem)
-    if settings.web_advertised_url is not None:
-        split = urlsplit(settings.web_advertised_url)
-        if split.scheme not in {"http", "https"} or not split.hostname:
-            yield "web_advertised_url", f"{settings.web_advertised_url!r} is not an http:// or https:// URL"
+    if settings.web_advertised_url is not None and not is_http_url(settings.web_advertised_url):
+        yield "web_advertised_url", f"{settings.web_advertised_url!r} is not an http:// or https:// URL"
 
 
 def _file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
-    for attribute in ("policy_file", "kubeconfig", "sasl_username_file", "sasl_password_file", "ca_file"):
+    for attribute in (
+        "policy_file",
+        "kubeconfig",
+        "sasl_username_file",
+        "sasl_password_file",
+        "ca_file",
+        "notify_url_file",
+    ):
         path = getattr(settings, attribute)
         if path is not None and not Path(path).is_file():
             yield attribute, f"{path!r} is not a file"
+
+
+def is_http_url(text: str) -> bool:
+    """Say whether a text is an address that HTTP can be spoken to."""
+    try:
+        split = urlsplit(text)
+        return split.scheme in {"http", "https"} and bool(split.hostname) and split.port != 0
+    except ValueError:
+        return False
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

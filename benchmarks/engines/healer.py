@@ -111,7 +111,7 @@ def _restore(worker: Worker) -> tuple[float, float]:
         worker.wait_until_ready(READY_SECONDS)
         ready = time.monotonic() - began
         told = worker.server.output().splitlines()
-    first = next(line for line in told if "changelog records" in line and "Restoring" in line)
+    first = next(line for line in told if "restore_begins" in line)
     last = [line for line in told if "partition_rebuilt" in line][-1]
     return _moment(last) - _moment(first), ready
 

@@ -307,10 +307,15 @@ class Cluster:
         )
         return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
 
-    def emit_event(self, job: JobFact, *, reason: str, message: str, type_: str = "Normal") -> ApiFailure | None:
-        """Put an Event beside a Job for `kubectl describe`; the same one again is no second Event."""
-        namespace, name = job.key.split("/", 1)
-        digest = hashlib.sha256(repr((job.uid, type_, reason, message)).encode()).hexdigest()[:16]
+    def emit_event(
+        self, key: str, uid: str, *, reason: str, message: str, once: str, type_: str = "Normal"
+    ) -> ApiFailure | None:
+        """Put an Event beside an incarnation of a Job for `kubectl describe`.
+
+        With the same reason and `once` again it is no second Event, whatever the message says.
+        """
+        namespace, name = key.split("/", 1)
+        digest = hashlib.sha256(repr((uid, type_, reason, once)).encode()).hexdigest()[:16]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         answer = _ask(
             self._core.create_namespaced_event,
@@ -324,7 +329,7 @@ class Cluster:
                     "kind": "Job",
                     "namespace": namespace,
                     "name": name,
-                    "uid": job.uid,
+                    "uid": uid,
                 },
                 "reason": reason,
                 "message": message[:_EVENT_MESSAGE_LIMIT],

@@ -1,10 +1,22 @@
-"""HTTP: the only module that imports httpx. Reads the JSON pages of a worker for the commands of people."""
+"""HTTP: the only module that imports httpx. Reads the pages of a worker for commands, and posts to a webhook."""
 
+import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import httpx
 
+from sf_healer import __version__
+from sf_healer.adapters.files import given
+from sf_healer.adapters.threads import in_thread
+from sf_healer.settings import Settings, SettingsError, is_http_url
+
 TIMEOUT_SECONDS = 5.0
+#: For all of one attempt; httpx's own limits hold for each read, and a receiver may send a byte at a time.
+POST_SECONDS = 10.0
+
+_MAY_PASS = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_LONGEST_RETRY_AFTER = 6  # digits
 
 
 class WorkerUnreachableError(ConnectionError):
@@ -45,3 +57,77 @@ def _reason(answer: httpx.Response) -> str:
     except ValueError:
         return answer.reason_phrase
     return str(told.get("error", answer.reason_phrase)) if isinstance(told, dict) else answer.reason_phrase
+
+
+class NotDeliveredError(RuntimeError):
+    """A webhook did not take what was posted; the message never holds its URL, nor what it answered."""
+
+    def __init__(
+        self, message: str, result: str, *, may_try_again: bool, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.result = result  # "refused" or "unanswered": a metric label
+        self.may_try_again = may_try_again
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Webhook:
+    """The webhook of the settings. Its proxy and CAs come from the environment (HTTPS_PROXY, SSL_CERT_FILE)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: httpx.AsyncClient | None = None
+
+    async def post(self, body: bytes) -> None:
+        """Post JSON; returns once it was taken. Redirects are not followed, and no answer's body is read.
+
+        Raises NotDeliveredError.
+        """
+        url = self._url()
+        if self._client is None:
+            self._client = await in_thread(_client)  # it reads all CAs, which takes tens of milliseconds
+        try:
+            async with asyncio.timeout(POST_SECONDS), self._client.stream("POST", url, content=body) as answer:
+                status, retry_after = answer.status_code, answer.headers.get("Retry-After", "")
+        except TimeoutError as problem:
+            raise _unanswered(f"gave no answer within {POST_SECONDS:g} s") from problem
+        except httpx.InvalidURL:
+            raise _unanswered("has a URL that cannot be used", may_try_again=False) from None  # the error quotes it
+        except httpx.HTTPError as problem:
+            raise _unanswered(f"was not reached ({type(problem).__name__})") from None
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            raise NotDeliveredError(
+                f"the webhook answered {status}",
+                "refused",
+                may_try_again=status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MAY_PASS,
+                retry_after_seconds=_seconds(retry_after),
+            )
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _url(self) -> str:
+        try:
+            url = given("NOTIFY_URL", self._settings.notify_url, self._settings.notify_url_file)
+        except SettingsError as problem:
+            raise _unanswered(f"has no URL ({problem})") from None
+        if not is_http_url(url):
+            raise _unanswered("has a URL that is not an http:// or https:// one")
+        return url
+
+
+def _client() -> httpx.AsyncClient:
+    headers = {"Content-Type": "application/json", "User-Agent": f"sf-healer/{__version__}"}
+    return httpx.AsyncClient(timeout=POST_SECONDS, headers=headers, follow_redirects=False)
+
+
+def _unanswered(message: str, *, may_try_again: bool = True) -> NotDeliveredError:
+    return NotDeliveredError(f"the webhook {message}", "unanswered", may_try_again=may_try_again)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Read Retry-After where it is a number of seconds; a date, or anything else, is as none."""
+    plain = retry_after.isascii() and retry_after.isdecimal() and len(retry_after) <= _LONGEST_RETRY_AFTER
+    return float(retry_after) if plain else None

@@ -5,12 +5,12 @@ logs in with what a client was made with. Nothing here connects.
 """
 
 import ssl
-from pathlib import Path
 from typing import Any
 
 import structlog
 from aiokafka.client import AIOKafkaClient
 
+from sf_healer.adapters.files import given, text_of
 from sf_healer.settings import PREFIX, Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -38,8 +38,8 @@ class Login:
             options |= {
                 "security_protocol": "SASL_SSL",
                 "sasl_mechanism": settings.sasl_mechanism.value,
-                "sasl_plain_username": _given("SASL_USERNAME", settings.sasl_username, settings.sasl_username_file),
-                "sasl_plain_password": _given("SASL_PASSWORD", settings.sasl_password, settings.sasl_password_file),
+                "sasl_plain_username": given("SASL_USERNAME", settings.sasl_username, settings.sasl_username_file),
+                "sasl_plain_password": given("SASL_PASSWORD", settings.sasl_password, settings.sasl_password_file),
             }
         if self._last is not None and options != self._last:
             log.info("kafka_login_changed", user=options.get("sasl_plain_username"))
@@ -59,7 +59,7 @@ class Login:
     def _trust(self) -> ssl.SSLContext:
         """Give the TLS context; made anew when other certificates are in the file, else always the same."""
         name, path = f"{PREFIX}CA_FILE", self._settings.ca_file
-        certificates = _text(name, path) if path is not None else ""
+        certificates = text_of(name, path) if path is not None else ""
         if self._context is None or certificates != self._certificates:
             try:
                 self._context = ssl.create_default_context(cadata=certificates or None)
@@ -90,21 +90,3 @@ class _Following(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is untyped
     _ssl_context = _asked("ssl_context")
     _sasl_plain_username = _asked("sasl_plain_username")
     _sasl_plain_password = _asked("sasl_plain_password")
-
-
-def _given(name: str, value: str | None, path: str | None) -> str:
-    if path is None:
-        return value or ""
-    text = _text(f"{PREFIX}{name}_FILE", path).rstrip("\r\n")
-    if not text:
-        raise SettingsError(f"{PREFIX}{name}_FILE", f"{path!r} is empty")
-    return text
-
-
-def _text(name: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SettingsError(name, f"{path!r} cannot be read: {problem.strerror}") from problem
-    except UnicodeDecodeError:
-        raise SettingsError(name, f"{path!r} is no UTF-8 text") from None  # the error would quote it

@@ -16,11 +16,16 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 from sf_healer.settings import LogLevel
 
+log = structlog.get_logger("sf_healer.retry")
+
 # What these say at INFO is a line for every fetch, rebalance step or request.
 _TALKATIVE = ("aiokafka", "httpx", "httpcore", "kubernetes", "urllib3", "asyncio")
 
 # What these say at DEBUG is the messages themselves: passwords (SASL PLAIN), manifests, the env of Jobs.
 _INDISCREET = ("aiokafka.conn", "faust.transport.drivers.aiokafka", "kubernetes.client.rest")
+
+# These name each address asked, and that of a webhook is a secret: only warnings, also when debugging.
+_NAMES_ADDRESSES = ("httpx", "httpcore")
 
 # No local variables, which structlog would show by default: passwords and manifests are among them.
 _TRACEBACK = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
@@ -71,7 +76,10 @@ def dict_config(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None
         "root": {"level": level.upper(), "handlers": ["stream"]},
         "loggers": {name: {"level": max(_number(level), logging.WARNING)} for name in _TALKATIVE}
         if level is not LogLevel.DEBUG
-        else {name: {"level": logging.INFO} for name in _INDISCREET},
+        else {
+            **{name: {"level": logging.INFO} for name in _INDISCREET},
+            **{name: {"level": logging.WARNING} for name in _NAMES_ADDRESSES},
+        },
     }
 
 
@@ -87,7 +95,7 @@ def _renderers(*, for_eyes: bool) -> list[structlog.typing.Processor]:
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    structlog.get_logger("sf_healer.retry").warning(
+    log.warning(
         "retrying",
         reason=str(details.caused_by),
         retry=details.retry_num,

@@ -100,6 +100,17 @@ GROUP_LOOKS = Counter(
 )
 STEPS = Counter("sf_healer_steps", "Steps of the actuator's protocol, by step and result.", ["step", "result"])
 OUTCOMES = Counter("sf_healer_outcomes", "What became of commands, by result.", ["result"])
+NOTIFICATIONS = Counter(
+    "sf_healer_notifications",
+    "Notifications, by what became of them: delivered; lost are refused (by the receiver), unanswered, queue_full, "
+    "stopped (with the worker) and fault.",
+    ["result"],
+)
+JOB_EVENTS = Counter(
+    "sf_healer_job_events",
+    "Kubernetes Events about Jobs, by result: created, the failure's kind, queue_full, stopped or fault.",
+    ["result"],
+)
 
 # Only on the worker that reads the steps log; 0 and no phase on the others.
 ACTIONS_IN_FLIGHT = Gauge("sf_healer_actions_in_flight", "Restarts under way, as the limit of those at once counts.")

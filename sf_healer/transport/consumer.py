@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import structlog
 from aiokafka.errors import IllegalStateError
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from sf_healer.transport.driver import Transport
     from sf_healer.transport.questions import TopicIdentity
+
+log = structlog.get_logger(__name__)
 
 
 class OffsetReset(msgspec.Struct, frozen=True):
@@ -239,7 +242,13 @@ class Consumer(driver.Consumer):
         return ledger.position == span.start
 
     def _start_over(self, reset: OffsetReset) -> None:
-        self.log.warning("%r: %s is gone, going on at %s", reset.tp, reset.from_position, reset.to_position)
+        log.warning(
+            "position_lost",
+            topic=reset.tp.topic,
+            partition=reset.tp.partition,
+            from_position=reset.from_position,
+            to_position=reset.to_position,
+        )
         if self._tracked(reset.tp):  # of a changelog nothing is lost: it begins later than it did
             transport = cast("Transport", self.transport)
             transport.resets.append(reset)
@@ -257,11 +266,11 @@ class Consumer(driver.Consumer):
     async def _read_again(self, tp: TP) -> None:
         # A seek overtook a poll, or the other way round. Going back to what the ledger says loses nothing.
         position = self._ledgers[tp].position
-        self.log.info("Reading %r again from %s", tp, position)
+        log.info("reading_again", topic=tp.topic, partition=tp.partition, position=position)
         try:
             await self._thread.seek_wait({tp: cast("int", position)})
         except IllegalStateError:
-            self.log.info("%r was revoked meanwhile", tp)
+            log.info("revoked_meanwhile", topic=tp.topic, partition=tp.partition)
 
     def _messages(self, spans: Mapping[TP, Span]) -> Iterator[tuple[TP, Message]]:
         batched = declarations(self.app)

@@ -21,6 +21,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+import structlog
 from aiokafka.errors import IllegalStateError
 from faust.exceptions import ConsistencyError, ImproperlyConfigured
 from faust.tables import TableManager
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from faust.types.transports import ConsumerT
 
     from sf_healer.transport.consumer import Consumer
+
+log = structlog.get_logger(__name__)
 
 #: One batch is written at once and without a pause: a few milliseconds, so that the event loop goes on. Larger ones are
 #: no faster and take more memory.
@@ -73,7 +76,7 @@ class BatchRecovery(Recovery):
             try:
                 await self._recover(self._generation_id)
             except (RebalanceAgain, IllegalStateError):
-                self.log.dev("Rebalanced again while recovering")
+                log.debug("rebalanced_while_restoring")
             except ServiceStopped:
                 break
 
@@ -85,7 +88,7 @@ class BatchRecovery(Recovery):
     async def _publish_stats(self) -> None:
         async for _ in self.itertimer(self.stats_interval, name="Recovery.stats"):
             if self._missing_at_start:
-                self.log.info(self._describe_progress())
+                self._say_progress()
 
     def flush_buffers(self) -> None:
         """Do nothing: what is taken is written at once."""
@@ -155,8 +158,8 @@ class BatchRecovery(Recovery):
                     self._apply(event)
                 self._look_where_we_are(cast("Consumer", consumer))
             consumer.pause_partitions(self.active_tps)
-            seconds = monotonic() - self._began_at
-            self.log.info("Restored %d changelog records in %.1f s", self._missing_at_start, seconds)
+            seconds = round(monotonic() - self._began_at, 1)
+            log.info("restored", records=self._missing_at_start, seconds=seconds)
         finally:
             self._end()
 
@@ -166,7 +169,7 @@ class BatchRecovery(Recovery):
         for table, tps in self.actives_for_table.items():
             _restored(table).begin_restore(tps)
             self._tell(table)
-        self.log.info("Restoring %d changelog records", self._missing_at_start)
+        log.info("restore_begins", records=self._missing_at_start)
 
     def _end(self) -> None:
         self._missing_at_start = 0
@@ -203,12 +206,16 @@ class BatchRecovery(Recovery):
         total = sum(self.active_highwaters[tp] + 1 for tp in self.actives_for_table[table])
         _restored(table).note_restored(total - sum(remaining[tp] for tp in self.actives_for_table[table]), total)
 
-    def _describe_progress(self) -> str:
+    def _say_progress(self) -> None:
         remaining = self.active_remaining_total()
         done = self._missing_at_start - remaining
         seconds = monotonic() - self._began_at
-        left = f"about {remaining * seconds / done:.0f} s left" if done else "nothing has come yet"
-        return f"Restored {done:,} of {self._missing_at_start:,} changelog records, {left}"
+        log.info(
+            "restore_progress",
+            records=self._missing_at_start,
+            remaining=remaining,
+            seconds_left=round(remaining * seconds / done) if done else None,
+        )
 
 
 class BatchTableManager(TableManager):

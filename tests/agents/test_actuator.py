@@ -8,10 +8,11 @@ import time
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from agents import journal as journal_module
 from agents.actuator import show
-from agents.journal import Journal, copy_of_command, copy_of_pause, describe, in_thread
+from agents.journal import Journal, copy_of_command, copy_of_pause, in_thread
 from sf_healer.core import commands, steps
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Phase
@@ -20,6 +21,7 @@ from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, StepResult, Tick, What
+from sf_healer.views.notices import describe
 
 START = 1_000_000.0
 COUNTS = FleetCounts(partition=0, partitions=1, at=START, base=9, unhealthy=1, sick=1)
@@ -102,6 +104,17 @@ async def test_a_command_is_followed_by_reading_back_what_was_sent():
     kinds = [type(steps.decode(value)).__name__ for value, _ in ports.log]
     assert kinds == ["FleetCounts", "Command", "Admitted", "Announced", "Resulted", "Settled"]
     assert [outcome.result for outcome in ports.outcomes] == [Result.WOULD_RESTART]
+
+
+async def test_what_became_of_a_command_is_one_line_of_the_log():
+    ports = Memory()
+    await ports.append([COUNTS, COMMAND])
+    with capture_logs() as lines:
+        await drain(a_journal(ports), ports)
+    (line,) = [line for line in lines if line["event"] == "outcome"]
+    assert (line["command"], line["job"], line["result"]) == ("c1", "stf/a", "would_restart")
+    assert (line["verdict"], line["silence_seconds"], line["threshold_seconds"]) == ("stuck", 301.4, 300.0)
+    assert line["steps"] == {"admitted": 0.0, "done": 0.0}
 
 
 async def test_what_a_record_caused_is_sent_before_the_table_is_written():

@@ -7,6 +7,7 @@ import pytest
 from aiokafka.errors import NotEnoughReplicasError
 from faust.types import TP
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
 from agents import sweeper as module
 from sf_healer import topics
@@ -103,6 +104,17 @@ async def test_a_silent_job_is_commanded_once_with_the_job_as_key(edge, agent):
     assert command.evidence.silence_seconds > THRESHOLD_SECONDS
     await agent.take(evidence_of(mark(THRESHOLD_SECONDS + 20.0), partition=PARTITION, first_offset=100))
     assert len(edge.producer.to(topics.ACTIONS)) == 1
+
+
+async def test_a_decision_is_one_line_of_the_log_with_all_that_it_rests_on(edge, agent):
+    with capture_logs() as lines:
+        await agent.take(evidence_of(*SILENCE, partition=PARTITION))
+    (line,) = [line for line in lines if line["event"] == "restart_decided"]
+    command = commands.decode_action(edge.producer.to(topics.ACTIONS)[0].value)
+    assert (line["command"], line["job"], line["uid"]) == (command.id, JOB, "u1")
+    assert (line["verdict"], line["detail"]) == ("stuck", "loading_stopped")
+    assert line["silence_seconds"] > line["threshold_seconds"] == THRESHOLD_SECONDS
+    assert line["watermark"] - line["last_seen"] == pytest.approx(line["silence_seconds"], abs=0.001)
 
 
 async def test_a_job_that_speaks_is_not_commanded(edge, agent):

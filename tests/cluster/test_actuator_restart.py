@@ -157,6 +157,7 @@ class Desk:
         self.journal = None
         self.workers = 0
         self.killed_at = None
+        self.audience = []
 
     async def append(self, records):
         self.log += [(steps.encode(record), time.time()) for record in records]
@@ -182,7 +183,7 @@ class Desk:
         actuator = Actuator(worker=f"w{self.workers}", **self.options)
         actuator.restore(self.table.items())
         actuator.ledger = type(actuator.ledger)(*_with_window(actuator.ledger, 64))
-        self.journal = Journal(actuator, self.cluster, self)
+        self.journal = Journal(actuator, self.cluster, self, audience=self.audience)
 
     def kill(self):
         """Kill the process: what it was doing is lost, calls that are with the API server go on there."""
@@ -362,22 +363,6 @@ async def test_telemetry_of_the_new_incarnation_is_what_proves_a_target_that_rep
         new = read(cluster)
         await desk.append([Alive(key=old.fact.key, uid=new.fact.uid, at=time.time())])
         assert (await desk.outcome()).reason == "verified"
-
-
-async def test_people_find_an_event_beside_the_new_job(control_plane, real):
-    cluster = real
-    old = await asyncio.to_thread(create, cluster)
-    async with working(cluster) as desk:
-        await desk.ask(a_command(old))
-        await desk.outcome()
-
-        def event():
-            items = control_plane.call("GET", f"/api/v1/namespaces/{cluster.namespace}/events").body["items"]
-            return [each for each in items if each["reason"] == "Restarted"]
-
-        [event] = await desk.until(event, "the Event")
-    assert event["involvedObject"]["uid"] == read(cluster).fact.uid
-    assert old.fact.uid in event["message"]
 
 
 # ---- what must not be touched

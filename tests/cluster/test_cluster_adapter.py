@@ -298,9 +298,14 @@ def test_an_annotation_is_set_and_taken_away_and_the_others_stay(cluster):
 
 def test_the_same_event_again_is_no_second_event(cluster):
     job = must(cluster.create_job(cluster.namespace, job_manifest("one"))).fact
-    for _ in range(2):
-        assert cluster.emit_event(job, reason="JobStuck", message="silent for 312 s, threshold 300 s") is None
-    assert cluster.emit_event(job, reason="JobHealed", message="x" * 5000, type_="Normal") is None
+    for silent in (312, 340):
+        told = {"reason": "JobStuck", "message": f"silent for {silent} s, threshold 300 s", "once": "stuck"}
+        assert cluster.emit_event(job.key, job.uid, **told) is None
+    assert cluster.emit_event(job.key, job.uid, reason="JobHealed", message="x" * 5000, once="o1") is None
+    events = cluster._core.list_namespaced_event(cluster.namespace).items
+    found = {each.reason: each.message for each in events if each.source.component == "sf-healer"}
+    assert len(found) == len([each for each in events if each.source.component == "sf-healer"])
+    assert found == {"JobStuck": "silent for 312 s, threshold 300 s", "JobHealed": "x" * 1024}
 
 
 # ------------------------------------------------------------------ only one of them can
@@ -328,7 +333,8 @@ def test_the_events_of_a_job_are_what_kubectl_shows(control_plane):
     cluster = Cluster.connect(namespace=namespace, kubeconfig=str(control_plane.kubeconfig))
     job = must(cluster.create_job(namespace, job_manifest("one"))).fact
     for _ in range(2):
-        cluster.emit_event(job, reason="JobStuck", message="silent for 312 s", type_="Warning")
+        told = {"reason": "JobStuck", "message": "silent for 312 s", "once": "stuck"}
+        cluster.emit_event(job.key, job.uid, **told, type_="Warning")
     items = json.loads(control_plane.kubectl("get", "events", "-n", namespace, "-o", "json"))["items"]
     (event,) = (item for item in items if item["reason"] == "JobStuck")
     assert event["involvedObject"]["uid"] == job.uid

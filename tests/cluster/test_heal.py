@@ -302,14 +302,15 @@ def check_told(ground: Ground, loaders: Loaders, now: dict[str, LiveJob], outcom
         now[role].fact.uid for role in SICK
     )
     for event in events_of(ground):
-        assert (event["reason"], event["type"], event["involvedObject"]["kind"]) == ("Restarted", "Normal", "Job")
+        assert (event["reason"], event["type"], event["involvedObject"]["kind"]) == ("JobHealed", "Normal", "Job")
         assert "silent for" in event["message"] or "failed" in event["message"]
 
 
 def events_of(ground: Ground) -> list[dict[str, Any]]:
-    """Give the Events that sf-healer has put beside Jobs."""
+    """Give the Events that say how a restart ended."""
     events = ground.get(f"/api/v1/namespaces/{ground.cluster.namespace}/events")["items"]
-    return [event for event in events if event.get("message", "").startswith("sf-healer")]
+    told = [event for event in events if event.get("message", "").startswith("sf-healer")]
+    return [event for event in told if event["reason"] not in {"JobStuck", "JobFailed", "HealingRefused"}]
 
 
 async def _events_there(ground: Ground) -> bool:

@@ -99,6 +99,23 @@ def test_what_goes_over_the_wire_is_not_logged_even_when_debugging():
     assert [line["event"] for line in lines(done)] == ["connected"] * 3
 
 
+def test_the_address_of_a_webhook_is_not_logged_even_when_debugging():
+    done = logged(
+        "import asyncio, http.server, logging, threading\n"
+        "from sf_healer.adapters.http import NotDeliveredError, Webhook\n"
+        "from sf_healer.settings import Settings\n"
+        "logs.configure(LogLevel.DEBUG)\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler)\n"
+        "server.RequestHandlerClass.log_message = lambda *_: None\n"
+        "threading.Thread(target=server.handle_request, daemon=True).start()\n"
+        "webhook = Webhook(Settings(notify_url=f'http://127.0.0.1:{server.server_port}/hunter2'))\n"
+        "try:\n  asyncio.run(webhook.post(b'{}'))\n"
+        "except NotDeliveredError as error:\n  print(error)\n"
+    )
+    assert done.stdout == "the webhook answered 501\n"
+    assert "hunter2" not in done.stderr
+
+
 def test_talkative_libraries_are_heard_only_when_debugging():
     code = (
         "import logging\n"

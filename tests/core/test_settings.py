@@ -13,6 +13,7 @@ from sf_healer.settings import (
     MASK,
     Identity,
     Mode,
+    NotifyOn,
     Role,
     Settings,
     SettingsError,
@@ -235,6 +236,43 @@ def test_half_a_login_or_two_of_them_are_refused(tmp_path, given, told):
     problem = refused(**{name: files.get(value, value) for name, value in given.items()})
     assert str(problem).startswith(told), problem
     assert "hunter2" not in str(problem)
+
+
+WEBHOOK = "https://hooks.example/services/T0/hunter2"
+
+
+def test_the_url_of_a_webhook_is_a_secret():
+    settings = load({"SF_HEALER_NOTIFY_URL": WEBHOOK})
+    assert settings.notifies
+    assert settings.shown()["SF_HEALER_NOTIFY_URL"] == MASK
+    assert "hunter2" not in repr(settings) + pretty_repr(settings)
+    assert not Settings().notifies
+
+
+@pytest.mark.parametrize("url", ["hooks.example/hunter2", "ftp://x/hunter2", "https:///hunter2", "http://x:no/hunter2"])
+def test_a_url_of_a_webhook_that_is_none_is_refused_and_not_repeated(url):
+    problem = refused(NOTIFY_URL=url)
+    assert str(problem) == "SF_HEALER_NOTIFY_URL: is not an http:// or https:// URL"
+
+
+def test_the_url_of_a_webhook_may_be_a_file_and_not_both(tmp_path):
+    file = tmp_path / "url"
+    file.write_text(WEBHOOK)
+    settings = load({"SF_HEALER_NOTIFY_URL_FILE": str(file)})
+    assert settings.notifies
+    assert "hunter2" not in str(settings.shown())
+    problem = refused(NOTIFY_URL=WEBHOOK, NOTIFY_URL_FILE=str(file))
+    assert str(problem) == "SF_HEALER_NOTIFY_URL_FILE: must not be set beside NOTIFY_URL"
+    assert "is not a file" in refused(NOTIFY_URL_FILE=str(tmp_path / "nowhere")).message
+
+
+def test_what_a_webhook_is_told_of_is_a_list_of_known_things():
+    told = load({"SF_HEALER_NOTIFY_ON": "failed,storm"}).notify_kinds
+    assert told == {NotifyOn.FAILED, NotifyOn.STORM}
+    assert Settings().notify_kinds == set(NotifyOn) - {NotifyOn.WOULD_RESTART}
+    assert "'failed,success' is not some of restarted, failed, refused" in refused(NOTIFY_ON="failed,success").message
+    assert "some of" in refused(NOTIFY_ON="failed,").message
+    assert "'xml' is not one of json, slack" in refused(NOTIFY_FORMAT="xml").message
 
 
 def test_settings_do_not_change_once_loaded():

@@ -462,10 +462,6 @@ class Client:
         made: LiveJob | ApiFailure = self._write(call)
         return made
 
-    def emit_event(self, _job: JobFact, *, reason: str, message: str, type_: str = "Normal") -> ApiFailure | None:
-        del reason, message, type_
-        return self._fault()
-
     # ---- how calls fail
 
     def _fault(self) -> ApiFailure | None:
