@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +39,17 @@ settings.register_profile("ci", deadline=None, derandomize=False, print_blob=Tru
 settings.load_profile("ci" if IN_CI else "local")
 
 
+#: The first of the simulation's fresh seeds, the same in every process of a run.
+FRESH_SEEDS = "SIMULATION_FRESH_FROM"
+os.environ.setdefault(FRESH_SEEDS, str(secrets.randbelow(10**9)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUNNING] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"simulation: fresh seeds from {os.environ[FRESH_SEEDS]} on")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects by marker

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agents.journal import describe
 from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actuator import Actuator, shown
 from sf_healer.core.changelog import meta_key, meta_of, states_of, writes_of
@@ -23,6 +22,7 @@ from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts, GroupLooked, Resulted, Seen, StepResult, Tick, What
 from sf_healer.views.admission import build_admission
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from sf_healer.views.notices import describe
 from tests.core.strategies import JOB, T0, WORD_KINDS, a_beat, a_bundle, a_fact, a_mark, a_partition, a_word, an_outcome
 
 if TYPE_CHECKING:

@@ -1,11 +1,10 @@
-"""Which seeds the tests run, and that the log says so.
+"""Which seeds the tests run.
 
 SF_HEALER_SIMULATION_SEEDS is how many worlds there are in all (default: 8, and 50 where CI=true); half of them are
-always the same, half are fresh in each run.
+always the same, half are fresh in each run: from SIMULATION_FRESH_FROM on, which tests/conftest.py chooses.
 """
 
 import os
-import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +15,7 @@ from tests.simulation.seeds import silence
 _DEFAULT = "50" if os.environ.get("CI") == "true" else "8"
 _SEEDS = int(os.environ.get("SF_HEALER_SIMULATION_SEEDS", _DEFAULT))
 _FIXED = range(_SEEDS // 2)
-_FRESH_FROM = secrets.randbelow(10**9)
+_FRESH_FROM = int(os.environ["SIMULATION_FRESH_FROM"])
 _FRESH = range(_FRESH_FROM, _FRESH_FROM + _SEEDS - len(_FIXED))
 
 
@@ -24,12 +23,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument, seeds in (("fixed_seed", _FIXED), ("fresh_seed", _FRESH)):
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, seeds)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(
-        f"simulation: fixed seeds {_FIXED.start} to {_FIXED.stop - 1}, fresh seeds {_FRESH.start} to {_FRESH.stop - 1}"
-    )
 
 
 @pytest.fixture(autouse=True)
