@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from sf_healer.cli import ExitCode, run
-from sf_healer.commands.reading import Worker, job_key, moment, span
+from sf_healer.commands.reading import Worker, job_key
 from sf_healer.core.actuator import Actuator, shown
 from sf_healer.core.commands import Pause
 from sf_healer.core.groups import GroupLook
@@ -23,6 +23,7 @@ from sf_healer.core.steps import FleetCounts, GroupLooked, Resulted, StepResult,
 from sf_healer.settings import Settings
 from sf_healer.views.admission import build_admission
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from sf_healer.views.lines import moment, span
 from tests.core.strategies import T0, Driver, a_fact, an_outcome
 from tests.lab.waiting import until
 
