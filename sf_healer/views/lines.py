@@ -13,12 +13,25 @@ from sf_healer.views.words import OUTCOMES
 _NO_MORE_OUTCOMES = 5
 _SAID = ("started", "loading", "error", "finished", "interrupted")
 
+_GROUNDS_MOMENTS = (
+    ("last_seen", "last seen"),
+    ("base", "silence counts from"),
+    ("unhealthy_at", "unhealthy since"),
+    ("watermark", "watermark"),
+    ("source_at", "report dated"),
+)
+
 Line = tuple[str, object]
 
 
 def moment(at: float | None) -> str:
-    """Write a time (epoch seconds) as UTC to the second."""
-    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    """Write a time (epoch seconds) as UTC to the second; one that no calendar has, as reports may claim, as it is."""
+    if at is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{at:.0f}"
 
 
 def span(seconds: float | None) -> str:
@@ -167,3 +180,29 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     if wide:
         for name, value in valve["limits"].items():
             yield f"  limit {name}", "as the mode says" if value is None else value
+
+
+def grounds_lines(grounds: Mapping[str, Any]) -> Iterator[Line]:
+    """Tell the numbers that a command rests on."""
+    if grounds.get("silence_seconds") is not None and grounds.get("threshold_seconds") is not None:
+        yield "silent for", f"{span(grounds['silence_seconds'])} of {span(grounds['threshold_seconds'])}"
+    for name, what in _GROUNDS_MOMENTS:
+        if grounds.get(name) is not None:
+            yield what, moment(grounds[name])
+    if grounds.get("source_offset", -1) >= 0:
+        yield "report", f"{grounds.get('source_topic', '')}[{grounds['source_partition']}]@{grounds['source_offset']}"
+    for name in ("condition", "detail", "group"):
+        if grounds.get(name):
+            yield name, grounds[name]
+
+
+def grounds_in_short(grounds: Mapping[str, Any]) -> str:
+    """Tell in one line what a command rests on."""
+    silence, threshold = grounds.get("silence_seconds"), grounds.get("threshold_seconds")
+    told = [grounds.get("proof", "silence")]
+    if silence is not None and threshold is not None:
+        told.append(f"{span(silence)} of {span(threshold)}")
+    if grounds.get("last_seen") is not None:
+        told.append(f"last seen {moment(grounds['last_seen'])}")
+    told += [grounds[name] for name in ("detail", "group") if grounds.get(name)]
+    return ", ".join(told)

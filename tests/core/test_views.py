@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from sf_healer.core.actions import Cause
+from sf_healer.core.actions import Cause, State
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Reason
 from sf_healer.core.commands import Command, Grounds, Pause
@@ -20,8 +20,10 @@ from tests.core.strategies import Driver, an_outcome
 NOW = 1_000_000.0
 
 
-@pytest.mark.parametrize(("enum", "said"), [(Rule, words.RULES), (Reason, words.REASONS), (Cause, words.CAUSES)])
-def test_every_rule_refusal_and_cause_has_its_sentence(enum, said):
+@pytest.mark.parametrize(
+    ("enum", "said"), [(Rule, words.RULES), (Reason, words.REASONS), (Cause, words.CAUSES), (State, words.STATES)]
+)
+def test_every_rule_refusal_cause_and_state_has_its_sentence(enum, said):
     assert set(said) == set(enum)
     assert all(said.values())
     assert len(words.OUTCOMES) == len(Reason) + len(Cause)
