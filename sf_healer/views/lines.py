@@ -184,8 +184,8 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
 
 def grounds_lines(grounds: Mapping[str, Any]) -> Iterator[Line]:
     """Tell the numbers that a command rests on."""
-    if grounds.get("silence_seconds") is not None and grounds.get("threshold_seconds") is not None:
-        yield "silent for", f"{span(grounds['silence_seconds'])} of {span(grounds['threshold_seconds'])}"
+    if grounds.get("threshold_seconds"):
+        yield "silent for", _of_threshold(grounds)
     for name, what in _GROUNDS_MOMENTS:
         if grounds.get(name) is not None:
             yield what, moment(grounds[name])
@@ -198,11 +198,14 @@ def grounds_lines(grounds: Mapping[str, Any]) -> Iterator[Line]:
 
 def grounds_in_short(grounds: Mapping[str, Any]) -> str:
     """Tell in one line what a command rests on."""
-    silence, threshold = grounds.get("silence_seconds"), grounds.get("threshold_seconds")
     told = [grounds.get("proof", "silence")]
-    if silence is not None and threshold is not None:
-        told.append(f"{span(silence)} of {span(threshold)}")
+    if grounds.get("threshold_seconds"):
+        told.append(_of_threshold(grounds))
     if grounds.get("last_seen") is not None:
         told.append(f"last seen {moment(grounds['last_seen'])}")
     told += [grounds[name] for name in ("detail", "group") if grounds.get(name)]
     return ", ".join(told)
+
+
+def _of_threshold(grounds: Mapping[str, Any]) -> str:
+    return f"{span(grounds.get('silence_seconds'))} of {span(grounds['threshold_seconds'])}"

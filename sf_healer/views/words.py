@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sf_healer.core.actions import Cause, State
-from sf_healer.core.admission import Reason
+from sf_healer.core.admission import Phase, Reason
 from sf_healer.core.verdicts import Rule
 
 RULES: Mapping[str, str] = {
@@ -79,6 +79,12 @@ STATES: Mapping[str, str] = {
     State.RESTORING: "the create was refused; what was there is put back",
     State.STRANDED: "a person must decide; the manifest is kept",
     State.DONE: "it has ended",
+}
+
+PHASES: Mapping[str, str] = {
+    Phase.CALM: "restarts go on as the budget lets them",
+    Phase.STORM: "too many Jobs turned unhealthy together, and nothing is restarted",
+    Phase.PROBING: "after a storm one restart is tried, then more with each that works",
 }
 
 #: Of an outcome's reason, which is a refusal or a cause.

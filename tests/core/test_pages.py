@@ -224,6 +224,16 @@ def test_the_dashboard_says_which_jobs_and_which_restarts_it_cannot_tell():
     assert "no worker owns the steps log right now" in text
 
 
+def test_a_storm_and_pauses_cannot_be_overlooked():
+    valve = {**PAGES["/actions/"]["admission"], "phase": "storm"}
+    valve["pauses"] = [{**valve["pauses"][0], "scope": "*"}]
+    reader = Reader(an_overview(restarts={**PAGES["/actions/"], "admission": valve}))
+    assert "Careful: storm: too many Jobs turned unhealthy together" in reader.text
+    assert "paused: all Jobs" in reader.text
+    calm = {**valve, "phase": "calm", "pauses": []}
+    assert "Careful" not in Reader(an_overview(restarts={**PAGES["/actions/"], "admission": calm})).text
+
+
 def test_a_partition_without_a_watermark_is_said_to_judge_nothing():
     fleet = {**PAGES["/fleet/"], "partitions": [{**PAGES["/fleet/"]["partitions"][0], "watermark": None}]}
     assert "1 of 1 partitions have no watermark yet" in Reader(draw_fleet(fleet, frame=FRAME)).text

@@ -16,7 +16,7 @@ class Asset(msgspec.Struct, frozen=True):
 
 
 def _asset(name: str, content_type: str) -> Asset:
-    content = (resources.files(__package__) / "assets" / name).read_bytes()
+    content = (resources.files(__package__) / "static" / name).read_bytes()
     return Asset(content, content_type, f"/assets/{name}?v={hashlib.sha256(content).hexdigest()[:12]}")
 
 

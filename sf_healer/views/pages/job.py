@@ -49,6 +49,6 @@ def _attempts(job: str, record: Mapping[str, Any] | None, now: float) -> Html | 
     if record is None:
         return None
     attempts = (record.get("history") or {}).get("attempts", [])
-    told = f"{len(attempts)} restarts of it are remembered." if attempts else "No restart of it is remembered."
+    told = f"Restarts remembered: {len(attempts)}."
     listed = actions_table(list_actions({job: record}), now=now)
     return fragment(element("h3", "Its restarts"), element("p", told), listed)

@@ -59,8 +59,9 @@ def _attribute(key: str, value: str | float | bool | None) -> str:  # noqa: FBT0
 
 def table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[Child]], *, class_: str | None = None) -> Html:
     """Draw a table; the first cell of a row is its heading."""
-    head = element("tr", *(element("th", column, scope="col") for column in columns))
-    drawn = (_table_row(list(row)) for row in rows)
+    titles = tuple(columns)
+    head = element("tr", *(element("th", title, scope="col") for title in titles))
+    drawn = (_table_row(titles, list(row)) for row in rows)
     inner = element(
         "table", element("caption", caption), element("thead", head), element("tbody", *drawn), class_=class_
     )
@@ -68,9 +69,11 @@ def table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[Child]],
     return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
-def _table_row(cells: list[Child]) -> Html:
+def _table_row(titles: tuple[str, ...], cells: list[Child]) -> Html:
     first, *others = cells
-    return element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in others))
+    # On a phone a row stands as a block, below no heading: the style sheet then writes the title before each cell.
+    told = (element("td", cell, data_title=title) for title, cell in zip(titles[1:], others, strict=True))
+    return element("tr", element("th", first, scope="row"), *told)
 
 
 def link(text: Child, path: str, query: Iterable[tuple[str, str]] = (), **attributes: str | None) -> Html:

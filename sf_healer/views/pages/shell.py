@@ -1,6 +1,6 @@
 """What every page has around its sections: head, navigation, the time it was drawn; and the pages that say no.
 
-Pages work without JavaScript. With it `assets/refresh.js` fetches the page again and puts in place every element
+Pages work without JavaScript. With it `static/refresh.js` fetches the page again and puts in place every element
 that has `data-live` and an id.
 """
 
