@@ -1,76 +1,195 @@
-"""The web views, read only, JSON: Faust pages on every worker, any of which answers for any Job.
+"""The web views, read only: Faust pages on every worker, any of which answers for any Job; as JSON, or as a page.
 
 `/jobs/{namespace}/{name}/` is fetched from the worker that has the Job's partition of the table, lists are gathered
-from every worker of the group. Which worker has what is asked of Faust's table router; the partition is computed by
-us, for the router would ask the producer, which knows only topics it has sent to. What a worker cannot reach is said
-in the answer, never left out silently; `?local=1` is how workers ask one another, and is never passed on.
+from every worker of the group, restarts come from the worker that has the steps log. What a worker cannot reach is
+said in the answer, never left out silently. A view finds the data; `reply` shows it to people or to machines.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
 
 import faust
 import msgspec
-import structlog
-from aiohttp import ClientError, ClientTimeout
+from aiohttp import ClientError
 from faust.web.base import Request, Response
 from faust.web.views import View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
 import tables.actions
-from agents import watchdog
+from agents import peers, watchdog
+from sf_healer import topics
 from sf_healer.app import actuator, detector, settings
 from sf_healer.core.partitioning import partition_of
-from sf_healer.views.jobs import build_fleet, build_job, build_jobs
-from sf_healer.views.page import draw_jobs
-from tables.jobs import hot, jobs
+from sf_healer.views.jobs import build_fleet, build_job, build_row
+from sf_healer.views.pages import assets, shell
+from sf_healer.views.pages.actions import draw_action, draw_actions
+from sf_healer.views.pages.fleet import LAST, draw_fleet, draw_overview
+from sf_healer.views.pages.job import draw_job
+from sf_healer.views.pages.jobs import draw_jobs
+from sf_healer.views.pages.negotiation import wants_page
+from sf_healer.views.selection import MOST_ROWS, ROWS, Part, Selection, SelectionError, merge, number, select
+from tables.jobs import JOBS_IN_A_STEP, hot, jobs
 
-log = structlog.get_logger(__name__)
-
-PEER_TIMEOUT = ClientTimeout(total=5.0)
-_LOCAL = "local"
+OK, NOT_UNDERSTOOD, NOT_FOUND, NOT_NOW = 200, 400, 404, 503
+_ASSETS_KEPT_SECONDS = 86_400
 _encode = msgspec.json.Encoder().encode
 
 
-def answer(view: View, data: object, *, status: int = 200) -> Response:
+class Told(NamedTuple):
+    """What a view found: a status, and the data or the problem."""
+
+    status: int
+    data: Any
+
+
+def answer(view: View, data: object, *, status: int = OK) -> Response:
     """Answer with JSON."""
-    return view.bytes(_encode(data), content_type="application/json", status=status)
+    return view.bytes(_encode(data), content_type="application/json", status=status, headers={"Vary": "Accept"})
+
+
+def reply(view: View, request: Request, told: Told, draw: Callable[[shell.Frame], str]) -> Response:
+    """Answer with the page where it is wanted, else with its JSON twin; a problem has a page of its own."""
+    if not _wants_page(request):
+        return answer(view, told.data, status=told.status)
+    frame = shell.Frame(
+        time.time(), str(request.rel_url.update_query({"format": "json"})), has_jobs=view.app is detector
+    )
+    drawn = draw(frame) if told.status == OK else shell.draw_problem(told.status, told.data, frame=frame)
+    return view.html(drawn, status=told.status, headers=dict(shell.HEADERS))
+
+
+def _wants_page(request: Request) -> bool:
+    if peers.LOCAL in request.query:
+        return False  # another worker asks
+    return wants_page(request.headers.get("Accept", ""), request.query.get("format"))
+
+
+# ---- lists
+
+
+@detector.page("/")
+class Overview(View):
+    """The dashboard: the fleet, what holds restarts back, one part of the Jobs, the last restarts."""
+
+    async def get(self, request: Request) -> Response:
+        """Show how things are."""
+        try:
+            asked = Selection.of(request.query.items(), rows=ROWS)
+        except SelectionError as problem:
+            return reply(self, request, Told(NOT_UNDERSTOOD, {"error": str(problem)}), str)
+        fleet, part, restarts = await asyncio.gather(
+            fleet_of_all(), part_of_all(asked), restarts_told({"last": str(LAST)})
+        )
+        told = Told(OK, {"fleet": fleet, "jobs": part, "restarts": restarts.data})
+        return reply(self, request, told, lambda frame: draw_overview(told.data, asked, frame=frame))
 
 
 @detector.page("/jobs/")
 class Jobs(View):
-    """All Jobs of the namespace; `?local=1` only those of this worker."""
+    """All Jobs of the namespace, or those that the query asks for; `?local=1` only those of this worker."""
 
     async def get(self, request: Request) -> Response:
         """List Jobs."""
-        local = build_jobs(list(hot.values()))
-        mine = {"jobs": local, "partitions": sorted(hot)}
-        if _LOCAL in request.query:
-            return answer(self, mine)
-        answers, unreachable = await gather_peers("/jobs/")
-        rows = {row["job"]: row for peer in [mine, *answers] for row in peer["jobs"]}
-        return answer(
-            self,
-            {
-                "jobs": [rows[job] for job in sorted(rows)],
-                "unreachable": unreachable,
-                "partitions_missing": _missing(number for peer in [mine, *answers] for number in peer["partitions"]),
-            },
-        )
+        is_page = _wants_page(request)
+        try:
+            asked = Selection.of(request.query.items(), rows=ROWS if is_page else 0)
+        except SelectionError as problem:
+            return reply(self, request, Told(NOT_UNDERSTOOD, {"error": str(problem)}), str)
+        if peers.LOCAL in request.query:
+            return answer(self, await part_here(asked))
+        data = await (part_of_all(asked) if asked.rows else list_of_all(asked))
+        return reply(self, request, Told(OK, data), lambda frame: draw_jobs(data, asked, frame=frame))
 
 
-@detector.page("/ui/")
-class Page(View):
-    """The Jobs of all workers as a page for people."""
+async def rows_here() -> list[dict[str, Any]]:
+    """Build the rows of this worker's Jobs; with very many of them others have their turn in between."""
+    rows: list[dict[str, Any]] = []
+    for partition in list(hot.values()):
+        states = iter(list(partition.jobs.values()))
+        while step := [build_row(partition, state) for state in islice(states, JOBS_IN_A_STEP)]:
+            rows += step
+            await asyncio.sleep(0)
+    return rows
 
-    async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
-        """Draw the Jobs."""
-        answers, unreachable = await gather_peers("/jobs/")
-        rows = {row["job"]: row for peer in answers for row in peer["jobs"]}
-        rows |= {row["job"]: row for row in build_jobs(list(hot.values()))}
-        return self.html(draw_jobs(list(rows.values()), unreachable=unreachable))
+
+async def part_here(asked: Selection) -> dict[str, Any]:
+    """Give this worker's share of what is asked for, in the order asked for."""
+    partitions = sorted(hot)
+    part = select(await rows_here(), asked)
+    share = {"jobs": part.jobs, "partitions": partitions}
+    return {**share, "total": part.total, "ahead": part.ahead} if asked.rows else share
+
+
+async def list_of_all(asked: Selection) -> dict[str, Any]:
+    """List all Jobs that are asked for, of all workers, in order of name."""
+    (answers, unreachable), mine = await asyncio.gather(peers.gather("/jobs/", asked.query()), part_here(asked))
+    rows = {row["job"]: row for peer in [mine, *answers] for row in peer["jobs"]}
+    return {
+        "jobs": [rows[job] for job in sorted(rows)],
+        "unreachable": unreachable,
+        "partitions_missing": _missing(number for peer in [mine, *answers] for number in peer["partitions"]),
+    }
+
+
+async def part_of_all(asked: Selection) -> dict[str, Any]:
+    """Give one part of the list of all Jobs that are asked for, and where the parts beside it begin."""
+    query = [*asked.query(rows=0), ("rows", str(asked.rows))]
+    (answers, unreachable), mine = await asyncio.gather(peers.gather("/jobs/", query), part_here(asked))
+    shares = [mine, *answers]
+    part = merge([Part(share["jobs"], share["total"], share["ahead"]) for share in shares], asked)
+    first = part.ahead - len(part.jobs) if asked.before is not None else part.ahead
+    is_last = first + len(part.jobs) >= part.total
+    return {
+        "jobs": part.jobs,
+        "unreachable": unreachable,
+        "partitions_missing": _missing(number for share in shares for number in share["partitions"]),
+        "total": part.total,
+        "first": first + 1,
+        "before": str(asked.place_of(part.jobs[0])) if part.jobs and first > 0 else None,
+        "after": str(asked.place_of(part.jobs[-1])) if part.jobs and not is_last else None,
+    }
+
+
+@detector.page("/fleet/")
+class Fleet(View):
+    """Counts by verdict, and how far the watermark of each partition is."""
+
+    async def get(self, request: Request) -> Response:
+        """Show the fleet."""
+        if peers.LOCAL in request.query:
+            return answer(self, build_fleet(list(hot.values())))
+        fleet = await fleet_of_all()
+        return reply(self, request, Told(OK, fleet), lambda frame: draw_fleet(fleet, frame=frame))
+
+
+async def fleet_of_all() -> dict[str, Any]:
+    """Add up what all workers count."""
+    answers, unreachable = await peers.gather("/fleet/")
+    told = [build_fleet(list(hot.values())), *answers]
+    verdicts: dict[str, int] = {}
+    for fleet in told:
+        for verdict, count in fleet["verdicts"].items():
+            verdicts[verdict] = verdicts.get(verdict, 0) + count
+    partitions = [row for fleet in told for row in fleet["partitions"]]
+    return {
+        "verdicts": verdicts,
+        "jobs": sum(verdicts.values()),
+        "partitions": sorted(partitions, key=lambda row: row["partition"]),
+        "unreachable": unreachable,
+        "partitions_missing": _missing(row["partition"] for row in partitions),
+    }
+
+
+def _missing(answered: Iterable[int]) -> list[int]:
+    """List the evidence partitions that no answer covers: their Jobs are not in it."""
+    return sorted(set(range(settings.partitions)) - set(answered))
+
+
+# ---- one Job
 
 
 @detector.page("/jobs/{namespace}/{name}/")
@@ -80,63 +199,146 @@ class Job(View):
     async def get(self, request: Request, namespace: str, name: str) -> Response:
         """Show a Job."""
         key = f"{namespace}/{name}"
-        owner = owner_of(detector, jobs.changelog_topic_name, partition_of(key, settings.partitions))
-        if owner is None:
-            return answer(self, {"error": "no worker owns this Job's partition right now"}, status=503)
-        if not _is_me(owner):
-            return await _pass_on(self, request, owner)
-        for partition in hot.values():
-            state = partition.jobs.get(key)
-            if state is not None:
-                return answer(self, build_job(partition, state))
-        if not watchdog.ready():
-            return answer(self, {"error": "this worker owns the Job and is still recovering"}, status=503)
-        return answer(self, {"error": f"no Job {key} is known"}, status=404)
+        told = await job_told(key, request)
+        restarts = (await restarts_told({"job": key})).data if _wants_page(request) and told.status == OK else {}
+        return reply(self, request, told, lambda frame: draw_job(told.data, restarts, frame=frame))
 
 
-@detector.page("/fleet/")
-class Fleet(View):
-    """Counts by verdict, and how far the watermark of each partition is."""
-
-    async def get(self, request: Request) -> Response:
-        """Show the fleet."""
-        local = build_fleet(list(hot.values()))
-        if _LOCAL in request.query:
-            return answer(self, local)
-        answers, unreachable = await gather_peers("/fleet/")
-        verdicts: dict[str, int] = {}
-        for fleet in [local, *answers]:
-            for verdict, count in fleet["verdicts"].items():
-                verdicts[verdict] = verdicts.get(verdict, 0) + count
-        partitions = [row for fleet in [local, *answers] for row in fleet["partitions"]]
-        return answer(
-            self,
-            {
-                "verdicts": verdicts,
-                "jobs": sum(verdicts.values()),
-                "partitions": sorted(partitions, key=lambda row: row["partition"]),
-                "unreachable": unreachable,
-                "partitions_missing": _missing(row["partition"] for row in partitions),
-            },
-        )
+async def job_told(key: str, request: Request) -> Told:
+    """Find a Job here, or have its owner tell."""
+    partition_number = partition_of(key, settings.partitions)
+    place = _Place(detector, topics.EVIDENCE, partition_number)
+    owner = peers.owner_of(detector, jobs.changelog_topic_name, partition_number)
+    if owner is None:
+        return place.not_now("no worker owns this Job's partition right now", owner)
+    if not peers.is_me(owner, detector):
+        return await _of_owner(request.url.path, owner, place, is_passed_on=peers.LOCAL in request.query)
+    for partition in hot.values():
+        state = partition.jobs.get(key)
+        if state is not None:
+            return Told(OK, build_job(partition, state))
+    if not watchdog.ready():
+        return place.not_now("this worker owns the Job and is still recovering", owner)
+    return Told(NOT_FOUND, {"error": f"no Job {key} is known"})
 
 
-def _actions_page(app: faust.App) -> None:
+class _Place(NamedTuple):
+    """The partition that a question is about, for an answer that says why there is none."""
+
+    app: faust.App
+    topic: str
+    number: int
+
+    def not_now(self, error: str, owner: URL | None) -> Told:
+        """Say that it cannot be told right now, and what is known of the partition."""
+        if owner is not None and peers.is_me(owner, self.app):
+            state = "; ".join(watchdog.not_ready()) or "being recovered"
+        elif self.app.rebalancing:
+            state = "the group is agreeing who has which partition"
+        else:
+            state = error
+        place = {
+            "number": self.number,
+            "topic": self.topic,
+            "owner": None if owner is None else str(owner),
+            "state": state,
+            "asked": str(self.app.conf.canonical_url),
+        }
+        return Told(NOT_NOW, {"error": error, "partition": place})
+
+
+async def _of_owner(path: str, owner: URL, place: _Place, *, is_passed_on: bool, query: peers.Query = ()) -> Told:
+    """Have the owner answer; it does so itself or not at all, else two stale workers would ask in circles."""
+    if is_passed_on:
+        return place.not_now(f"asked as the owner, and does not have it: {owner} does", owner)
+    try:
+        return Told(*await peers.fetch(owner, path, query))
+    except (ClientError, TimeoutError, msgspec.DecodeError) as error:
+        reason = str(error) or type(error).__name__
+        return place.not_now(f"its owner {owner} does not answer: {reason}", owner)
+
+
+# ---- restarts
+
+
+async def restarts_told(query: Mapping[str, str], *, is_passed_on: bool = False) -> Told:
+    """Tell the restarts under way and lately and what holds others back; of one `job`, or of the `last` so many."""
+    asked = {name: query[name] for name in ("job", "last") if query.get(name)}
+    try:
+        last = number("last", asked["last"], most=MOST_ROWS) if "last" in asked else 0
+    except SelectionError as problem:
+        return Told(NOT_UNDERSTOOD, {"error": str(problem)})
+    shown = tables.actions.shown_jobs(job=asked.get("job", ""), last=last)
+    if shown is not None:
+        return Told(OK, {"actions": shown, "admission": tables.actions.shown_admission()})
+    return await _of_steps_log("/actions/", asked.items(), is_passed_on=is_passed_on)
+
+
+async def action_told(action_id: str, *, is_passed_on: bool = False) -> Told:
+    """Tell one restart."""
+    shown = tables.actions.shown_action(action_id)
+    if shown is not None:
+        return Told(OK, shown)
+    if tables.actions.current is not None:
+        return Told(NOT_FOUND, {"error": f"no restart {action_id} is remembered; of each Job the last few are"})
+    return await _of_steps_log(f"/actions/{action_id}/", is_passed_on=is_passed_on)
+
+
+async def _of_steps_log(path: str, query: peers.Query = (), *, is_passed_on: bool) -> Told:
+    place = _Place(actuator, topics.STEPS, 0)
+    owner = peers.owner_of(actuator, tables.actions.actions.changelog_topic_name, 0)
+    if owner is None:
+        return place.not_now("no worker owns the steps log right now", owner)
+    if peers.is_me(owner, actuator):
+        return place.not_now("this worker owns the steps log and is still recovering", owner)
+    return await _of_owner(path, owner, place, is_passed_on=is_passed_on, query=query)
+
+
+def _actions_pages(app: faust.App) -> None:
     @app.page("/actions/", name=f"actions-{app.conf.id}")
     class Actions(View):
         """Every restart under way and lately, by Job, and what holds others back; manifests are never shown."""
 
         async def get(self, request: Request) -> Response:
             """List actions."""
-            shown = tables.actions.shown_jobs()
-            if shown is not None:
-                return answer(self, {"actions": shown, "admission": tables.actions.shown_admission()})
-            owner = owner_of(actuator, tables.actions.actions.changelog_topic_name, 0)
-            if owner is None:
-                return answer(self, {"error": "no worker owns the steps log right now"}, status=503)
-            if _is_me(owner, actuator):
-                return answer(self, {"error": "this worker owns the steps log and is still recovering"}, status=503)
-            return await _pass_on(self, request, owner)
+            told = await restarts_told(request.query, is_passed_on=peers.LOCAL in request.query)
+            return reply(self, request, told, lambda frame: draw_actions(told.data, frame=frame))
+
+    @app.page("/actions/{action_id}/", name=f"action-{app.conf.id}")
+    class Action(View):
+        """One restart, with its steps."""
+
+        async def get(self, request: Request, action_id: str) -> Response:
+            """Show an action."""
+            told = await action_told(action_id, is_passed_on=peers.LOCAL in request.query)
+            return reply(self, request, told, lambda frame: draw_action(told.data, frame=frame))
+
+
+# ---- what belongs to pages, and to the process
+
+
+def _asset_pages(app: faust.App) -> None:
+    @app.page("/assets/{name}", name=f"assets-{app.conf.id}")
+    class Asset(View):
+        """A file that pages load, from inside the package."""
+
+        async def get(self, request: Request, name: str) -> Response:  # noqa: ARG002  Faust's signature
+            """Give the file; its address changes with its content, so browsers may keep it."""
+            asset = assets.BY_NAME.get(name)
+            if asset is None:
+                return answer(self, {"error": f"no asset {name}"}, status=NOT_FOUND)
+            headers = {**shell.HEADERS, "Cache-Control": f"max-age={_ASSETS_KEPT_SECONDS}"}
+            return self.bytes(asset.content, content_type=asset.content_type, headers=headers)
+
+
+def _redirect(app: faust.App, path: str, *, to: str) -> None:
+    @app.page(path, name=f"redirect-{path.strip('/')}-{app.conf.id}")
+    class Redirect(View):
+        """An address that is another one now."""
+
+        async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
+            """Say where it is."""
+            return self.text("", status=302, headers={"Location": to})
 
 
 def _health_pages(app: faust.App) -> None:
@@ -147,7 +349,7 @@ def _health_pages(app: faust.App) -> None:
         async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
             """Answer a liveness probe."""
             problems = watchdog.not_alive()
-            return answer(self, {"alive": not problems, "problems": problems}, status=503 if problems else 200)
+            return answer(self, {"alive": not problems, "problems": problems}, status=NOT_NOW if problems else OK)
 
     @app.page("/readyz", name=f"readyz-{app.conf.id}")
     class Readyz(View):
@@ -156,7 +358,7 @@ def _health_pages(app: faust.App) -> None:
         async def get(self, request: Request) -> Response:  # noqa: ARG002  Faust's signature
             """Answer a readiness probe."""
             problems = watchdog.not_ready()
-            return answer(self, {"ready": not problems, "problems": problems}, status=503 if problems else 200)
+            return answer(self, {"ready": not problems, "problems": problems}, status=NOT_NOW if problems else OK)
 
     @app.page("/metrics", name=f"metrics-{app.conf.id}")
     class Metrics(View):
@@ -169,55 +371,7 @@ def _health_pages(app: faust.App) -> None:
 
 for _app in (detector, actuator):
     _health_pages(_app)
-    _actions_page(_app)
-
-
-async def gather_peers(path: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Ask every other worker of the group for its own part; returns the answers and who did not answer."""
-    peers = [URL(host) for host in detector.router.tables_metadata() if not _is_me(URL(host))]
-    results = await asyncio.gather(*(_ask(peer, path) for peer in peers))
-    answers = [result for result in results if result is not None]
-    return answers, [str(peer) for peer, result in zip(peers, results, strict=True) if result is None]
-
-
-async def _ask(peer: URL, path: str) -> dict[str, Any] | None:
-    try:
-        async with detector.http_client.get(
-            peer.with_path(path).with_query({_LOCAL: "1"}), timeout=PEER_TIMEOUT
-        ) as response:
-            body = await response.read()
-            return msgspec.json.decode(body, type=dict[str, Any]) if response.status == 200 else None  # noqa: PLR2004
-    except (ClientError, TimeoutError, msgspec.DecodeError) as error:
-        log.info("peer_unreachable", peer=str(peer), error=str(error) or type(error).__name__)
-        return None
-
-
-async def _pass_on(view: View, request: Request, owner: URL) -> Response:
-    """Have the owner answer; it does so itself or not at all, else two stale workers would ask in circles."""
-    if _LOCAL in request.query:
-        return answer(view, {"error": f"asked as the owner, and does not have it: {owner} does"}, status=503)
-    address = owner.with_path(request.url.path).with_query({_LOCAL: "1"})
-    try:
-        async with detector.http_client.get(address, timeout=PEER_TIMEOUT) as response:
-            return view.bytes(await response.read(), content_type="application/json", status=response.status)
-    except (ClientError, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
-        return answer(view, {"error": f"its owner {owner} does not answer: {reason}"}, status=503)
-
-
-def owner_of(app: faust.App, changelog: str, partition: int) -> URL | None:
-    """Name the worker that has a partition of a table, as the group last agreed; None where nobody has it."""
-    for url, topics in app.router.tables_metadata().items():
-        if partition in topics.get(changelog, ()):
-            return URL(str(url))
-    return None
-
-
-def _missing(answered: Iterable[int]) -> list[int]:
-    """List the evidence partitions that no answer covers: their Jobs are not in it."""
-    return sorted(set(range(settings.partitions)) - set(answered))
-
-
-def _is_me(url: URL, app: faust.App = detector) -> bool:
-    mine = URL(str(app.conf.canonical_url))
-    return (url.host, url.port) == (mine.host, mine.port)
+    _actions_pages(_app)
+    _asset_pages(_app)
+_redirect(detector, "/ui/", to="/")
+_redirect(actuator, "/", to="/actions/")  # its workers do not know the Jobs

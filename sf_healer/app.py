@@ -13,6 +13,7 @@ from typing import TypeVar
 import faust
 import structlog
 from aiokafka.errors import InvalidSessionTimeoutError
+from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
 from sf_healer.adapters.login import Login
@@ -46,8 +47,17 @@ settings = _or_exit(lambda: load(os.environ))
 _credentials = _or_exit(lambda: credentials(Login(settings)))
 
 
+class _Web(Web):
+    """Faust's web server without the page that it has at `/`: that address is ours."""
+
+    production_blueprints = ()
+
+
 class _App(faust.App):
     """A Faust app whose data directory may lie in a directory that is not there yet."""
+
+    def _new_web(self) -> Web:
+        return _Web(self)
 
     def _create_directories(self) -> None:
         Path(settings.data_dir).mkdir(parents=True, exist_ok=True)

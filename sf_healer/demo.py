@@ -123,7 +123,7 @@ class Demo:
             self._watch(cluster, settings)
             self._summarise()
             if keep:
-                self.console.print(f"\nStaying up. Look at {self.url}/ui/  Ctrl-C ends it.")
+                self.console.print(f"\nStaying up. Look at {self.url}/  Ctrl-C ends it.")
                 with _live(self.console) as draw:
                     while True:
                         self._look(cluster)
@@ -143,7 +143,7 @@ class Demo:
         self.url = f"http://{settings.web_host}:{settings.web_port}"
         self.console.print(f"Kafka    {broker.bootstrap} (embedded, in memory)")
         self.console.print(f"Cluster  {local.url} (local, pods are processes)")
-        self.console.print(f"Worker   {self.url}/ui/  log {log}")
+        self.console.print(f"Worker   {self.url}/  log {log}")
         self._wait_until_ready(worker, log)
         cluster = Cluster.connect(namespace=NAMESPACE, kubeconfig=str(local.kubeconfig))
         running.callback(cluster.close)

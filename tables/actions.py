@@ -2,7 +2,7 @@
 
 The table is what survives; `current` is what the agent works on: the core's Actuator for the one partition of
 the steps log, made anew whenever that partition is assigned and dropped when it is revoked.
-Manifests are in here, and they hold secrets: `shown` is the only way out.
+Manifests are in here, and they hold secrets: the core's `shown` is the only way out, for the views too.
 """
 
 import os
@@ -16,8 +16,9 @@ from faust.types import TP
 from sf_healer import topics
 from sf_healer.app import actuator as app
 from sf_healer.app import settings
-from sf_healer.core.actuator import Actuator, shown
+from sf_healer.core.actuator import Actuator
 from sf_healer.settings import Mode
+from sf_healer.views.actions import build_action, build_actions
 from sf_healer.views.admission import build_admission
 from tables import durable
 from tables.jobs import policies
@@ -46,12 +47,18 @@ def owns_log() -> bool:
     return not app.rebalancing and STEPS_LOG in app.assignor.assigned_actives()
 
 
-def shown_jobs() -> dict[str, dict[str, object]] | None:
+def shown_jobs(*, job: str = "", last: int = 0) -> dict[str, dict[str, object]] | None:
     """Give the record of every Job with a restart under way or lately, as it may be shown.
 
+    `job`: only that of this Job; `last`: only those of so many Jobs, whose restarts are the newest.
     None where another worker owns the log.
     """
-    return None if current is None else {key: shown(record) for key, record in current.jobs.items()}
+    return None if current is None else build_actions(current, job=job, last=last)
+
+
+def shown_action(action_id: str) -> dict[str, Any] | None:
+    """Give one restart by its id, as it may be shown; None where it is not known, or another worker owns the log."""
+    return None if current is None else build_action(current, action_id)
 
 
 def shown_admission() -> dict[str, Any] | None:

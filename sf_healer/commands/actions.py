@@ -9,7 +9,6 @@ from sf_healer.commands.reading import (
     Reading,
     Table,
     job_key,
-    moment,
     reading_option,
     show,
     url_option,
@@ -17,6 +16,7 @@ from sf_healer.commands.reading import (
     watch_option,
     worker,
 )
+from sf_healer.views.lines import moment
 
 _COLUMNS = ("SINCE", "JOB", "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
 _WIDE_COLUMNS = (*_COLUMNS, "ACTION", "UID", "NEW UID", "STEPS")

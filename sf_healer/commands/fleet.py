@@ -5,18 +5,8 @@ from typing import Any
 
 import click
 
-from sf_healer.commands.reading import (
-    Reading,
-    Table,
-    missing_notes,
-    moment,
-    reading_option,
-    show,
-    url_option,
-    watch,
-    watch_option,
-    worker,
-)
+from sf_healer.commands.reading import Reading, Table, reading_option, show, url_option, watch, watch_option, worker
+from sf_healer.views.lines import admission_lines, missing_notes, moment
 
 
 @click.command()
@@ -55,26 +45,4 @@ def _rows(data: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, object]
             told = f"{moment(partition['watermark'])}  {partition['jobs']} Jobs  {partition['feed_gaps']} feed gaps"
             yield f"  partition {partition['partition']}", told
     if data["admission"] is not None:
-        yield from _admission_rows(data["admission"], wide=wide)
-
-
-def _admission_rows(valve: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, object]]:
-    fleet = valve["fleet"]
-    yield "mode", "observe: nothing is touched" if valve["observe_only"] else "heal"
-    since = f" since {moment(valve['phase_since'])}" if valve["phase_since"] else ""
-    yield "admission", f"{valve['phase']}{since}"
-    suspected = f", {fleet['suspected']} of them consumers that may be idle" if fleet["suspected"] else ""
-    yield "  unhealthy", f"{fleet['unhealthy']} of {fleet['base']}{suspected}"
-    missing = f", {fleet['partitions_not_counted']} partitions missing" if fleet["partitions_not_counted"] else ""
-    yield "  counted", f"{moment(fleet['counted_at'])}{missing}"
-    yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"
-    yield "  restarts allowed now", valve["restarts_allowed_now"]
-    for held in valve["held"]:
-        yield "  held", f"{held['job']} ({held['verdict']}){': ' + held['group'] if held['group'] else ''}"
-    for pause in valve["pauses"]:
-        until = f"until {moment(pause['until'])}" if pause["until"] else "until resumed"
-        by = f" by {pause['by']}" if pause["by"] else ""
-        yield "  paused", f"{pause['scope']} {until}: {pause['reason']}{by}"
-    if wide:
-        for name, value in valve["limits"].items():
-            yield f"  limit {name}", "as the mode says" if value is None else value
+        yield from admission_lines(data["admission"], wide=wide)

@@ -9,17 +9,15 @@ from sf_healer.cli import ExitCode, say
 from sf_healer.commands.reading import (
     Reading,
     Table,
-    missing_notes,
-    moment,
     reading_option,
     show,
-    span,
     url_option,
     watch,
     watch_option,
     worker,
 )
 from sf_healer.core.verdicts import RESTARTABLE, Verdict
+from sf_healer.views.lines import missing_notes, moment, span
 
 _COLUMNS = ("JOB", "VERDICT", "WHY", "SILENT", "LIMIT", "RESTARTS")
 _WIDE_COLUMNS = (*_COLUMNS, "TARGET", "QUEUE", "LAST LOADING", "PARTITION")

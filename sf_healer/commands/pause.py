@@ -7,10 +7,11 @@ import click
 
 from sf_healer.adapters.kafka import BrokerRefusedError
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.reading import moment, url_option, worker
+from sf_healer.commands.reading import url_option, worker
 from sf_healer.commands.scopes import dry_run_option, jobs_in_scope, scope_of, scope_options
 from sf_healer.control import RequestRefusedError, parse_duration, person, send_control
 from sf_healer.core.commands import Pause, encode
+from sf_healer.views.lines import moment
 
 
 @click.command()

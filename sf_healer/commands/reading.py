@@ -5,8 +5,7 @@ Shared by the commands that only read (jobs, job, actions, fleet). Any worker an
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -161,33 +160,7 @@ def _again(make: Callable[[], Table], last: Table) -> Table:
         return Table(last.data, last.columns, last.rows, [f"as it was last told; {told}"])
 
 
-def moment(at: float | None) -> str:
-    """Write a time (epoch seconds) as UTC to the second."""
-    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def span(seconds: float | None) -> str:
-    """Write a duration as kubectl does: two units at most."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= 2 * size or (whole >= size and unit != "m"):
-            rest = whole % size // smaller_size
-            return f"{whole // size}{unit}" + (f"{rest}{smaller}" if rest else "")
-    return f"{whole}s"
-
-
 def _url_of(settings: Settings) -> str:
     if settings.web_advertised_url:
         return settings.web_advertised_url
     return f"http://{_ANY_ADDRESS.get(settings.web_host, settings.web_host)}:{settings.web_port}"
-
-
-def missing_notes(page: Mapping[str, Any]) -> list[str]:
-    """Say what a list leaves out because a worker does not answer."""
-    unreachable, missing = page.get("unreachable"), page.get("partitions_missing")
-    notes = [f"no answer from {', '.join(unreachable)}"] if unreachable else []
-    if missing:
-        notes.append(f"not in this list: the Jobs of partitions {', '.join(map(str, missing))}")
-    return notes

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from sf_healer.core.actions import Cause
-from sf_healer.core.admission import Reason
+from sf_healer.core.actions import Cause, State
+from sf_healer.core.admission import Phase, Reason
 from sf_healer.core.verdicts import Rule
 
 RULES: Mapping[str, str] = {
@@ -65,6 +65,26 @@ CAUSES: Mapping[str, str] = {
     Cause.DELETE_OVERDUE: "the delete takes longer than its limit; it goes on, and asks for a person",
     Cause.CREATE_UNCERTAIN: "whether the create happened cannot be told; the manifest is kept for a person",
     Cause.ABANDONED: "a person closed it, or the Job exists again",
+}
+
+#: What each state of a restart means: the steps of an action are the states it entered.
+STATES: Mapping[str, str] = {
+    State.ADMITTED: "admission let it pass; the Job is read next",
+    State.SAVED: "the Job is as it was judged, and its manifest is kept; the delete is next",
+    State.RECHECKING: "the delete may have happened; a look tells",
+    State.DELETING: "the delete was accepted; Job or pods are still there",
+    State.GONE: "Job and pods are gone; the create is next",
+    State.UNSURE: "the create may have happened; a look tells",
+    State.VERIFYING: "the new incarnation exists; its sign of life is waited for",
+    State.RESTORING: "the create was refused; what was there is put back",
+    State.STRANDED: "a person must decide; the manifest is kept",
+    State.DONE: "it has ended",
+}
+
+PHASES: Mapping[str, str] = {
+    Phase.CALM: "restarts go on as the budget lets them",
+    Phase.STORM: "too many Jobs turned unhealthy together, and nothing is restarted",
+    Phase.PROBING: "after a storm one restart is tried, then more with each that works",
 }
 
 #: Of an outcome's reason, which is a refusal or a cause.

@@ -13,12 +13,18 @@ from agents import web as module
 from sf_healer import topics
 from sf_healer.app import actuator, detector, settings
 from sf_healer.core import evidence
+from sf_healer.core.actuator import Actuator
+from sf_healer.core.commands import Command, Grounds
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import FleetCounts
 from tables import actions
 from tests.agents.recording import BROKER_EPOCH, edges, key_on
 from tests.core.strategies import a_fact
 
 OURS, THEIRS = 2, 5
 JOB, ELSEWHERE = key_on(OURS), key_on(THEIRS)
+#: What Firefox sends.
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 NOBODY_LISTENS = "http://127.0.0.1:1"
 
 
@@ -86,6 +92,30 @@ async def get(view: Any, path: str, **match: str) -> tuple[int, Any]:
     shown = view(detector, detector.web) if isinstance(view, type) else view
     response = await shown.get(make_mocked_request("GET", path), **match)
     return response.status, json.loads(response.body)
+
+
+async def get_page(view: Any, path: str, **match: str) -> tuple[int, str]:
+    shown = view(detector, detector.web) if isinstance(view, type) else view
+    response = await shown.get(make_mocked_request("GET", path, headers={"Accept": BROWSER}), **match)
+    assert response.content_type == "text/html"
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
+    return response.status, response.text
+
+
+def own_the_steps_log(monkeypatch) -> Command:
+    """Have the steps log, with a restart of JOB that has just been admitted."""
+    current = Actuator(worker="w", limits=Limits(), observe_only=False)
+    namespace, _, name = JOB.partition("/")
+    known = {"id": "c-1", "key": JOB, "namespace": namespace, "name": name, "uid": "u1", "verdict": "stuck"}
+    at = BROKER_EPOCH
+    command = Command(**known, evidence=Grounds(unhealthy_at=at), decided_at=at, expires_at=at + 60.0)
+    counts = FleetCounts(partition=0, partitions=1, at=at, base=10, unhealthy=1, sick=1)
+    waiting, offset = [counts, command], 0
+    while waiting:
+        effects = current.apply(waiting.pop(0), offset, at)
+        waiting, offset = [*effects.sends, *waiting], offset + 1
+    monkeypatch.setattr(actions, "current", current)
+    return command
 
 
 def view_of(path: str) -> Any:
@@ -229,11 +259,10 @@ async def test_actions_that_nobody_has_right_now_are_said_to_be_so(group, monkey
 
 
 async def test_actions_of_this_worker_are_shown_without_asking_anybody(group, monkeypatch):
-    view = view_of("/actions/")
-    monkeypatch.setattr(actions, "shown_jobs", lambda: {"stf/a": {"state": "x"}})
-    monkeypatch.setattr(actions, "shown_admission", lambda: {"phase": "calm"})
-    shown = {"actions": {"stf/a": {"state": "x"}}, "admission": {"phase": "calm"}}
-    assert await get(view, "/actions/") == (200, shown)
+    command = own_the_steps_log(monkeypatch)
+    status, body = await get(view_of("/actions/"), "/actions/")
+    assert (status, body["admission"]["phase"]) == (200, "calm")
+    assert body["actions"][JOB]["action"]["command"]["id"] == command.id
 
 
 async def test_a_worker_that_has_not_joined_is_alive_and_says_why_it_is_not_ready(edge):
@@ -266,3 +295,163 @@ async def test_metrics_are_prometheus_text(edge):
     response = await view_of("/metrics").get(make_mocked_request("GET", "/metrics"))
     assert response.headers["Content-Type"].startswith("text/plain")
     assert b"sf_healer_build_info" in response.body
+
+
+# ------------------------------------------------------------------ restarts, one by one
+
+
+async def test_restarts_are_narrowed_to_a_job_or_to_the_last(group, monkeypatch):
+    own_the_steps_log(monkeypatch)
+    view = view_of("/actions/")
+    for query, shown in ((f"?job={JOB}", {JOB}), ("?job=stf/other", set()), ("?last=1", {JOB})):
+        _, body = await get(view, f"/actions/{query}")
+        assert set(body["actions"]) == shown, query
+    status, body = await get(view, "/actions/?last=many")
+    assert (status, "last must be a number" in body["error"]) == (400, True)
+
+
+async def test_the_question_for_some_restarts_is_passed_on_to_the_owner_of_the_steps_log(group, monkeypatch):
+    async with Peer() as peer:
+        peer.answers["/actions/"] = (200, {"actions": {}})
+        monkeypatch.setitem(actuator.__dict__, "router", Metadata((peer.url, topics.ACTIONS_CHANGELOG, [0])))
+        await get(view_of("/actions/"), "/actions/?last=3&format=json")
+        assert peer.asked == ["/actions/?local=1&last=3"]
+
+
+async def test_a_restart_is_told_by_its_id_here_or_by_the_owner_of_the_steps_log(group, monkeypatch):
+    view = view_of("/actions/{action_id}/")
+    async with Peer() as peer:
+        peer.answers["/actions/c-9/"] = (200, {"id": "c-9"})
+        monkeypatch.setitem(actuator.__dict__, "router", Metadata((peer.url, topics.ACTIONS_CHANGELOG, [0])))
+        assert await get(view, "/actions/c-9/", action_id="c-9") == (200, {"id": "c-9"})
+        assert peer.asked == ["/actions/c-9/?local=1"]
+        status, body = await get(view, "/actions/c-9/?local=1", action_id="c-9")
+        assert (status, len(peer.asked)) == (503, 1)
+    own_the_steps_log(monkeypatch)
+    status, body = await get(view, "/actions/c-1/", action_id="c-1")
+    assert (status, body["job"], body["action"]["state"]) == (200, JOB, "admitted")
+    status, body = await get(view, "/actions/c-9/", action_id="c-9")
+    assert (status, "no restart c-9" in body["error"]) == (404, True)
+
+
+# ------------------------------------------------------------------ parts of the list
+
+
+async def test_a_part_of_the_list_is_made_of_the_parts_of_all_workers(group):
+    theirs = [{"job": f"stf/z{n}", "verdict": "stuck", "last_seen_at": None} for n in (1, 2)]
+    async with Peer() as peer:
+        peer.answers["/jobs/"] = (200, {"jobs": theirs, "partitions": [5], "total": 7, "ahead": 0})
+        group((peer.url, [5]))
+        status, body = await get(module.Jobs, "/jobs/?rows=2&verdict=stuck&verdict=starting")
+        assert peer.asked == ["/jobs/?local=1&verdict=stuck&verdict=starting&rows=2"]
+    assert status == 200
+    assert [row["job"] for row in body["jobs"]] == ["stf/z1", "stf/z2"], "the sick first, wherever they are"
+    assert (body["first"], body["before"], body["after"]) == (1, None, "0:0.0:stf/z2")
+    assert body["total"] == 7 + len((await get(module.Jobs, "/jobs/?verdict=starting"))[1]["jobs"])
+
+
+async def test_asked_for_its_own_part_a_worker_counts_what_lies_before_it(group):
+    (partition,) = [module.hot[OURS]]
+    for name in "abc":
+        partition.apply(evidence.Fact(a_fact(f"stf/{name}")), BROKER_EPOCH)
+    _, body = await get(module.Jobs, "/jobs/?local=1&rows=1&after=1:0.0:stf/a")
+    assert ([row["job"] for row in body["jobs"]], body["total"], body["ahead"]) == (["stf/b"], 4, 1)
+
+
+@pytest.mark.parametrize(("view", "path"), [(module.Jobs, "/jobs/"), (module.Overview, "/")])
+async def test_a_query_that_means_nothing_is_answered_with_what_is_wrong_with_it(group, view, path):
+    status, body = await get(view, f"{path}?verdict=ill")
+    assert (status, "no verdict: 'ill'" in body["error"]) == (400, True)
+    status, page = await get_page(view, f"{path}?verdict=<script>")
+    assert (status, "no verdict" in page, "?verdict=&lt;script" in page) == (400, True, False)
+
+
+# ------------------------------------------------------------------ pages
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/", "/fleet/", "/actions/", "/actions/c-1/", f"/jobs/{JOB}/"])
+async def test_every_page_has_its_twin_in_json_under_the_same_address(group, monkeypatch, path):
+    own_the_steps_log(monkeypatch)
+    namespace, _, name = JOB.partition("/")
+    view, match = {
+        "/": (view_of("/"), {}),
+        "/actions/c-1/": (view_of("/actions/{action_id}/"), {"action_id": "c-1"}),
+        f"/jobs/{JOB}/": (view_of("/jobs/{namespace}/{name}/"), {"namespace": namespace, "name": name}),
+    }.get(path, (None, {}))
+    view = view or view_of(path)
+    status, page = await get_page(view, path, **match)
+    assert status == 200
+    assert f'href="{path}?format=json"' in page
+    status, body = await get(view, path, **match)
+    assert (status, type(body)) == (200, dict)
+    response = await view.get(make_mocked_request("GET", f"{path}?format=json", headers={"Accept": BROWSER}), **match)
+    assert json.loads(response.body).keys() == body.keys()
+    assert (await view.get(make_mocked_request("GET", f"{path}?format=html"), **match)).content_type == "text/html"
+    other = await view.get(make_mocked_request("GET", f"{path}?local=1", headers={"Accept": BROWSER}), **match)
+    assert other.content_type == "application/json", "that is another worker"
+
+
+async def test_the_dashboard_shows_the_fleet_the_jobs_and_the_last_restarts(group, monkeypatch):
+    own_the_steps_log(monkeypatch)
+    status, body = await get(module.Overview, "/")
+    assert (status, body["fleet"]["jobs"], body["jobs"]["total"]) == (200, 1, 1)
+    assert body["restarts"]["actions"].keys() == {JOB}
+    _, page = await get_page(module.Overview, "/")
+    assert f'<a href="/jobs/{JOB}/">{JOB}</a>' in page
+    assert '<a href="/actions/c-1/">' in page
+
+
+async def test_the_dashboard_is_shown_although_nobody_has_the_steps_log_and_a_worker_is_away(group, monkeypatch):
+    group((NOBODY_LISTENS, [5]))
+    monkeypatch.setitem(actuator.__dict__, "router", Metadata())
+    status, page = await get_page(module.Overview, "/")
+    assert status == 200
+    assert "no worker owns the steps log right now" in page
+    assert f"no answer from {NOBODY_LISTENS}" in page
+    assert JOB in page
+
+
+async def test_a_job_is_drawn_from_what_its_owner_tells(group, monkeypatch):
+    _, body = await job_page(JOB)
+    own_the_steps_log(monkeypatch)
+    namespace, _, name = ELSEWHERE.partition("/")
+    async with Peer() as peer:
+        group((peer.url, [THEIRS]))
+        peer.answers[f"/jobs/{ELSEWHERE}/"] = (200, {**body, "job": ELSEWHERE})
+        status, page = await get_page(module.Job, f"/jobs/{ELSEWHERE}/", namespace=namespace, name=name)
+    assert status == 200
+    assert f"<h1>{ELSEWHERE}</h1>" in page
+
+
+async def test_a_job_whose_owner_is_away_is_a_page_with_the_state_of_its_partition(group):
+    group((NOBODY_LISTENS, [THEIRS]))
+    namespace, _, name = ELSEWHERE.partition("/")
+    status, page = await get_page(module.Job, f"/jobs/{ELSEWHERE}/", namespace=namespace, name=name)
+    assert status == 503
+    assert f"<dd>{THEIRS}</dd>" in page
+    assert f"<dd>{NOBODY_LISTENS}</dd>" in page
+    assert "does not answer" in page
+    status, body = await job_page(ELSEWHERE)
+    assert (status, body["partition"]["number"], body["partition"]["owner"]) == (503, THEIRS, NOBODY_LISTENS)
+
+
+async def test_a_job_that_its_owner_is_still_restoring_is_a_page_that_says_how_far_it_is(group):
+    unknown = key_on(OURS, "stf/unknown")
+    namespace, _, name = unknown.partition("/")
+    status, page = await get_page(module.Job, f"/jobs/{unknown}/", namespace=namespace, name=name)
+    assert (status, "still recovering" in page) == (503, True)
+    assert "the Jobs of the cluster have not been listed yet" in page
+
+
+async def test_what_pages_load_is_served_with_its_type_and_may_be_kept(edge):
+    view = view_of("/assets/{name}")
+    for name, kind in (("style.css", "text/css"), ("refresh.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
+        response = await view.get(make_mocked_request("GET", f"/assets/{name}"), name=name)
+        assert (response.status, response.content_type) == (200, kind)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert (await get(view, "/assets/other", name="other"))[0] == 404
+
+
+async def test_the_page_that_was_at_ui_is_at_the_root(edge):
+    response = await view_of("/ui/").get(make_mocked_request("GET", "/ui/"))
+    assert (response.status, response.headers["Location"]) == (302, "/")

@@ -53,6 +53,7 @@ EVERY_TOPIC += [topics.JOBS_CHANGELOG, *sorted(OF_THE_ACTUATOR)]
 PAGES = ["/", "/ui/", "/jobs/", "/jobs/?local=1", "/jobs/JOB/", "/fleet/", "/actions/", "/actions/?local=1", "/livez"]
 PAGES += ["/readyz", "/metrics", "/tables/", "/table/actions/", "/table/actions/JOB/", "/router/", "/stats/", "/graph/"]
 PAGES += ["/settings/", "/nowhere", "/jobs/no/body/"]
+PAGES += [f"{page}?format=html" for page in ("/", "/jobs/", "/jobs/JOB/", "/fleet/", "/actions/")]
 
 
 @pytest.fixture(scope="module")

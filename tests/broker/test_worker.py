@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import html
 import json
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,8 @@ error_grace_seconds = 1
 SEEN_SECONDS = 60.0
 #: Forty minutes in six seconds: a pause between two reports of a Job still is many milliseconds.
 SPEED = 400.0
+#: Where a page leads, and what it loads.
+LINK = re.compile(r'(?:href|src)="(/[^"]*)"')
 #: A record of this size is just within what Kafka takes by default (message.max.bytes = 1048588).
 LARGEST_BYTES = 1_048_500
 #: The naming rule finds these services' Jobs in every report; the others need a cluster to be told apart.
@@ -170,6 +174,31 @@ async def test_the_watermark_follows_the_clock_while_nothing_is_reported(worker:
         return len(marks) == 6 and all(mark and time.time() - mark < 2.0 for mark in marks)
 
     await until_async(is_fresh, "six fresh watermarks", seconds=SEEN_SECONDS)
+
+
+async def test_a_person_finds_a_stuck_job_on_the_dashboard_and_every_way_on_leads_somewhere(
+    bootstrap: str, worker: Worker
+):
+    job = Job()
+    await send(bootstrap, [job.says("loading", message="<script>alert(1)</script>")])
+    await until_verdict(worker, job.key, "stuck")
+    ways = {f"/?verdict=sick&text={job.short}", "/", "/ui/"}
+    pages: dict[str, str] = {}
+    for _ in range(3):  # the dashboard, what it links to, and what that links to
+        for path in sorted(ways - pages.keys()):
+            answer = await asyncio.to_thread(worker.get, path, accept="text/html")
+            assert answer is not None
+            assert answer.status == 200, f"{path}: {answer.body}"
+            pages[path] = str(answer.body)
+        found = {html.unescape(way) for page in pages.values() for way in LINK.findall(page)}
+        ways |= {way for way in found if not way.startswith("/?text=") and "after=" not in way}
+    assert job.key in pages[f"/?verdict=sick&text={job.short}"]
+    assert pages["/ui/"].startswith("<!doctype html>")
+    told = pages[f"/jobs/{job.key}/"]
+    assert "stuck" in told
+    assert "loading_stopped" in told
+    assert [path for path in pages if path.startswith("/assets/")]
+    assert not [path for path, page in pages.items() if "<script>" in page]
 
 
 # ------------------------------------------------------------------ bad input

@@ -7,6 +7,8 @@ import sys
 LOOK = """
 import json
 from sf_healer.worker import actuator, detector
+for app in (detector, actuator):
+    app.web.init_server()  # with what Faust has of its own
 print(json.dumps({
     app.conf.id: {
         "agents": sorted(name.rpartition(".")[2] for name in app.agents),
@@ -16,6 +18,7 @@ print(json.dumps({
     for app in (detector, actuator)
 }))
 """
+SHARED = ["/actions/", "/actions/{action_id}/", "/assets/{name}"]
 HEALTH = ["/livez", "/metrics", "/readyz"]
 
 
@@ -26,11 +29,11 @@ def test_importing_the_composition_root_registers_every_agent_table_and_page():
         "sf-healer-detector": {
             "agents": ["control", "sweeper", "telemetry"],
             "tables": ["jobs"],
-            "pages": ["/actions/", "/fleet/", "/jobs/", "/jobs/{namespace}/{name}/", *HEALTH, "/ui/"],
+            "pages": ["/", *SHARED, "/fleet/", "/jobs/", "/jobs/{namespace}/{name}/", *HEALTH, "/ui/"],
         },
         "sf-healer-actuator": {
             "agents": ["actuator", "copy_commands", "copy_pauses"],
             "tables": ["actions"],
-            "pages": ["/actions/", *HEALTH],
+            "pages": ["/", *SHARED, *HEALTH],
         },
     }

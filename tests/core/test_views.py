@@ -5,9 +5,9 @@ import json
 import msgspec
 import pytest
 
-from sf_healer.core.actions import Cause
+from sf_healer.core.actions import Cause, State
 from sf_healer.core.actuator import Actuator
-from sf_healer.core.admission import Reason
+from sf_healer.core.admission import Phase, Reason
 from sf_healer.core.commands import Command, Grounds, Pause
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts
@@ -20,8 +20,11 @@ from tests.core.strategies import Driver, an_outcome
 NOW = 1_000_000.0
 
 
-@pytest.mark.parametrize(("enum", "said"), [(Rule, words.RULES), (Reason, words.REASONS), (Cause, words.CAUSES)])
-def test_every_rule_refusal_and_cause_has_its_sentence(enum, said):
+@pytest.mark.parametrize(
+    ("enum", "said"),
+    [(Rule, words.RULES), (Reason, words.REASONS), (Cause, words.CAUSES), (State, words.STATES), (Phase, words.PHASES)],
+)
+def test_every_rule_refusal_cause_state_and_phase_has_its_sentence(enum, said):
     assert set(said) == set(enum)
     assert all(said.values())
     assert len(words.OUTCOMES) == len(Reason) + len(Cause)

@@ -32,7 +32,10 @@ from sf_healer.core.identity import ConventionIndex, Resolved
 from sf_healer.core.partitioning import partition_of
 from sf_healer.transport import Batch
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
-from sf_healer.views.page import draw_jobs
+from sf_healer.views.pages.job import draw_job
+from sf_healer.views.pages.jobs import draw_jobs
+from sf_healer.views.pages.shell import Frame
+from sf_healer.views.selection import Selection, select
 from tables.jobs import _read_partition, hot
 from tests.agents.recording import BROKER_EPOCH, Record, edges, is_acknowledged
 from tests.fuzz.mutation import Mutator
@@ -222,9 +225,13 @@ class Path:
         """See that what people and machines are shown can be drawn, and that the state comes back from its table."""
         partitions = list(hot.values())
         rows = build_jobs(partitions)
-        for shown in (rows, build_fleet(partitions), *(build_job(p, s) for p in partitions for s in p.jobs.values())):
+        alone = [build_job(partition, state) for partition in partitions for state in partition.jobs.values()]
+        for shown in (rows, build_fleet(partitions), *alone):
             msgspec.json.encode(shown)
-        assert "<script" not in draw_jobs(rows, unreachable=[])
+        part = {**msgspec.structs.asdict(select(rows, Selection())), "first": 1, "before": None, "after": None}
+        frame = Frame(BROKER_EPOCH, "/jobs/?format=json")
+        for page in (draw_jobs(part, Selection(), frame=frame), *(draw_job(job, {}, frame=frame) for job in alone)):
+            assert page.count("<script") == 1, "ours, and none that was smuggled in"
         for row in rows:
             assert set(row["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-"), row["name"]
         exposed = generate_latest().decode()

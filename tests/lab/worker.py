@@ -82,10 +82,11 @@ class Worker:
         until(self._is_ready, f"{self.server.name} to be ready\n{self.tail()}", seconds=seconds)
         return self
 
-    def get(self, path: str) -> Answer | None:
+    def get(self, path: str, *, accept: str = "*/*") -> Answer | None:
         """Ask a view; None when nobody listens."""
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Accept": accept})
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=GET_SECONDS) as answer:
+            with urllib.request.urlopen(asked, timeout=GET_SECONDS) as answer:
                 return Answer(answer.status, _body(answer.read()))
         except urllib.error.HTTPError as error:
             return Answer(error.code, _body(error.read()))

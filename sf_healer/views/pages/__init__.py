@@ -1,0 +1,1 @@
+"""Pages: HTML for people, drawn from the same plain data that the JSON views show. Only draws; asks nobody."""
