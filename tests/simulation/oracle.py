@@ -38,8 +38,9 @@ _RIGHT_AFTER_SECONDS = 2.0
 _TOLERANCE_SECONDS = 0.05
 #: A step is taken within the fence and may arrive this much later: what a call takes at most in this world.
 _ACTING_SECONDS = 120.0
-#: Storms closer together are one: the hold of the first may be on.
-_ONE_STORM_SECONDS = 3600.0
+#: A clock in whole seconds, one that is known to a second, and what an answer takes: an error that comes so soon after
+#: a creation may be the last word of the Job before, and nobody is condemned by it.
+_YOUNG_SECONDS = 4.0
 #: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
 _NOTICE_SECONDS = 10.0
 #: A worker that goes on may speak for so long before it hears that another has taken over.
@@ -120,9 +121,10 @@ class Oracle:
         self._told_to_stop: dict[tuple[str, int, int], None] = {}
         self._pauses: dict[str, Pause] = {}
         self._commanded_at: dict[str, int] = {}  # offsets, by id
-        self._turned: dict[tuple[str, float], None] = {}
+        self._turned: dict[str, tuple[str, float]] = {}  # Job and moment, by command
         self._fleet: dict[int, FleetCounts] = {}
-        self._storm_since = self._stormy_at = float("-inf")
+        self._storm_since = self._calm_since = self._counted_at = float("-inf")
+        self._is_over = True
         self._tokens = float(self._limits.rate_burst)
         self._tokens_at = 0.0
         self._window = 1
@@ -182,6 +184,8 @@ class Oracle:
         now, bounds_within = self._scheduler.now, 3 * self._mark_interval
         followed = now - self._marked.get(place[1], 0.0) < bounds_within < now - incarnation.created
         if said.clock < incarnation.created + 2.0 and not followed:
+            said.doubtful = True
+        if said.kind is Kind.ERROR and said.clock < incarnation.created + _YOUNG_SECONDS:
             said.doubtful = True
         if incarnation.managed:
             partition = partition_of(incarnation.key, self._partitions)
@@ -268,8 +272,14 @@ class Oracle:
             return
         self.counts[f"command {command.verdict}"] += 1
         self.commands.append((record.landed, command))
-        if not self._policies_by_target(command.target).consumer and self._incarnation(command.uid) is not None:
-            self._turned[command.key, command.evidence.unhealthy_at or 0.0] = None
+        is_zombies = (
+            command.expires_at < record.landed + self._broker.clock_offset
+        )  # somebody else counts the partition by now
+        watched = not self._policies_by_target(command.target).consumer and self._incarnation(command.uid) is not None
+        if watched and (not is_zombies or command.id in self._turned):
+            # Who has a state from its checkpoint takes it for well until later than who has heard it all.
+            earlier = self._turned.get(command.id, (command.key, float("inf")))[1]
+            self._turned[command.id] = command.key, min(earlier, command.evidence.unhealthy_at or 0.0)
         if self.trace is not None:
             self.trace(process.name if process else "person", "command", command.verdict, command.key, command.uid)
         if process is not None:
@@ -502,7 +512,7 @@ class Oracle:
         limits, now = self._limits, self._scheduler.now
         turned = {
             key
-            for key, at in self._turned
+            for key, at in self._turned.values()
             if counts.at - limits.storm_window_seconds < at <= counts.at
             and partition_of(key, counts.partitions) == counts.partition
         }
@@ -518,10 +528,13 @@ class Oracle:
         # What a worker far behind counts was so long ago.
         is_news = at - min(each.at for each in self._fleet.values()) <= limits.counts_stale_after_seconds
         stormy = is_news and unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * base
-        if stormy and now - self._stormy_at > _ONE_STORM_SECONDS:
-            self._storm_since = now
-        if stormy:
-            self._stormy_at = now
+        # A storm is over when its end was seen, without a break, for as long as it holds; till then the next is of it.
+        if stormy or not is_news or now - self._counted_at > limits.counts_stale_after_seconds:
+            self._calm_since = now
+        self._counted_at = now
+        self._is_over |= now - self._calm_since > limits.storm_canary_after_seconds
+        if stormy and self._is_over:
+            self._storm_since, self._is_over = now, False
 
     def _check_storm(self, command: Command) -> None:
         """No restart before everybody has counted, and none in a storm before its canary is due."""

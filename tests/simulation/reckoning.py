@@ -86,7 +86,11 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         return None
     if job.ended == "Failed":
         return "failed", truth.conditions[-1][0], 0.0
-    errors = [each for each in said if each.kind is Kind.ERROR and each.emitted > spoke]
+    # Of a sign of life that arrives after the error, though it was said before, nobody can tell.
+    arrived = max((each.landed or 0.0 for each in said if each.kind in _LIFE), default=0.0)
+    errors = [
+        each for each in said if each.kind is Kind.ERROR and each.emitted > spoke and (each.landed or 0.0) > arrived
+    ]
     if errors and not job.ended:
         since = min(each.landed or 0.0 for each in errors)
         return "failed", since, policy.error_grace_seconds
