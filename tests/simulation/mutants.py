@@ -209,7 +209,7 @@ MUTANTS = (
     ),
     Mutant(
         name="evidence is not awaited",
-        shows=frozenset({"false verdict", "forgotten"}),
+        shows=frozenset({"false verdict", "fold", "forgotten"}),
         pieces=Pieces(awaits_evidence=False),
         faults=Faults(kills=100.0, stop_commands=20.0),
         ignored=_CLAIMS,
