@@ -11,6 +11,7 @@ import functools
 import os
 import secrets
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,10 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("ci" if IN_CI else "local")
 
+
+# Whoever starts us in the background has a shell that ignores Ctrl-C, and what we start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: The first of the simulation's fresh seeds, the same in every process of a run.
 FRESH_SEEDS = "SIMULATION_FRESH_FROM"
