@@ -35,7 +35,7 @@ from sf_healer.transport.consumer import Consumer
 from tables.jobs import hot, jobs, new_partition
 from tests.lab.waiting import until_async
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 #: The broker's clock at the first record; it goes on by a millisecond with each.
 BROKER_EPOCH = 1_760_000_000.0
 TOPIC_ID = "topic-1"

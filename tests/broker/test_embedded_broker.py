@@ -31,7 +31,7 @@ from tests.lab.waiting import until, until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-SECONDS = 20.0
+SECONDS = 60.0
 LONG_AGO_MS = 1_000_000
 QUICK = {
     "session_timeout_ms": int(embedded.QUICK_SESSION_TIMEOUT_SECONDS * 1000),

@@ -25,7 +25,7 @@ from tests.lab.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS = 20.0
+SECONDS = 60.0
 NAMESPACE = "stf"
 TELLS_ITS_ENV = """
 import json, os, signal
