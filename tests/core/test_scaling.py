@@ -1,0 +1,109 @@
+"""The arithmetic of docs/scaling.md: what is multiplied with what, and where a fleet meets its limits."""
+
+import msgspec
+import pytest
+
+from benchmarks import page, scaling
+from benchmarks.scaling_model import (
+    NAMES_KEPT,
+    Engine,
+    Scale,
+    cells_of,
+    engine_of,
+    gib,
+    jobs_within,
+    partitions_for,
+    workers_for,
+)
+
+FLEET = Scale(name="a fleet", jobs=1_000_000, sources=12, partitions=100, workers=4)
+ENGINE = Engine(
+    few_jobs=1_000,
+    few_cpu_seconds=4e-6,
+    few_bytes=100e6,
+    many_jobs=101_000,
+    many_cpu_seconds=13e-6,
+    many_bytes=300e6,
+    unnamed_cpu_seconds=10e-6,
+)
+
+
+def test_marks_are_sources_times_evidence_partitions_and_travel_in_one_record_of_each_worker():
+    assert (FLEET.claims, FLEET.mark_records) == (1_200, 400)
+
+
+def test_reports_looks_and_checkpoints_grow_with_the_jobs_alone():
+    wider = msgspec.structs.replace(FLEET, partitions=200, workers=8)
+    for scale in (FLEET, wider):
+        assert scale.reports_a_second == 100_000
+        assert scale.checkpoints_a_second == pytest.approx(1_000_000 / 30)
+        assert scale.looks_a_second == pytest.approx(1_000_000 / 295)
+
+
+def test_a_job_that_reports_seldom_is_checkpointed_at_each_report():
+    seldom = msgspec.structs.replace(FLEET, report_every_seconds=100.0)
+    assert seldom.checkpoints_a_second == 10_000
+
+
+def test_a_report_costs_what_was_measured_for_few_and_for_many_and_a_name_more_where_names_are_not_kept():
+    assert ENGINE.cpu_seconds(1_000) == 4e-6
+    assert ENGINE.cpu_seconds(NAMES_KEPT) == 13e-6
+    assert ENGINE.cpu_seconds(NAMES_KEPT + 1) == pytest.approx(23e-6)
+
+
+def test_every_evidence_partition_more_costs_every_full_batch_a_record():
+    narrow = msgspec.structs.replace(FLEET, partitions=1)
+    assert ENGINE.cores(FLEET) - ENGINE.cores(narrow) == pytest.approx(100_000 * 99 * 100e-6 / 15_000)
+
+
+def test_memory_of_a_worker_is_that_of_its_share_of_the_jobs():
+    assert ENGINE.job_bytes == 2_000
+    assert ENGINE.worker_bytes(FLEET) == pytest.approx(98e6 + 250_000 * 2_000)
+    assert gib(2**31) == 2
+
+
+def test_workers_are_half_busy_and_two_at_least_and_never_more_than_partitions():
+    assert [workers_for(cores, 6) for cores in (0.01, 1.2, 40.0)] == [2, 3, 6]
+
+
+def test_partitions_and_cells_are_rounded_up():
+    assert partitions_for(10_001, 100.0) == 2
+    assert cells_of(1_000_000, 150_000) == 7
+
+
+@pytest.mark.parametrize(
+    ("named", "unnamed", "jobs"),
+    [(1e-5, 1e-3, 100_000), (1e-7, 1e-3, NAMES_KEPT), (1e-7, 1e-6, 1_000_000)],
+)
+def test_a_limit_is_met_where_names_are_kept_or_when_they_are_no_longer_or_beyond(named, unnamed, jobs):
+    assert jobs_within(1.0, named, unnamed) == pytest.approx(jobs)
+
+
+def test_the_worker_is_read_from_the_page_with_its_fewest_and_its_most_jobs():
+    engine = engine_of(
+        "### 1,000 Jobs\n| floor | 1 | 9 | 9 | 9.9 | 9 | 999 | 9 |\n"
+        "| **sf-healer** | 3 | 2,000,000 | 109,557 (98,410 to 124,608) | 3.96 (3.89 to 4.15) | 2 | 140 (139 to 141) |\n"
+        "### 100,000 Jobs\n| **sf-healer** | 1 | 2,000,000 | 38,065 | 12.84 | 2.74 | 1,414 | 167.5 |\n"
+    )
+    assert (engine.few_jobs, engine.few_cpu_seconds, engine.few_bytes) == (1_000, pytest.approx(3.96e-6), 140 * 2**20)
+    assert (engine.many_jobs, engine.many_cpu_seconds, engine.many_bytes) == (
+        100_000,
+        pytest.approx(12.84e-6),
+        1_414 * 2**20,
+    )
+
+
+def test_a_page_without_two_sizes_is_refused():
+    with pytest.raises(ValueError, match="no two rows"):
+        engine_of("### 1,000 Jobs\n")
+
+
+def test_the_pages_of_the_repository_have_what_the_command_reads_and_writes():
+    assert engine_of(page.FILE.read_text()).job_bytes > 0
+    text = scaling.FILE.read_text()
+    assert text.count(scaling.BEGIN) == text.count(scaling.END) == 1
+
+
+def test_every_installation_has_a_source_partition_for_each_worker():
+    for scale in scaling.scales(ENGINE):
+        assert 2 <= scale.workers <= min(scale.sources, scale.partitions)
