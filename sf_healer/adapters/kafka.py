@@ -31,6 +31,7 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
     UnsupportedSaslMechanismError,
     for_code,
 )
@@ -76,6 +77,10 @@ class BrokerRefusedError(RuntimeError):
 
 class _LeaderlessError(BrokerRefusedError):
     """A topic exists that nobody can write to yet."""
+
+
+class _UnheardError(BrokerRefusedError):
+    """A topic was created, and the broker that was asked has not heard of it yet."""
 
 
 def client_security(settings: Settings) -> dict[str, Any]:
@@ -127,6 +132,7 @@ class Admin:
     def __init__(self, client: AIOKafkaAdminClient, settings: Settings) -> None:
         self._client = client
         self._settings = settings
+        self._created: set[str] = set()  # and not described since
 
     async def broker_count(self) -> int:
         """Count the brokers that the cluster knows now."""
@@ -154,9 +160,21 @@ class Admin:
 
         Raises BrokerRefusedError for a topic that we may not see: it may exist. Configs need a right of their own.
         """
+        async for attempt in stamina.retry_context(
+            on=_UnheardError, attempts=None, timeout=REQUEST_TIMEOUT_SECONDS, wait_max=_POLL_SECONDS
+        ):
+            with attempt:
+                found = await self._describe(names, without_configs)
+        self._created -= found.keys()
+        return found
+
+    async def _describe(self, names: Collection[str], without_configs: Collection[str]) -> dict[str, Found]:
         # All topics: a question by name makes a broker with auto-creation create what we ask for.
         listed = {topic["topic"]: topic for topic in await _of_any_broker(self._client.describe_topics)}
         present = [name for name in names if name in listed]
+        unheard = self._created & set(names) - set(present)
+        if unheard:
+            raise _UnheardError(f"a broker does not know {', '.join(sorted(unheard))}, which were created just now")
         await self._check_seen([name for name in names if name not in listed])
         configs = await self._configs([name for name in present if name not in without_configs])
         return {
@@ -193,7 +211,9 @@ class Admin:
             if code not in {0, TopicAlreadyExistsError.errno}:
                 reason = (told[0] if told else None) or for_code(code).description
                 raise BrokerRefusedError(f"topic {name} was not created: {reason}")
-        await self._led({spec.name for spec in specs})
+        names = {spec.name for spec in specs}
+        await self._led(names)
+        self._created |= names
 
     async def honours_log_append_time(self, topic: str, value: bytes, *, partition: int = 0) -> bool:
         """Write one record dated a minute back and tell whether the broker put its own time on it.
@@ -232,6 +252,8 @@ class Admin:
                 if code == TopicAuthorizationFailedError.errno:
                     acl = _missing_acl(Operation.DESCRIBE_CONFIGS)
                     raise BrokerRefusedError(f"the configs of topic {name} may not be seen: {acl}")
+                if code == UnknownTopicOrPartitionError.errno and name in self._created:
+                    raise _UnheardError(f"a broker does not know {name}, which was created just now")
                 if code:
                     raise BrokerRefusedError(f"topic {name}: {message or for_code(code).description}")
                 found[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}

@@ -167,6 +167,26 @@ async def test_three_brokers_get_three_replicas(kafka_three):
     await delete_topics(settings, OURS)
 
 
+@pytest.mark.embedded
+async def test_a_broker_that_has_not_heard_of_a_topic_just_created_is_asked_again(embedded, monkeypatch):
+    settings = settings_for(embedded)
+    await delete_topics(settings, OURS)
+    async with kafka.admin(settings) as admin:
+        wanted = topics.specs(settings, await admin.broker_count())
+        await admin.create(wanted)
+        describe_topics, asked = admin._client.describe_topics, 0
+
+        async def late():
+            nonlocal asked
+            asked += 1
+            return [] if asked == 1 else await describe_topics()
+
+        monkeypatch.setattr(admin._client, "describe_topics", late)
+        assert set(await admin.describe(OURS)) == set(OURS)
+        await delete_topics(settings, OURS)
+        assert await admin.describe(OURS) == {}, "and of one that is gone again nobody is asked twice"
+
+
 @pytest.mark.kafka
 async def test_a_dead_broker_of_three_is_no_reason_to_give_up(kafka_three):
     kafka_three.kill(0)
