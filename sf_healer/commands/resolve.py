@@ -1,17 +1,15 @@
 """`sf-healer resolve JOB…`: decide about restarts that stopped half way and ask for a person."""
 
-import asyncio
 import time
 
 import click
 
-from sf_healer.adapters.kafka import BrokerRefusedError
 from sf_healer.cli import ExitCode, say
+from sf_healer.commands.asking import ask, in_words, told
 from sf_healer.commands.reading import Worker, job_key, url_option, worker
-from sf_healer.commands.restart import in_words
 from sf_healer.commands.scopes import dry_run_option
-from sf_healer.control import Answer, RequestRefusedError, person, resolve_of, send_action
-from sf_healer.core.commands import Decision, Resolve, Result, encode
+from sf_healer.control import RequestRefusedError, person, resolve_of
+from sf_healer.core.commands import Decision, Result, encode
 from sf_healer.settings import Settings
 
 #: What a decision is meant to end with.
@@ -71,20 +69,12 @@ def _resolve(
         click.echo(encode(resolve))
         say(f"would be decided: {decision} {key}")
         return ExitCode.OK
-    try:
-        answer = asyncio.run(send_action(settings, resolve, wait_seconds=wait_seconds))
-    except (RequestRefusedError, BrokerRefusedError) as problem:
-        raise click.ClickException(str(problem)) from None
-    return _told(answer, resolve, wait_seconds)
-
-
-def _told(answer: Answer, resolve: Resolve, wait_seconds: float) -> ExitCode:
-    for outcome in answer.outcomes:
-        say(f"{resolve.key}: {in_words(outcome)}")
-    if answer.over:
-        return ExitCode.OK if answer.outcomes[-1].result is _MEANT[resolve.decision] else ExitCode.ERROR
-    if not wait_seconds:
-        say(f"decided; `sf-healer job {resolve.key}` shows what becomes of it")
-        return ExitCode.OK
-    say(f"no answer within {wait_seconds:g} s; `sf-healer job {resolve.key}` shows what becomes of it")
-    return ExitCode.ERROR
+    answer = ask(settings, resolve, wait_seconds=wait_seconds)
+    return told(
+        answer,
+        key,
+        wait_seconds=wait_seconds,
+        sent="decided",
+        code_of=lambda result: ExitCode.OK if result is _MEANT[decision] else ExitCode.ERROR,
+        words=lambda outcome: f"{key}: {in_words(outcome)}",
+    )

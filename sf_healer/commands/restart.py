@@ -1,18 +1,16 @@
 """`sf-healer restart JOB`: ask for a restart; admission answers as to any other."""
 
-import asyncio
 import time
 from typing import Any
 
 import click
 
-from sf_healer.adapters.kafka import BrokerRefusedError
 from sf_healer.cli import ExitCode, say
+from sf_healer.commands.asking import ask, in_words, told
 from sf_healer.commands.reading import Worker, job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
-from sf_healer.control import Answer, RequestRefusedError, person, restart_of, send_action
-from sf_healer.core.commands import Outcome, Result, encode
-from sf_healer.views.words import OUTCOMES
+from sf_healer.control import RequestRefusedError, person, restart_of
+from sf_healer.core.commands import Result, encode
 
 _ANSWERS = {
     Result.RESTARTED: ExitCode.OK,
@@ -53,31 +51,15 @@ def command(*, job: str, reason: str, wait_seconds: float, dry_run: bool, url: s
         click.echo(encode(request))
         say(f"would be asked for: a restart of {request.key}, uid {request.uid}")
         return ExitCode.OK
-    try:
-        answer = asyncio.run(send_action(settings, request, wait_seconds=wait_seconds))
-    except (RequestRefusedError, BrokerRefusedError) as problem:
-        raise click.ClickException(str(problem)) from None
-    return _told(answer, request.key, wait_seconds)
-
-
-def _told(answer: Answer, key: str, wait_seconds: float) -> ExitCode:
-    for outcome in answer.outcomes:
-        say(in_words(outcome))
-    if answer.over:
-        return _ANSWERS[answer.outcomes[-1].result]
-    if not wait_seconds:
-        say(f"asked for; `sf-healer job {key}` shows what becomes of it")
-        return ExitCode.OK
-    say(f"no answer within {wait_seconds:g} s; `sf-healer job {key}` shows what becomes of it")
-    return ExitCode.ERROR
-
-
-def in_words(outcome: Outcome) -> str:
-    """Say what became of a request, in one line."""
-    detail = outcome.detail or OUTCOMES.get(outcome.reason, "")
-    more = "" if outcome.final else " (not over yet)"
-    again = f"; ask again in {outcome.retry_after:.0f} s" if outcome.retry_after else ""
-    return f"{outcome.result}, {outcome.reason}: {detail}{again}{more}"
+    answer = ask(settings, request, wait_seconds=wait_seconds)
+    return told(
+        answer,
+        request.key,
+        wait_seconds=wait_seconds,
+        sent="asked for",
+        code_of=_ANSWERS.__getitem__,
+        words=in_words,
+    )
 
 
 def _log_time(asked: Worker) -> float:

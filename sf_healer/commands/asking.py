@@ -1,0 +1,50 @@
+"""What `restart` and `resolve` have in common: a request of a person is sent once, and its answer told."""
+
+import asyncio
+from collections.abc import Callable
+
+import click
+
+from sf_healer.adapters.kafka import BrokerRefusedError
+from sf_healer.cli import ExitCode, say
+from sf_healer.control import Answer, RequestRefusedError, send_action
+from sf_healer.core.commands import Command, Outcome, Resolve, Result
+from sf_healer.settings import Settings
+from sf_healer.views.words import OUTCOMES
+
+
+def ask(settings: Settings, request: Command | Resolve, *, wait_seconds: float) -> Answer:
+    """Send a request and wait so long for what becomes of it; raises ClickException where it cannot be sent."""
+    try:
+        return asyncio.run(send_action(settings, request, wait_seconds=wait_seconds))
+    except (RequestRefusedError, BrokerRefusedError) as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+def told(
+    answer: Answer,
+    key: str,
+    *,
+    wait_seconds: float,
+    sent: str,
+    code_of: Callable[[Result], ExitCode],
+    words: Callable[[Outcome], str],
+) -> ExitCode:
+    """Say what became of a request about a Job, each outcome in `words`; `sent` says that it is safe."""
+    for outcome in answer.outcomes:
+        say(words(outcome))
+    if answer.over:
+        return code_of(answer.outcomes[-1].result)
+    if not wait_seconds:
+        say(f"{sent}; `sf-healer job {key}` shows what becomes of it")
+        return ExitCode.OK
+    say(f"no answer within {wait_seconds:g} s; `sf-healer job {key}` shows what becomes of it")
+    return ExitCode.ERROR
+
+
+def in_words(outcome: Outcome) -> str:
+    """Say what became of a request, in one line."""
+    detail = outcome.detail or OUTCOMES.get(outcome.reason, "")
+    more = "" if outcome.final else " (not over yet)"
+    again = f"; ask again in {outcome.retry_after:.0f} s" if outcome.retry_after else ""
+    return f"{outcome.result}, {outcome.reason}: {detail}{again}{more}"
