@@ -16,8 +16,9 @@ from agents.notifications import LONGEST_RETRY_AFTER_SECONDS, Notifier, wait_bef
 from sf_healer.adapters import http
 from sf_healer.adapters.http import NotDeliveredError
 from sf_healer.core.admission import Fleet, Phase, Reason
-from sf_healer.core.commands import Grounds, Outcome, Result
+from sf_healer.core.commands import Outcome, Result
 from sf_healer.settings import NotifyFormat, Settings, load
+from tests.core.outcomes import RESTARTED
 from tests.lab.receiver import Receiver, raw, status
 from tests.lab.waiting import until_async
 
@@ -27,19 +28,6 @@ if TYPE_CHECKING:
 SECONDS = 30.0
 #: What stands in every address here, and must stand nowhere else.
 SECRET = "hunter2"
-OUTCOME = Outcome(
-    id="o1",
-    command_id="c1",
-    key="stf/a",
-    uid="u1",
-    new_uid="u2",
-    result=Result.RESTARTED,
-    reason="verified",
-    at=1000.0,
-    attempt=1,
-    verdict="stuck",
-    evidence=Grounds(silence_seconds=312.4, threshold_seconds=300.0, detail="loading_stopped"),
-)
 KINDS = ("delivered", "refused", "unanswered", "queue_full", "stopped", "fault")
 
 
@@ -51,7 +39,7 @@ def hurried() -> Iterator[None]:
 
 
 def an_outcome(number: int = 1, **changes: Any) -> Outcome:
-    return msgspec.structs.replace(OUTCOME, id=f"o{number}", **changes)
+    return msgspec.structs.replace(RESTARTED, id=f"o{number}", **changes)
 
 
 def counted() -> dict[str, float]:
@@ -86,7 +74,7 @@ async def test_an_outcome_is_posted_as_json_once():
     before = counted()
     with Receiver() as receiver:
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
     (body,) = receiver.bodies
     told = msgspec.json.decode(body)
@@ -98,7 +86,7 @@ async def test_an_outcome_is_posted_as_json_once():
 async def test_a_chat_gets_one_text_and_nothing_else():
     with Receiver() as receiver:
         async with notifying(receiver.url, notify_format=NotifyFormat.SLACK) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
     told = msgspec.json.decode(receiver.bodies[0])
     assert list(told) == ["text"]
@@ -152,7 +140,7 @@ async def test_each_way_a_notice_may_be_lost_is_counted_from_nought_so_that_the_
 async def test_without_a_webhook_nobody_is_told():
     before = counted()
     notifier = Notifier(Settings())
-    notifier.ended(OUTCOME)
+    notifier.ended(RESTARTED)
     assert not len(notifier._outbox)
     await notifier.close(0.0)
     assert since(before) == {}
@@ -180,7 +168,7 @@ async def test_what_may_pass_is_tried_again_with_the_same_body(code):
     before = counted()
     with Receiver(status(code), status(code), status(204)) as receiver:
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
     assert len(receiver.bodies) == 3
     assert len(set(receiver.bodies)) == 1
@@ -234,7 +222,7 @@ async def test_with_nobody_there_it_is_tried_again_lost_and_said():
         address = gone.url
     with capture_logs() as lines:
         async with notifying(address) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
     assert since(before) == {"unanswered": 1}
     assert [line["reason"] for line in lines if line["event"] == "notification_lost"] == [
@@ -249,7 +237,7 @@ async def test_a_receiver_that_is_slow_without_end_is_left_alone_after_a_while(t
     with Receiver() as receiver:
         receiver._answers = [getattr(receiver, trick)]
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
     assert since(before) == {"unanswered": 1}
 
@@ -259,7 +247,7 @@ async def test_a_body_without_end_is_not_read():
     with Receiver() as receiver:
         receiver._answers = [receiver.flood]
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
     assert since(before) == {"delivered": 1}
     assert len(receiver.bodies) == 1
@@ -297,7 +285,7 @@ async def test_a_hostile_answer_is_one_notice_lost_and_no_more(answer):
 async def test_a_redirect_is_not_followed():
     with Receiver() as elsewhere, Receiver(status(307, Location=elsewhere.url)) as receiver:
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
         assert len(receiver.bodies) == 1
         assert elsewhere.bodies == []
@@ -329,7 +317,7 @@ async def test_a_url_that_cannot_be_used_is_not_repeated(tmp_path, broken):
     before = counted()
     with capture_logs() as lines:
         notifier = Notifier(Settings(notify_url_file=str(file)))
-        notifier.ended(OUTCOME)
+        notifier.ended(RESTARTED)
         await all_told(notifier)
         await notifier.close(0.0)
     assert since(before) == {"unanswered": 1}
@@ -340,7 +328,7 @@ async def test_a_url_that_cannot_be_used_is_not_repeated(tmp_path, broken):
 async def test_whatever_happens_the_url_is_in_no_line_and_no_error():
     with Receiver(status(500), raw(b"no"), status(404)) as receiver, capture_logs() as lines:
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
             await all_told(notifier)
             assert SECRET not in repr(notifier.__dict__)
     assert [line["event"] for line in lines if line["event"] == "notification_lost"]
@@ -353,7 +341,7 @@ async def test_while_a_receiver_hangs_the_loop_that_heals_goes_on(monkeypatch):
     with Receiver() as receiver:
         receiver._answers = [receiver.hang]
         async with notifying(receiver.url) as notifier:
-            notifier.ended(OUTCOME)
+            notifier.ended(RESTARTED)
 
             async def is_asked() -> bool:
                 return bool(receiver.bodies)

@@ -12,14 +12,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from sf_healer.core.events import Malformed, decode
-from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.rights import DETECTOR_GROUP
 from sf_healer.topics import DEAD_LETTERS
+from tests.broker.brokers import BROKERS, with_topics
 from tests.fuzz import corpus
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.path import is_nested
 from tests.lab.waiting import until_async
-from tests.lab.worker import Worker, drop_topics, make_topics, records_of
+from tests.lab.worker import Worker, records_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,22 +35,10 @@ SEEN_SECONDS = 90.0
 ENDED_SECONDS = 10.0
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka_single", marks=pytest.mark.kafka),
-    ]
-)
+@pytest.fixture(params=BROKERS)
 def bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "embedded":
-        with EmbeddedBroker() as broker:
-            asyncio.run(make_topics(broker.bootstrap))
-            yield broker.bootstrap
-        return
-    lent = request.getfixturevalue("kafka_single").bootstrap
-    asyncio.run(make_topics(lent))
-    yield lent
-    asyncio.run(drop_topics(lent))
+    with with_topics(request) as bootstrap:
+        yield bootstrap
 
 
 class AsFaust(RoundRobinPartitionAssignor):

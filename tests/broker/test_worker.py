@@ -21,23 +21,19 @@ import pytest
 from sf_healer import feed
 from sf_healer.captures import Line
 from sf_healer.core.evidence import EMPTY
-from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.captures import SCENES, generate_capture
 from sf_healer.local.services import SERVICES, Dialect
 from sf_healer.settings import Settings
 from sf_healer.topics import DEAD_LETTERS, EVIDENCE
+from tests.broker.brokers import BROKERS, with_topics
 from tests.lab.waiting import until_async
-from tests.lab.worker import Worker, drop_topics, make_topics, records_of, send
+from tests.lab.worker import Worker, records_of, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(180)
 
-BROKERS = [
-    pytest.param("embedded", marks=pytest.mark.embedded),
-    pytest.param("kafka_single", marks=pytest.mark.kafka),
-]
 POLICY = """\
 [defaults]
 reporting = true
@@ -59,15 +55,8 @@ SHOWN = {"healthy": "healthy", "stuck": "stuck", "failed": "failed", "interrupte
 
 @pytest.fixture(scope="module", params=BROKERS)
 def bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "embedded":
-        with EmbeddedBroker() as broker:
-            asyncio.run(make_topics(broker.bootstrap))
-            yield broker.bootstrap
-        return
-    lent = request.getfixturevalue("kafka_single").bootstrap
-    asyncio.run(make_topics(lent))
-    yield lent
-    asyncio.run(drop_topics(lent))
+    with with_topics(request) as bootstrap:
+        yield bootstrap
 
 
 @pytest.fixture(scope="module")

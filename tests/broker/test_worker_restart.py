@@ -13,10 +13,10 @@ import pytest
 
 from sf_healer.commands.shared import read_policies
 from sf_healer.core.commands import Command, decode_action
-from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.topics import ACTIONS
+from tests.broker.brokers import BROKERS, with_topics
 from tests.lab.waiting import until_async
-from tests.lab.worker import Answer, Worker, drop_topics, make_topics, records_of, send
+from tests.lab.worker import Answer, Worker, records_of, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,22 +63,10 @@ def report(name: str, status: str) -> bytes:
 SICK_JOBS = {(key_of(name), verdict) for name, verdict in VERDICTS.items() if verdict in SICK}
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka_single", marks=pytest.mark.kafka),
-    ]
-)
+@pytest.fixture(params=BROKERS)
 def bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "embedded":
-        with EmbeddedBroker() as broker:
-            asyncio.run(make_topics(broker.bootstrap))
-            yield broker.bootstrap
-        return
-    lent = request.getfixturevalue("kafka_single").bootstrap
-    asyncio.run(make_topics(lent))
-    yield lent
-    asyncio.run(drop_topics(lent))
+    with with_topics(request) as bootstrap:
+        yield bootstrap
 
 
 #: Kafka takes no shorter session than six seconds; the embedded broker keeps who comes back waiting for several.

@@ -9,31 +9,19 @@ from sf_healer.core.admission import Fleet, Phase, Reason
 from sf_healer.core.commands import Grounds, Outcome, Result
 from sf_healer.settings import NotifyOn
 from sf_healer.views.notices import as_json, as_slack, describe, telling_of, telling_of_storm
+from tests.core.outcomes import RESTARTED
 
-OUTCOME = Outcome(
-    id="o1",
-    command_id="c1",
-    key="stf/a",
-    uid="u1",
-    new_uid="u2",
-    result=Result.RESTARTED,
-    reason="verified",
-    at=1000.0,
-    attempt=1,
-    verdict="stuck",
-    evidence=Grounds(silence_seconds=312.4, threshold_seconds=300.0, detail="loading_stopped"),
-)
 FLEET = Fleet(base=100, unhealthy=45, sick=45, as_of=1000.0)
 
 
 def outcome(result: Result, reason: str, **changes: object) -> Outcome:
-    return msgspec.structs.replace(OUTCOME, result=result, reason=reason, **changes)
+    return msgspec.structs.replace(RESTARTED, result=result, reason=reason, **changes)
 
 
 @pytest.mark.parametrize(
     ("told", "kind", "on"),
     [
-        (OUTCOME, "restarted", {NotifyOn.RESTARTED}),
+        (RESTARTED, "restarted", {NotifyOn.RESTARTED}),
         (outcome(Result.FAILED, "no_pods"), "failed", {NotifyOn.FAILED}),
         (outcome(Result.FAILED, "no_pods", quarantined=True), "quarantined", {NotifyOn.QUARANTINED, NotifyOn.FAILED}),
         (
@@ -66,12 +54,12 @@ def test_a_refusal_of_the_same_job_for_the_same_reason_is_a_repetition_and_a_res
     again = telling_of(outcome(Result.REFUSED, Reason.QUARANTINED, quarantined=True, id="o2"))
     failed = telling_of(outcome(Result.FAILED, "no_pods", quarantined=True, id="o0"))
     assert first.same_as == again.same_as == failed.same_as
-    assert telling_of(OUTCOME).same_as != telling_of(msgspec.structs.replace(OUTCOME, id="o2")).same_as
+    assert telling_of(RESTARTED).same_as != telling_of(msgspec.structs.replace(RESTARTED, id="o2")).same_as
 
 
 def test_the_line_has_the_numbers_it_rests_on_and_what_a_person_can_do():
     judged = "judged stuck, silent for 312 s of 300 s, loading_stopped"
-    assert telling_of(OUTCOME).notice.text == (f"stf/a: restarted (verified); attempt 1, replaces uid u1; {judged}")
+    assert telling_of(RESTARTED).notice.text == (f"stf/a: restarted (verified); attempt 1, replaces uid u1; {judged}")
     stranded = outcome(Result.FAILED, "create_uncertain", needs_person=True, final=False)
     assert telling_of(stranded).notice.text.endswith(f"{judged}. It waits for a person: sf-healer job a")
     tried_out = outcome(Result.FAILED, "no_pods", quarantined=True)
@@ -104,9 +92,9 @@ def test_a_storm_is_told_when_it_begins_and_when_it_ends(before, after, kind):
 
 
 def test_the_json_has_the_outcome_as_the_audit_has_it():
-    told = msgspec.json.decode(as_json(telling_of(OUTCOME).notice))
+    told = msgspec.json.decode(as_json(telling_of(RESTARTED).notice))
     assert (told["schema_version"], told["kind"], told["job"], told["needs_person"]) == (1, "restarted", "stf/a", False)
-    assert msgspec.convert(told["outcome"], Outcome) == OUTCOME
+    assert msgspec.convert(told["outcome"], Outcome) == RESTARTED
     assert told["fleet"] is None
     storm = msgspec.json.decode(as_json(telling_of_storm(Phase.CALM, Phase.STORM, 1000.0, FLEET).notice))
     assert (storm["outcome"], storm["fleet"]["unhealthy"]) == (None, 45)
@@ -114,7 +102,9 @@ def test_the_json_has_the_outcome_as_the_audit_has_it():
 
 def test_slack_takes_nothing_in_an_error_for_a_channel_a_person_or_a_link():
     hostile = Grounds(detail="<!channel> <@U1> <https://evil.example|click> &lt;\n*bold*\x1b[31m")
-    text = msgspec.json.decode(as_slack(telling_of(msgspec.structs.replace(OUTCOME, evidence=hostile)).notice))["text"]
+    text = msgspec.json.decode(as_slack(telling_of(msgspec.structs.replace(RESTARTED, evidence=hostile)).notice))[
+        "text"
+    ]
     assert "<" not in text
     assert ">" not in text
     assert "&lt;!channel&gt;" in text
@@ -125,7 +115,7 @@ def test_slack_takes_nothing_in_an_error_for_a_channel_a_person_or_a_link():
 
 @given(st.text(max_size=5_000), st.text(max_size=50))
 def test_whatever_a_job_says_the_payloads_are_json_and_not_endless(detail, reason):
-    hostile = msgspec.structs.replace(OUTCOME, reason=reason, detail=detail)
+    hostile = msgspec.structs.replace(RESTARTED, reason=reason, detail=detail)
     notice = telling_of(hostile).notice
     assert msgspec.json.decode(as_json(notice))["outcome"]["detail"] == detail
     text = msgspec.json.decode(as_slack(notice))["text"]
