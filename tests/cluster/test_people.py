@@ -45,29 +45,18 @@ class Stage:
         self.bootstrap = bootstrap
 
     def healer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.worker.command(*arguments), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-        )
+        return self.worker.healer(*arguments, seconds=COMMAND_SECONDS)
 
     def page(self) -> dict[str, Any]:
         answer = self.worker.get(f"/jobs/{self.cluster.namespace}/{NAME}/")
         return answer.body if answer is not None and answer.status == 200 else {}
 
-    def admission(self) -> dict[str, Any]:
-        answer = self.worker.get("/actions/")
-        return (answer.body.get("admission") or {}) if answer is not None and answer.status == 200 else {}
-
     def pauses(self) -> list[str]:
-        return [pause["scope"] for pause in self.admission().get("pauses", [])]
+        return [pause["scope"] for pause in self.worker.admission().get("pauses", [])]
 
     def uid(self) -> str:
         job = self.cluster.read_job(self.cluster.namespace, NAME)
         return "" if isinstance(job, ApiFailure) else job.fact.uid
-
-    def is_counted(self) -> bool:
-        """Say whether every partition has been counted: before that every restart waits."""
-        fleet = self.admission().get("fleet", {"partitions_not_counted": 1, "counted_at": None})
-        return not fleet["partitions_not_counted"] and fleet["counted_at"] is not None
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +77,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         with worker:
             worker.wait_until_ready()
             until(lambda: made.page().get("incarnation"), "the Job to be known", seconds=SECONDS)
-            until(made.is_counted, "the fleet to be counted", seconds=SECONDS)
+            until(made.worker.has_counted, "the fleet to be counted", seconds=SECONDS)
             yield made
         cluster.close()
 
@@ -150,7 +139,7 @@ def test_a_pause_holds_restarts_survives_the_worker_and_ends_when_resumed(stage:
 
     stage.worker.server.kill()
     stage.worker.start().wait_until_ready()
-    until(lambda: scope in stage.pauses() and stage.is_counted(), "the pause to hold still", seconds=SECONDS)
+    until(lambda: scope in stage.pauses() and stage.worker.has_counted(), "the pause to hold still", seconds=SECONDS)
     assert stage.healer("restart", NAME, "--reason", "again").returncode == ExitCode.REFUSED
     assert stage.uid() == before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from tests.lab.waiting import until
 from tests.lab.worker import Worker
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
@@ -45,9 +45,7 @@ class Stage:
         self.proxy = proxy
 
     def healer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.worker.command(*arguments), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-        )
+        return self.worker.healer(*arguments, seconds=COMMAND_SECONDS)
 
     def job(self, name: str) -> Any:
         """Give the live Job, or the failure to read it."""
@@ -60,10 +58,6 @@ class Stage:
     def action(self, name: str) -> dict[str, Any] | None:
         record = self.actions().get("actions", {}).get(f"{self.cluster.namespace}/{name}", {})
         return record.get("action")
-
-    def is_counted(self) -> bool:
-        fleet = (self.actions().get("admission") or {}).get("fleet", {"partitions_not_counted": 1, "counted_at": None})
-        return not fleet["partitions_not_counted"] and fleet["counted_at"] is not None
 
     def strand(self, name: str) -> dict[str, Any]:
         """Have a Job deleted, and its creation refused until a person is asked for; give what it was."""
@@ -124,7 +118,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         assert created.returncode == 0, created.stderr
         with worker:
             worker.wait_until_ready()
-            until(made.is_counted, "the fleet to be counted", seconds=SECONDS)
+            until(made.worker.has_counted, "the fleet to be counted", seconds=SECONDS)
             yield made
         cluster.close()
 

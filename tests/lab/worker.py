@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -108,6 +109,20 @@ class Worker:
             for sample in family.samples:
                 samples[sample.name, " ".join(sample.labels.values())] += sample.value
         return samples
+
+    def healer(self, *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Run a command of `sf-healer` as a person beside the worker does."""
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=seconds, check=False)
+
+    def admission(self) -> dict[str, Any]:
+        """Give what holds restarts back; empty while nobody tells."""
+        answer = self.get("/actions/")
+        return (answer.body.get("admission") or {}) if answer is not None and answer.status == 200 else {}
+
+    def has_counted(self) -> bool:
+        """Say whether every partition has been counted: before that every restart waits."""
+        fleet = self.admission().get("fleet", {"partitions_not_counted": 1, "counted_at": None})
+        return not fleet["partitions_not_counted"] and fleet["counted_at"] is not None
 
     def stop(self) -> None:
         """End the process politely, within STOP_SECONDS."""
