@@ -26,7 +26,7 @@ demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (
 	$(BIN)/sf-healer demo $(if $(KEEP),--keep)
 
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not kafka and not kube and not prometheus and not soak'
+	$(PYTEST) -m 'not kafka and not kube and not prometheus and not soak'
 
 simulate: $(READY) ## SEEDS=50 fresh worlds of two simulated hours each, on all cores (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50)
