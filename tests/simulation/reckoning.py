@@ -217,19 +217,27 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
         return "" if _is_away(only) else f"known to one only ({mine is None})"
     if _is_away(mine) and _is_away(its):
         return ""  # one of them may have forgotten it and heard of it again
+    late_seconds = checkpoint_seconds + _HEARD_AGAIN_SECONDS
     for field in JobState.__struct_fields__:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
             continue
         if field in _OF_WHAT_WAS_SAID and mine.command_source != its.command_source:
             continue
-        if field.endswith("_at") and -early_seconds <= one - other <= checkpoint_seconds + _HEARD_AGAIN_SECONDS:
+        if field.endswith("_at") and -early_seconds <= one - other <= late_seconds:
             continue
+        if field == "doubtful_life_at" and other < one <= _last_news_of(its) + late_seconds:
+            continue  # a `loading` of the incarnation before, sent again when this one had begun
         told_again = mine.loading_at > its.loading_at
         if field in _OF_THE_NEWEST_LOADING and (told_again or mine.loading_source <= its.loading_source):
             continue
         return f"{field} is {one!r}, and {other!r} by the log"
     return ""
+
+
+def _last_news_of(state: JobState) -> float:
+    """Return when our log last said something about this incarnation."""
+    return max(state.seen_at, state.condition_at, state.life_at)
 
 
 def _is_away(state: JobState) -> bool:
