@@ -129,6 +129,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True):
     pauses: dict[str, Pause] = {}
     held: tuple[Command, ...] = ()
     inquiries: dict[str, Inquiry] = {}  # by the id of a held command
+    passed: bool = False  # the storm that is held for passed; the next is another one
 
 
 NO_HISTORY = History()
@@ -211,8 +212,9 @@ def watch_fleet(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Led
         case Phase.CALM:
             return _moved(ledger, Phase.STORM, now, window=1) if stormy else ledger
         case Phase.STORM:
-            if not seen_without_break:
+            if not seen_without_break or (stormy and ledger.passed):
                 return _moved(ledger, Phase.STORM, now, window=1, again=True)
+            ledger = msgspec.structs.replace(ledger, passed=ledger.passed or calm)
             if now - ledger.phase_since < limits.storm_canary_after_seconds:
                 return ledger
             return _moved(ledger, Phase.CALM if calm else Phase.PROBING, now, window=1)
@@ -381,5 +383,6 @@ def tokens_left(ledger: Ledger, limits: Limits, now: float) -> float:
 
 
 def _moved(ledger: Ledger, phase: Phase, now: float, *, window: int, again: bool = False) -> Ledger:
-    since = now if again or phase is not ledger.phase else ledger.phase_since
-    return msgspec.structs.replace(ledger, phase=phase, phase_since=since, window=window)
+    if not again and phase is ledger.phase:
+        return msgspec.structs.replace(ledger, window=window)
+    return msgspec.structs.replace(ledger, phase=phase, phase_since=now, window=window, passed=False)

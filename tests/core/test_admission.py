@@ -351,6 +351,21 @@ def test_a_storm_that_passed_by_itself_is_over_after_its_hold():
     assert ledger.phase is Phase.CALM
 
 
+def test_a_storm_that_follows_one_that_passed_has_ten_minutes_of_its_own():
+    ledger, now = watched(in_storm(), 400.0, unhealthy=0, sick=0)
+    ledger, second = watched(ledger, 5.0, unhealthy=60, sick=60, start=now)
+    ledger, now = watched(ledger, 595.0, unhealthy=60, sick=60, start=second)
+    assert (ledger.phase, ledger.phase_since) == (Phase.STORM, second)
+    ledger, _ = watched(ledger, 5.0, unhealthy=60, sick=60, start=now)
+    assert ledger.phase is Phase.PROBING
+
+
+def test_a_storm_that_goes_down_by_half_and_up_again_is_the_same_storm():
+    ledger, now = watched(in_storm(), 400.0, unhealthy=30, sick=30)
+    ledger, _ = watched(ledger, 200.0, unhealthy=60, sick=60, start=now)
+    assert ledger.phase is Phase.PROBING
+
+
 def test_a_fleet_that_recovers_while_it_is_probed_is_calm():
     ledger, now = probing()
     ledger, _ = watched(ledger, 5.0, unhealthy=0, sick=21, start=now)

@@ -124,7 +124,7 @@ class Oracle:
         self._turned: dict[str, tuple[str, float]] = {}  # Job and moment, by command
         self._fleet: dict[int, FleetCounts] = {}
         self._storm_since = self._calm_since = self._counted_at = float("-inf")
-        self._is_over = True
+        self._is_over, self._has_passed = True, False
         self._tokens = float(self._limits.rate_burst)
         self._tokens_at = 0.0
         self._window = 1
@@ -404,7 +404,7 @@ class Oracle:
         if known is not None and (not known.settled or self._commanded_at.get(command.id, 0) < known.settled_at):
             return  # said twice, after a crash or by a worker that was paused
         if process is not None and process.went_on_at > self._scheduler.now - _ZOMBIE_SECONDS:
-            self.restarts.setdefault(command.id, _Restart(command, record.landed))
+            self.restarts[command.id] = _Restart(command, record.landed)
             return  # it may be nobody's word any more
         limits = self._limits
         self._tokens += max(0.0, now - self._tokens_at) * limits.rate_per_minute / 60.0
@@ -444,6 +444,8 @@ class Oracle:
             self._window = min(2 * self._window, self._limits.in_flight)
         elif settled.repaired is False:
             self._window = max(1, self._window // 2)
+            # A canary that fails brings the hold back: who turns sick during it is of that storm.
+            self._calm_since, self._is_over = self._scheduler.now, False
 
     def _on_outcome(self, _log: Log, record: Record, _process: Process | None) -> None:
         outcome = commands.decode_outcome(record.value)
@@ -533,8 +535,12 @@ class Oracle:
             self._calm_since = now
         self._counted_at = now
         self._is_over |= now - self._calm_since > limits.storm_canary_after_seconds
-        if stormy and self._is_over:
-            self._storm_since, self._is_over = now, False
+        if stormy and (self._is_over or self._has_passed):
+            self._storm_since, self._is_over, self._has_passed = now, False, False
+        sick = sum(each.sick for each in self._fleet.values())
+        self._has_passed |= (
+            is_news and not stormy and (sick <= limits.storm_jobs or sick <= limits.storm_share / 2 * base)
+        )
 
     def _check_storm(self, command: Command) -> None:
         """No restart before everybody has counted, and none in a storm before its canary is due."""
