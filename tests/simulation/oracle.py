@@ -8,7 +8,7 @@ records of the steps log. docs/simulation.md lists the rules.
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -60,10 +60,19 @@ class _Restart(msgspec.Struct, eq=False):
 
     command: Command
     admitted: float
+    announced: float | None = None  # when its first delete was
     touched: float | None = None
     paused_by: str = ""  # a pause that was on the log before the delete was announced
     settled: bool = False
     settled_at: int = -1  # offset
+
+
+class _Turned(NamedTuple):
+    """A Job that turned sick, when, and who said so."""
+
+    key: str
+    at: float
+    process: Process | None
 
 
 class _Judged(msgspec.Struct, frozen=True):
@@ -121,7 +130,7 @@ class Oracle:
         self._told_to_stop: dict[tuple[str, int, int], None] = {}
         self._pauses: dict[str, Pause] = {}
         self._commanded_at: dict[str, int] = {}  # offsets, by id
-        self._turned: dict[str, tuple[str, float]] = {}  # Job and moment, by command
+        self._turned: dict[str, _Turned] = {}  # by command
         self._fleet: dict[int, FleetCounts] = {}
         self._storm_since = self._calm_since = self._counted_at = float("-inf")
         self._is_over, self._has_passed = True, False
@@ -278,8 +287,9 @@ class Oracle:
         watched = not self._policies_by_target(command.target).consumer and self._incarnation(command.uid) is not None
         if watched and (not is_zombies or command.id in self._turned):
             # Who has a state from its checkpoint takes it for well until later than who has heard it all.
-            earlier = self._turned.get(command.id, (command.key, float("inf")))[1]
-            self._turned[command.id] = command.key, min(earlier, command.evidence.unhealthy_at or 0.0)
+            at, known = command.evidence.unhealthy_at or 0.0, self._turned.get(command.id)
+            if known is None or at < known.at:
+                self._turned[command.id] = _Turned(command.key, at, process)
         if self.trace is not None:
             self.trace(process.name if process else "person", "command", command.verdict, command.key, command.uid)
         if process is not None:
@@ -388,7 +398,7 @@ class Oracle:
             case Announced() if entry.step is Step.DELETE:
                 self._announced(entry)
             case FleetCounts():
-                self._counted(entry, record.timestamp / 1000)
+                self._counted(entry, record.timestamp / 1000, process)
             case Settled():
                 self._settled(entry, record.offset)
             case Pause():
@@ -422,6 +432,8 @@ class Oracle:
 
     def _announced(self, announced: Announced) -> None:
         restart = self.restarts.get(announced.action_id)
+        if restart is not None and restart.announced is None:
+            restart.announced = self._scheduler.now
         if restart is not None and restart.touched is None:
             restart.paused_by = next(
                 (
@@ -507,16 +519,18 @@ class Oracle:
         stepped = max(self._offsets) - min(self._offsets)
         if late > _ACTING_SECONDS + stepped:
             self.fail("expired", f"{command.key} was judged until {late:.0f} s ago")
-        self._check_storm(command)
+        self._check_storm(restart)
 
-    def _counted(self, counts: FleetCounts, at: float) -> None:
+    def _counted(self, counts: FleetCounts, at: float, process: Process | None) -> None:
         """Follow what the evidence partitions count, and hold it against the commands that were sent."""
         limits, now = self._limits, self._scheduler.now
+        # Who takes the partition over may take a Job for well again: until a checkpoint ends, or for a feed gap.
         turned = {
-            key
-            for key, at in self._turned.values()
-            if counts.at - limits.storm_window_seconds < at <= counts.at
-            and partition_of(key, counts.partitions) == counts.partition
+            each.key
+            for each in self._turned.values()
+            if each.process is process
+            and counts.at - limits.storm_window_seconds < each.at <= counts.at
+            and partition_of(each.key, counts.partitions) == counts.partition
         }
         if len(turned) > counts.unhealthy:
             self.fail("miscounted", f"{sorted(turned)} turned sick in partition {counts.partition}: {counts}")
@@ -542,9 +556,13 @@ class Oracle:
             is_news and not stormy and (sick <= limits.storm_jobs or sick <= limits.storm_share / 2 * base)
         )
 
-    def _check_storm(self, command: Command) -> None:
-        """No restart before everybody has counted, and none in a storm before its canary is due."""
-        turned, held = command.evidence.unhealthy_at or 0.0, self._scheduler.now - self._storm_since
+    def _check_storm(self, restart: _Restart) -> None:
+        """No restart before everybody has counted, and none in a storm before its canary is due.
+
+        A delete that was announced may have come through whatever the API said, so it is seen through.
+        """
+        command, announced = restart.command, restart.announced or self._scheduler.now
+        turned, held = command.evidence.unhealthy_at or 0.0, announced - self._storm_since
         behind = [each.partition for each in self._fleet.values() if each.at < turned]
         if behind or not self._fleet:
             self.fail("uncounted", f"{command.key} turned sick at {turned}, and partitions {behind} have not counted")
