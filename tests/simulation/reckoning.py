@@ -86,10 +86,15 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         return None
     if job.ended == "Failed":
         return "failed", truth.conditions[-1][0], 0.0
-    # Of a sign of life that arrives after the error, though it was said before, nobody can tell.
-    arrived = max((each.landed or 0.0 for each in said if each.kind in _LIFE), default=0.0)
+    # Of a sign of life that arrives after the error though it was said before, nobody can tell; nor of one that the
+    # producer's clock, which was put back in between, dates later.
+    life = [each for each in said if each.kind in _LIFE]
+    arrived = max((each.landed or 0.0 for each in life), default=0.0)
+    dated = max((each.clock for each in life), default=0.0)
     errors = [
-        each for each in said if each.kind is Kind.ERROR and each.emitted > spoke and (each.landed or 0.0) > arrived
+        each
+        for each in said
+        if each.kind is Kind.ERROR and each.emitted > spoke and (each.landed or 0.0) > arrived and each.clock > dated
     ]
     if errors and not job.ended:
         since = min(each.landed or 0.0 for each in errors)
