@@ -240,7 +240,8 @@ SECTIONS: tuple[Section, ...] = (
                 "stop_hangs",
                 Level.CRITICAL,
                 "",
-                "A stop took longer than 15 s, and the process ends at once. What it had in hand is read again.",
+                "A stop took longer than 8 s, as it does while the broker is away, and the process ends with 1. "
+                "What it had in hand is read again.",
             ),
             _event(
                 "worker_crashed",

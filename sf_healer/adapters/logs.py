@@ -27,6 +27,11 @@ _INDISCREET = ("aiokafka.conn", "faust.transport.drivers.aiokafka", "kubernetes.
 # These name each address asked, and that of a webhook is a secret: only warnings, also when debugging.
 _NAMES_ADDRESSES = ("httpx", "httpcore")
 
+# A client library that cannot reach its broker says so hundreds of times a second, for as long as it is away.
+REPEATED_SECONDS = 10.0
+_OURS = ("sf_healer", "agents", "tables")
+_REMEMBERED = 1000
+
 # No local variables, which structlog would show by default: passwords and manifests are among them.
 _TRACEBACK = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
@@ -37,6 +42,35 @@ _SHARED: list[structlog.typing.Processor] = [
     structlog.stdlib.ExtraAdder(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+
+
+class Repeats(logging.Filter):
+    """Lets a line of a library pass once in `REPEATED_SECONDS`; the next one tells how many it stands for.
+
+    Lines are the same when logger, level and text are. None of ours is ever left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[tuple[str, int, str], float] = {}
+        self._left_out: dict[tuple[str, int, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is shown; counts it otherwise."""
+        if record.name.partition(".")[0] in _OURS:
+            return True
+        line = (record.name, record.levelno, record.getMessage())
+        shown = self._shown.get(line)
+        if shown is not None and 0.0 <= record.created - shown < REPEATED_SECONDS:
+            self._left_out[line] = self._left_out.get(line, 0) + 1
+            return False
+        if len(self._shown) >= _REMEMBERED:
+            self._shown.clear()
+        self._shown[line] = record.created
+        left_out = self._left_out.pop(line, 0)
+        if left_out:
+            record.left_out = left_out
+        return True
 
 
 def configure(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None) -> None:
@@ -72,7 +106,15 @@ def dict_config(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None
                 ],
             }
         },
-        "handlers": {"stream": {"class": "logging.StreamHandler", "formatter": "lines", "stream": stream}},
+        "filters": {"repeats": {"()": Repeats}},
+        "handlers": {
+            "stream": {
+                "class": "logging.StreamHandler",
+                "formatter": "lines",
+                "filters": [] if level is LogLevel.DEBUG else ["repeats"],
+                "stream": stream,
+            }
+        },
         "root": {"level": level.upper(), "handlers": ["stream"]},
         "loggers": {name: {"level": max(_number(level), logging.WARNING)} for name in _TALKATIVE}
         if level is not LogLevel.DEBUG

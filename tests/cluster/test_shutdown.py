@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from sf_healer.core.steps import Announced, Step
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.topics import STEPS
+from sf_healer.worker import CRASHED
 from tests.cluster.test_actuator_worker import (
     a_worker,
     check,
@@ -90,17 +92,46 @@ async def test_a_worker_told_to_end_while_its_calls_are_under_way_leaves_none_th
         check(cluster, olds, played.outcomes)
 
 
+async def test_a_worker_told_to_end_while_its_broker_is_away_does_so_within_ten_seconds(
+    tmp_path: Path, local_cluster: LocalCluster
+):
+    with ExitStack() as stack:
+        broker, cluster = EmbeddedBroker(), stack.enter_context(connected(local_cluster))
+        with broker:
+            worker = a_worker(
+                "alone",
+                tmp_path,
+                broker.bootstrap,
+                cluster,
+                local_cluster.kubeconfig,
+                broker_session_timeout_seconds=3,
+                broker_heartbeat_seconds=0.5,
+                demo_accept_create_time="true",
+            )
+            await create_topics(worker)
+            stack.enter_context(worker)
+            await asyncio.to_thread(worker.wait_until_ready)
+        await asyncio.to_thread(until_said, worker, "Unable connect to node", seconds=60.0)
+        # Nothing is acknowledged any more, so it says that it could not end in order.
+        assert await asyncio.to_thread(ended_within, worker, status=CRASHED) < ENDED_SECONDS
+        assert "stop_hangs" in worker.log.read_text()
+
+
+def until_said(worker: Worker, told: str, *, seconds: float) -> None:
+    until(lambda: told in worker.log.read_text(), f"the log to say {told}", seconds=seconds)
+
+
 def under_way(proxy: ApiProxy, asks: Asks) -> bool:
     return any(request.asks is asks and not request.status for request in list(proxy.requests))
 
 
-def ended_within(worker: Worker) -> float:
-    """Tell a worker to end; give how long it took. It ends with 0."""
+def ended_within(worker: Worker, *, status: int = 0) -> float:
+    """Tell a worker to end; give how long it took."""
     child = worker.server._child
     assert child is not None
     began_at = time.monotonic()
     child.send_signal(signal.SIGTERM)
-    assert child.wait(ENDED_SECONDS * 2) == 0, worker.tail()
+    assert child.wait(ENDED_SECONDS * 2) == status, worker.tail()
     return time.monotonic() - began_at
 
 

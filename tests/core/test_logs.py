@@ -46,6 +46,31 @@ def test_our_lines_and_those_of_libraries_look_the_same():
     assert {"timestamp", "level", "logger", "event"} <= ours.keys() & theirs.keys()
 
 
+SAID_AGAIN = """
+import logging, structlog
+logs.configure(LogLevel.{level})
+for moment in (0.0, 1.0, 9.9, 10.0, 12.0):
+    for logger, node in (("aiokafka", 1), ("aiokafka", 2)):
+        record = logging.makeLogRecord(
+            dict(name=logger, levelno=logging.ERROR, levelname="ERROR", msg="no way to %s", args=(node,))
+        )
+        record.created = 1_000.0 + moment
+        logging.getLogger(logger).handle(record)
+    structlog.get_logger("agents.marks").info("ours")
+"""
+
+
+def test_a_library_that_repeats_itself_is_heard_once_in_ten_seconds_with_how_often_it_was():
+    said = lines(logged(SAID_AGAIN.format(level="INFO")))
+    theirs = [(line["event"], line.get("left_out")) for line in said if line["logger"] == "aiokafka"]
+    assert theirs == [("no way to 1", None), ("no way to 2", None), ("no way to 1", 2), ("no way to 2", 2)]
+    assert sum(line["event"] == "ours" for line in said) == 5
+
+
+def test_who_debugs_hears_every_repetition():
+    assert len(lines(logged(SAID_AGAIN.format(level="DEBUG")))) == 15
+
+
 def test_an_exception_is_one_line_of_json():
     (line,) = lines(
         logged(

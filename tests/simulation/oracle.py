@@ -132,8 +132,7 @@ class Oracle:
         self._commanded_at: dict[str, int] = {}  # offsets, by id
         self._turned: dict[str, _Turned] = {}  # by command
         self._fleet: dict[int, FleetCounts] = {}
-        self._storm_since = self._calm_since = self._counted_at = float("-inf")
-        self._is_over, self._has_passed = True, False
+        self._storm_since, self._has_passed = float("-inf"), True
         self._tokens = float(self._limits.rate_burst)
         self._tokens_at = 0.0
         self._window = 1
@@ -414,7 +413,7 @@ class Oracle:
         if known is not None and (not known.settled or self._commanded_at.get(command.id, 0) < known.settled_at):
             return  # said twice, after a crash or by a worker that was paused
         if process is not None and process.went_on_at > self._scheduler.now - _ZOMBIE_SECONDS:
-            self.restarts[command.id] = _Restart(command, record.landed)
+            self.restarts.setdefault(command.id, _Restart(command, record.landed)).command = command
             return  # it may be nobody's word any more
         limits = self._limits
         self._tokens += max(0.0, now - self._tokens_at) * limits.rate_per_minute / 60.0
@@ -456,8 +455,6 @@ class Oracle:
             self._window = min(2 * self._window, self._limits.in_flight)
         elif settled.repaired is False:
             self._window = max(1, self._window // 2)
-            # A canary that fails brings the hold back: who turns sick during it is of that storm.
-            self._calm_since, self._is_over = self._scheduler.now, False
 
     def _on_outcome(self, _log: Log, record: Record, _process: Process | None) -> None:
         outcome = commands.decode_outcome(record.value)
@@ -544,17 +541,12 @@ class Oracle:
         # What a worker far behind counts was so long ago.
         is_news = at - min(each.at for each in self._fleet.values()) <= limits.counts_stale_after_seconds
         stormy = is_news and unhealthy > limits.storm_jobs and unhealthy > limits.storm_share * base
-        # A storm is over when its end was seen, without a break, for as long as it holds; till then the next is of it.
-        if stormy or not is_news or now - self._counted_at > limits.counts_stale_after_seconds:
-            self._calm_since = now
-        self._counted_at = now
-        self._is_over |= now - self._calm_since > limits.storm_canary_after_seconds
-        if stormy and (self._is_over or self._has_passed):
-            self._storm_since, self._is_over, self._has_passed = now, False, False
         sick = sum(each.sick for each in self._fleet.values())
-        self._has_passed |= (
-            is_news and not stormy and (sick <= limits.storm_jobs or sick <= limits.storm_share / 2 * base)
-        )
+        few = sick <= limits.storm_jobs or sick <= limits.storm_share / 2 * base
+        if stormy and self._has_passed:
+            self._storm_since, self._has_passed = now, False
+        # Until few are sick, all that follows is of the same storm: it is held for, and then probed.
+        self._has_passed |= is_news and few and not stormy
 
     def _check_storm(self, restart: _Restart) -> None:
         """No restart before everybody has counted, and none in a storm before its canary is due.
