@@ -158,6 +158,16 @@ def test_a_job_that_is_not_restarted_says_why_not(pages, capsys):
     assert table["looks again"].endswith(moment(T0 + 51 + 40))
 
 
+def test_a_job_that_was_restarted_says_why(pages, capsys):
+    evidence = {"proof": "silence", "silence_seconds": 44.0, "threshold_seconds": 40.0, "last_seen": T0}
+    past = {"at": T0 + 30.0, "result": "restarted", "reason": "verified", "verdict": "stuck", "evidence": evidence}
+    pages.put("/actions/", PAGES["/actions/"][1] | {"actions": {WELL: {"action": None, "recent": [past]}}})
+    assert run(["job", "well"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert "restarted, verified" in table["restart before"]
+    assert table["because"].endswith(f"  stuck: silence, 44s of 40s, last seen {moment(T0)}")
+
+
 def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
     assert run(["job", "nobody"]) == ExitCode.ERROR
     assert "no Job stf/nobody is known; `sf-healer jobs`" in capsys.readouterr().err
@@ -169,6 +179,17 @@ def test_a_job_is_shown_although_the_actuator_does_not_answer(pages, capsys):
     printed = capsys.readouterr()
     assert "loading_stopped" in printed.out
     assert "no worker owns the steps log" in printed.err
+
+
+# ---- pause
+
+
+@pytest.mark.parametrize(("queue", "said"), [("q-well", "1 known Jobs are in it"), ("Q-WELL", "Capitals count")])
+def test_a_pause_says_when_it_holds_nothing(pages, capsys, queue, said):
+    assert run(["pause", "--queue", queue, "--reason", "x", "--dry-run"]) == ExitCode.OK
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("Careful" in told) is (queue == "Q-WELL")
 
 
 # ---- actions, fleet
