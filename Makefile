@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (KEEP=1 stays up)
-	$(BIN)/sf-healer demo $(if $(KEEP),--keep)
+	$(BIN)/sf-healer demo $(if $(KEEP),--keep --env-file build/demo.env)
 
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
 	$(PYTEST) -m 'not kafka and not kube and not prometheus and not soak'
