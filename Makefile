@@ -26,7 +26,7 @@ demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (
 	$(BIN)/sf-healer demo $(if $(KEEP),--keep --env-file build/demo.env)
 
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) -m 'not kafka and not kube and not prometheus and not soak'
+	$(PYTEST) -m 'not kafka and not kube and not prometheus and not browser and not soak'
 
 simulate: $(READY) ## SEEDS=50 fresh worlds of two simulated hours each, on all cores (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50)
@@ -39,9 +39,10 @@ lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes contr
 	$(BIN)/python -m tests.lab.kafka install
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
+	$(BIN)/python -m tests.lab.browser install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
-	$(PYTEST) -m '(kafka or kube or prometheus) and not soak'
+	$(PYTEST) -m '(kafka or kube or prometheus or browser) and not soak'
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load
