@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -179,6 +180,18 @@ def test_a_job_is_shown_although_the_actuator_does_not_answer(pages, capsys):
     printed = capsys.readouterr()
     assert "loading_stopped" in printed.out
     assert "no worker owns the steps log" in printed.err
+
+
+def test_what_was_done_tonight_is_asked_for_by_a_duration(pages, capsys):
+    old, new = ({"at": at, "command_id": name, "result": "restarted", "reason": "verified", "verdict": "stuck",
+                 "attempt": 1, "detail": "", "uid": "u", "new_uid": "v", "steps": []}
+                for at, name in ((time.time() - 7200.0, "old"), (time.time() - 60.0, "new")))  # fmt: skip
+    known = {SICK: {"action": None, "recent": [old, new]}, WELL: {"action": None, "recent": [old]}}
+    pages.put("/actions/", PAGES["/actions/"][1] | {"actions": known})
+    assert run(["actions", "--since", "1h30m", "-o", "json"]) == ExitCode.OK
+    shown = json.loads(capsys.readouterr().out)["actions"]
+    assert {job: [each["command_id"] for each in record["recent"]] for job, record in shown.items()} == {SICK: ["new"]}
+    assert run(["actions", "--since", "tonight"]) == ExitCode.USAGE
 
 
 # ---- pause
