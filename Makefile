@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv demo test simulate soak lab test-lab steady-load bench bench-smoke check format lock clean
+.PHONY: help venv demo test simulate soak lab test-lab steady-load bench bench-smoke screenshot check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -52,6 +52,9 @@ bench: $(READY) ## Every engine on the same topics, side by side; writes docs/pe
 
 bench-smoke: $(READY) ## Is the worker still near the floor? Under a minute; fails only on a ratio of one run
 	$(BIN)/python -m benchmarks.smoke
+
+screenshot: $(READY) ## Draw the picture of the README anew, from what the commands print beside a demo
+	$(BIN)/python -m tests.docs.screenshot
 
 check: $(READY) ## Lint, types, layering
 	$(BIN)/ruff check .

@@ -1,12 +1,14 @@
 """docs/policy.md and docs/operations.md say what the code says: every name, every default, every reason."""
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 from prometheus_client import generate_latest
 
-from sf_healer.cli import COMMANDS
+from sf_healer.cli import COMMANDS, cli
 from sf_healer.commands import metrics
 from sf_healer.core.policy import Expectations, Limits, Match, Policy
 from sf_healer.views import words
@@ -76,6 +78,28 @@ def test_a_page_names_no_command_that_there_is_not(page):
     text = page.read_text()
     code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, flags=re.DOTALL))
     assert set(re.findall(r"(?:^|`)sf-healer ([a-z][a-z-]*)", code, flags=re.MULTILINE)) <= set(COMMANDS)
+
+
+def questions():
+    section = OPERATIONS.split("\n## Ten questions at night\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+    return {question: re.findall(r"`sf-healer ([^`]+)`", answer) for question, answer in rows}
+
+
+def test_ten_questions_are_answered_in_two_commands_at_most():
+    assert len(questions()) == 10
+    assert all(1 <= len(commands) <= 2 for commands in questions().values())
+
+
+@pytest.mark.parametrize("told", sorted({told for commands in questions().values() for told in commands}))
+def test_a_command_that_answers_a_question_is_understood(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, *arguments = shlex.split(told)
+    for file in re.findall(r"\S+\.(?:gz|toml)", told):
+        (tmp_path / file).touch()
+    command = cli.get_command(click.Context(cli), name)
+    with command.make_context(name, arguments) as understood:
+        assert understood.params
 
 
 def test_every_metric_is_explained():
