@@ -10,7 +10,10 @@ from prometheus_client import generate_latest
 
 from sf_healer.cli import COMMANDS, cli
 from sf_healer.commands import metrics
+from sf_healer.core.admission import Reason
+from sf_healer.core.commands import Result
 from sf_healer.core.policy import Expectations, Limits, Match, Policy
+from sf_healer.core.verdicts import Verdict
 from sf_healer.views import words
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -106,6 +109,19 @@ def test_every_metric_is_explained():
     assert (DOCS / "metrics.md").read_text() == metrics.markdown(), (
         "run: sf-healer metrics --markdown > docs/metrics.md"
     )
+
+
+@pytest.mark.parametrize(
+    ("series", "values"),
+    [
+        ("sf_healer_verdicts_total{verdict", Verdict),
+        ("sf_healer_outcomes_total{result", Result),
+        ("sf_healer_refusals_total{reason", Reason),
+    ],
+)
+def test_what_has_not_happened_yet_is_scraped_as_nothing_so_that_its_first_time_is_seen(series, values):
+    scraped = generate_latest().decode()
+    assert [value for value in values if f'{series}="{value}"}}' not in scraped] == []
 
 
 def test_the_metrics_are_named_as_a_scrape_shows_them():
