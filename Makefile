@@ -35,13 +35,13 @@ soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soa
 	$(BIN)/python -m tests.simulation --go-on --seeds 1000
 	$(PYTEST) -m soak
 
-lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes control plane (Java, Maven, Go)
+lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control plane (Java, Maven, Go), Prometheus, axe-core
 	$(BIN)/python -m tests.lab.kafka install
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
 	$(BIN)/python -m tests.lab.browser install
 
-test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
+test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser
 	$(PYTEST) -m '(kafka or kube or prometheus or browser) and not soak'
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
