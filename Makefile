@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv demo test simulate soak lab test-lab steady-load bench bench-smoke check format lock clean
+.PHONY: help venv demo test simulate soak lab test-lab steady-load bench bench-smoke screenshot check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -23,10 +23,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (KEEP=1 stays up)
-	$(BIN)/sf-healer demo $(if $(KEEP),--keep)
+	$(BIN)/sf-healer demo $(if $(KEEP),--keep --env-file build/demo.env)
 
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) -m 'not kafka and not kube and not prometheus and not soak'
+	$(PYTEST) -m 'not kafka and not kube and not prometheus and not browser and not soak'
 
 simulate: $(READY) ## SEEDS=50 fresh worlds of two simulated hours each, on all cores (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50)
@@ -35,13 +35,14 @@ soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soa
 	$(BIN)/python -m tests.simulation --go-on --seeds 1000
 	$(PYTEST) -m soak
 
-lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes control plane (Java, Maven, Go)
+lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control plane (Java, Maven, Go), Prometheus, axe-core
 	$(BIN)/python -m tests.lab.kafka install
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
+	$(BIN)/python -m tests.lab.browser install
 
-test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
-	$(PYTEST) -m '(kafka or kube or prometheus) and not soak'
+test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser
+	$(PYTEST) -m '(kafka or kube or prometheus or browser) and not soak'
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load
@@ -51,6 +52,9 @@ bench: $(READY) ## Every engine on the same topics, side by side; writes docs/pe
 
 bench-smoke: $(READY) ## Is the worker still near the floor? Under a minute; fails only on a ratio of one run
 	$(BIN)/python -m benchmarks.smoke
+
+screenshot: $(READY) ## Draw the picture of the README anew, from what the commands print beside a demo
+	$(BIN)/python -m tests.docs.screenshot
 
 check: $(READY) ## Lint, types, layering
 	$(BIN)/ruff check .

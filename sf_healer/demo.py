@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import shlex
 import socket
 import sys
 import tempfile
@@ -56,6 +57,9 @@ stop_hold_seconds = 10
 
 [admission]
 backoff_seconds = 2
+refused_retry_seconds = 2
+storm_window_seconds = 10
+storm_canary_after_seconds = 10
 """
 
 
@@ -107,23 +111,32 @@ class Seen(msgspec.Struct):
 class Demo:
     """One run: stand-ins, worker, Jobs, and what is seen of them."""
 
-    def __init__(self, console: Console, directory: Path) -> None:
+    def __init__(self, console: Console, directory: Path, *, env_file: Path | None = None) -> None:
         self.console = console
         self.directory = directory
+        self.env_file = env_file
         self.url = ""
         self.seen: list[Seen] = []
+        self._ours: dict[str, str] = {}
         self._ready_at = 0.0
         self._stopped = False
 
     def run(self, *, keep: bool) -> bool:
         """Show it; returns whether what happened is what should have. Raises DemoFailed."""
         with ExitStack() as running:
-            settings, cluster = self._start(running)
+            broker = running.enter_context(EmbeddedBroker())
+            local = running.enter_context(LocalCluster(namespaces=(NAMESPACE,)))
+            settings, cluster = self._start(running, broker, local)
             self._create_jobs(cluster, settings)
+            if self.env_file is not None:
+                running.callback(self.env_file.unlink, missing_ok=True)
+                self._write_env_file(self.env_file, local)
             self._watch(cluster, settings)
             self._summarise()
             if keep:
-                self.console.print(f"\nStaying up. Look at {self.url}/  Ctrl-C ends it.")
+                self.console.print(f"\nStaying up, Ctrl-C ends it. Look at {self.url}/")
+                if self.env_file is not None:
+                    self.console.print(f"or, in another shell:  . {self.env_file}; sf-healer jobs")
                 with _live(self.console) as draw:
                     while True:
                         self._look(cluster)
@@ -131,10 +144,10 @@ class Demo:
                         time.sleep(POLL_SECONDS)
         return all(seen.as_expected for seen in self.seen)
 
-    def _start(self, running: ExitStack) -> tuple[Settings, Cluster]:
-        broker = running.enter_context(EmbeddedBroker())
-        local = running.enter_context(LocalCluster(namespaces=(NAMESPACE,)))
-        environment = self._environment(broker.bootstrap, local.kubeconfig)
+    def _start(self, running: ExitStack, broker: EmbeddedBroker, local: LocalCluster) -> tuple[Settings, Cluster]:
+        self._ours = self._settings(broker.bootstrap, local.kubeconfig)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environment = inherited | self._ours
         settings = load(environment)
         asyncio.run(_create_topics(settings))
         log = self.directory / "worker.log"
@@ -149,11 +162,10 @@ class Demo:
         running.callback(cluster.close)
         return settings, cluster
 
-    def _environment(self, bootstrap: str, kubeconfig: Path) -> dict[str, str]:
+    def _settings(self, bootstrap: str, kubeconfig: Path) -> dict[str, str]:
         policy = self.directory / "policy.toml"
         policy.write_text(POLICY)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        return inherited | {
+        return {
             "SF_HEALER_BROKER_URL": f"kafka://{bootstrap}",
             "SF_HEALER_NAMESPACE": NAMESPACE,
             "SF_HEALER_MODE": "heal",
@@ -168,6 +180,16 @@ class Demo:
             "SF_HEALER_BROKER_HEARTBEAT_SECONDS": "1",
             "SF_HEALER_DEMO_ACCEPT_CREATE_TIME": "true",
         }
+
+    def _write_env_file(self, path: Path, local: LocalCluster) -> None:
+        """Write what another shell needs to ask this demo: settings, the way to our commands, the pod that loads."""
+        (steady,) = (seen.name for seen in self.seen if seen.role.behaviour is Behaviour.HEALTHY)
+        (pid,) = (pod.pid for pod in local.pods() if pod.job == steady)
+        variables = self._ours | {"KUBECONFIG": self._ours["SF_HEALER_KUBECONFIG"], "STEADY_PID": str(pid)}
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        programs = shlex.quote(str(Path(sys.executable).parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*lines, f'export PATH={programs}:"$PATH"', ""]))
 
     def _wait_until_ready(self, worker: children.Process, log: Path) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -263,11 +285,11 @@ class Demo:
         self.console.print(table)
 
 
-def run(*, keep: bool) -> bool:
+def run(*, keep: bool, env_file: Path | None = None) -> bool:
     """Run the demo on a terminal or into a pipe; returns whether it went as it should. Raises DemoFailed."""
     console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="sf-healer-demo-") as directory:
-        return Demo(console, Path(directory)).run(keep=keep)
+        return Demo(console, Path(directory), env_file=env_file).run(keep=keep)
 
 
 def _free_port_with_free_neighbour() -> int:

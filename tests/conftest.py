@@ -1,7 +1,7 @@
 """What any test may ask for: real components (started once a session, on first use), captures, profiles.
 
-Tests that use a real component carry the marker `kafka`, `kube` or `prometheus`; the fixtures below put it on them.
-Without the component such a test is skipped with the reason, and fails instead where CI=true: a CI that
+Tests that use a real component carry its marker: `kafka` and `kube` (the fixtures below put them on), `prometheus`,
+`browser`. Without the component such a test is skipped with the reason, and fails instead where CI=true: a CI that
 skips what it is there for proves nothing.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import kafka, kube, prometheus
+from tests.lab import browser, kafka, kube, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,7 @@ MISSING = {
     "kafka": functools.cache(kafka.missing),
     "kube": functools.cache(kube.missing),
     "prometheus": functools.cache(prometheus.missing),
+    "browser": functools.cache(browser.missing),
 }
 RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
 

@@ -9,6 +9,9 @@ import platform
 from prometheus_client import Counter, Gauge, Histogram, Info
 
 from sf_healer import __version__
+from sf_healer.core.admission import Reason
+from sf_healer.core.commands import Result
+from sf_healer.core.verdicts import Verdict
 
 _SWEEP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -133,3 +136,16 @@ CLUSTER_CALLS = Histogram(
 CLUSTER_FAILURES = Counter(
     "sf_healer_cluster_failures", "Lists that failed and watches that broke, by the failure's kind.", ["kind"]
 )
+
+
+def _begin_at_zero() -> None:
+    """Show what has not happened yet: a series that begins with its first event has no increase to show for it."""
+    for verdict in Verdict:
+        VERDICTS.labels(verdict)
+    for result in Result:
+        OUTCOMES.labels(result)
+    for reason in Reason:
+        REFUSALS.labels(reason)
+
+
+_begin_at_zero()

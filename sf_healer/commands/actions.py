@@ -1,5 +1,6 @@
 """`sf-healer actions`: restarts under way and lately, with their steps."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from sf_healer.commands.reading import (
     watch_option,
     worker,
 )
+from sf_healer.control import parse_duration
 from sf_healer.views.lines import moment
 
 _COLUMNS = ("SINCE", "JOB", "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
@@ -26,11 +28,18 @@ _UNDER_WAY = "under way"
 @click.command()
 @click.argument("job", required=False)
 @click.option("--open", "only_open", is_flag=True, help="Only those under way, and those that wait for a person.")
+@click.option("--since", metavar="DURATION", help="Only what happened in the last 90s, 30m, 12h, 2d, ….")
 @reading_option
 @watch_option
 @url_option
-def command(*, job: str | None, only_open: bool, output: Reading, watching: bool, url: str | None) -> None:
+def command(
+    *, job: str | None, only_open: bool, since: str | None, output: Reading, watching: bool, url: str | None
+) -> None:
     """List restarts, the newest first: of all Jobs, or of JOB (a name, or namespace/name)."""
+    try:
+        seconds = None if since is None else parse_duration(since)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--since") from None
     asked, settings = worker(url)
     key = None if job is None else job_key(job, settings)
 
@@ -41,6 +50,8 @@ def command(*, job: str | None, only_open: bool, output: Reading, watching: bool
             for name, record in page["actions"].items()
             if key in {None, name} and (record.get("action") or not only_open)
         }
+        if seconds is not None:
+            records = _since(records, time.time() - seconds)
         columns = _WIDE_COLUMNS if output is Reading.WIDE else _COLUMNS
         rows = sorted((row for name, record in records.items() for row in _rows(name, record)), reverse=True)
         return Table({**page, "actions": records}, columns, [(moment(row[0]), *row[1 : len(columns)]) for row in rows])
@@ -48,6 +59,15 @@ def command(*, job: str | None, only_open: bool, output: Reading, watching: bool
     if watching:
         watch(make, output)
     show(make(), output)
+
+
+def _since(records: Mapping[str, Mapping[str, Any]], earliest: float) -> dict[str, Mapping[str, Any]]:
+    """Leave out what was over before (epoch seconds); what is under way stays."""
+    recent = {
+        name: {**record, "recent": [outcome for outcome in record.get("recent", []) if outcome["at"] >= earliest]}
+        for name, record in records.items()
+    }
+    return {name: record for name, record in recent.items() if record["recent"] or record.get("action")}
 
 
 def _rows(job: str, record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:

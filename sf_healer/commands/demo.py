@@ -1,6 +1,7 @@
 """`sf-healer demo`: the main job shown on this machine."""
 
 import signal
+from pathlib import Path
 
 import click
 
@@ -9,7 +10,12 @@ from sf_healer.cli import ExitCode
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Stay up afterwards, to look around; Ctrl-C ends it.")
-def command(*, keep: bool) -> ExitCode:
+@click.option(
+    "--env-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write there what `sf-healer` in another shell needs to ask this demo; removed at the end.",
+)
+def command(*, keep: bool, env_file: Path | None) -> ExitCode:
     """Start a small broker and cluster, five Jobs and the worker, and watch two sick Jobs healed.
 
     Exit status 0 if exactly those two were restarted and are well again, 3 if not.
@@ -21,6 +27,6 @@ def command(*, keep: bool) -> ExitCode:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:
-        return ExitCode.OK if demo.run(keep=keep) else ExitCode.NO
+        return ExitCode.OK if demo.run(keep=keep, env_file=env_file) else ExitCode.NO
     except (demo.DemoFailed, BrokerFailed, BrokerNotInstalled) as failed:
         raise click.ClickException(str(failed)) from None

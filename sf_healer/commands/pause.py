@@ -54,4 +54,6 @@ def command(
     counted = "" if known is None else f"; {len(known)} known Jobs are in it"
     ends = "until resumed" if until is None else f"until {moment(until)}"
     say(f"{'would be paused' if dry_run else 'paused'}: {scope} {ends}{counted}")
+    if known == []:
+        say("Careful: nothing is held by that now. Capitals count; `sf-healer jobs -o wide` shows targets and queues")
     return ExitCode.OK

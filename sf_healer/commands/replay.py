@@ -10,6 +10,7 @@ from sf_healer.backtest import Difference, differences
 from sf_healer.captures import CaptureError, read_file
 from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
+from sf_healer.core.policy import PolicyBook
 from sf_healer.replay import Decision, Replay, Score, percentile, read_jobs, read_truth, score
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -24,6 +25,12 @@ _DIFFERENT_COLUMNS = ("CHANGE", "SECONDS", *_COLUMNS)
 @click.option(
     "--against", "against_file", type=_FILE, help="Policies to compare with: print only the decisions that differ."
 )
+@click.option(
+    "--silence-threshold",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Let --policy call every Job silent after S seconds; --against stays as it is.",
+)
 @click.option("--truth", "truth_file", type=_FILE, help="Score against this; exit status 3 if it does not hold.")
 @click.option("--until", type=float, help="Last moment for a verdict, epoch seconds; default: the truth's end.")
 @click.option("-o", "--output", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
@@ -33,6 +40,7 @@ def command(
     jobs_file: Path | None,
     policy_file: Path | None,
     against_file: Path | None,
+    silence_threshold: float | None,
     truth_file: Path | None,
     until: float | None,
     output: str,
@@ -43,20 +51,24 @@ def command(
     decision that only one of the two makes, or makes at another time (exit status 0: it is a question).
     """
 
-    def replay(policies: Path | None) -> Replay:
+    def replay(policies: PolicyBook) -> Replay:
         jobs = read_jobs(jobs_file) if jobs_file else None
-        return Replay(read_file(file), jobs, read_policies(policies), until=until)
+        return Replay(read_file(file), jobs, policies, until=until)
+
+    asked = read_policies(policy_file)
+    if silence_threshold is not None:
+        asked = asked.with_silence_threshold(silence_threshold)
 
     old: list[Decision] = []
     try:
         truth = read_truth(truth_file) if truth_file else None
         if until is None and truth is not None:
             until = truth.capture_end
-        run = replay(policy_file)
+        run = replay(asked)
         if against_file is None:
             decisions = _print(run, output)
         else:
-            decisions, old = list(run.decisions()), list(replay(against_file).decisions())
+            decisions, old = list(run.decisions()), list(replay(read_policies(against_file)).decisions())
             _print_differences(differences(decisions, old), output)
     except CaptureError as error:
         raise click.ClickException(str(error)) from None

@@ -287,8 +287,8 @@ def _unfit(ledger: Ledger, command: Command, now: float, history: History, job: 
         return Refused(Reason.EXPIRED, 0.0, f"it was good until {command.expires_at:.0f}")
     pause = pause_of(ledger.pauses, command, now)
     if pause is not None:
-        wait = 0.0 if pause.until is None else pause.until - now
-        return Refused(Reason.PAUSED, wait, f"{pause.scope}: {pause.reason}")
+        # Not until the pause would be over: a person may end it before, and the Job must be asked for then.
+        return Refused(Reason.PAUSED, 0.0, f"{pause.scope}: {pause.reason}")
     if any(slot.key == command.key for slot in ledger.slots):
         return Refused(Reason.DUPLICATE, 0.0, "an action for this Job is open")
     if command.id in history.acted:

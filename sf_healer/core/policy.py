@@ -130,6 +130,7 @@ class PolicyBook:
 
     def __init__(self, rules: tuple[_Rule, ...], defaults: Expectations, limits: Limits) -> None:
         self.limits = limits
+        self._parts = (rules, defaults)
         self._default = _policy("default", defaults, Expectations())
         self._rules = tuple((rule, _policy(rule.name, rule, defaults)) for rule in rules)
         self._answers: dict[str, tuple[JobFact, Policy]] = {}
@@ -144,6 +145,13 @@ class PolicyBook:
         """Say which Jobs a policy of this book is for; None: it is the default."""
         rules = (rule for rule, known in self._rules if known is policy)
         return next((Match(rule.targets, rule.names, rule.labels) for rule in rules), None)
+
+    def with_silence_threshold(self, seconds: float) -> "PolicyBook":
+        """Give the same policies, each with this silence threshold: a question to a replay, not for a worker."""
+        rules, defaults = self._parts
+        changed = tuple(msgspec.structs.replace(rule, silence_threshold_seconds=seconds) for rule in rules)
+        expected = msgspec.structs.replace(defaults, silence_threshold_seconds=seconds)
+        return PolicyBook(changed, expected, self.limits)
 
     @property
     def checkpoint_seconds(self) -> float:

@@ -104,6 +104,7 @@ def restart_lines(data: Mapping[str, Any]) -> Iterator[Line]:
         yield "  last answer", f"{moment(outcome['at'])} {answer_of(outcome)}"
     for past in list(reversed(record.get("recent", [])))[:_NO_MORE_OUTCOMES]:
         yield "  restart before", f"{moment(past['at'])} {answer_of(past)}"
+        yield "    because", f"{past['verdict']}: {grounds_in_short(past['evidence'])}"
     if (record.get("history") or {}).get("quarantined_at"):
         since = moment(record["history"]["quarantined_at"])
         yield "  quarantined", f"since {since}; `sf-healer resume --job {data['name']}` ends it"

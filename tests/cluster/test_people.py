@@ -135,7 +135,7 @@ def test_a_pause_holds_restarts_survives_the_worker_and_ends_when_resumed(stage:
     until(lambda: scope in stage.pauses(), "the pause to hold", seconds=SECONDS)
     refused = stage.healer("restart", NAME, "--reason", "all the same")
     assert refused.returncode == ExitCode.REFUSED, refused.stderr
-    assert f"refused, paused: {scope}: maintenance; ask again in 3" in refused.stderr
+    assert f"refused, paused: {scope}: maintenance" in refused.stderr
 
     stage.worker.server.kill()
     stage.worker.start().wait_until_ready()

@@ -156,9 +156,14 @@ def test_the_reasons_are_checked_in_the_order_of_the_design():
 def test_a_pause_holds_the_jobs_of_its_scope(scope):
     ledger = Ledger(pauses={scope: Pause(scope=scope, reason="maintenance", until=NOW + 30.0)})
     answer = ask(ledger)
-    assert (answer.reason, answer.retry_after) == (Reason.PAUSED, 30.0)
+    assert answer.reason is Reason.PAUSED
     assert answer.detail == f"{scope}: maintenance"
     assert ask(ledger, now=NOW + 30.0, fleet=msgspec.structs.replace(WELL, as_of=NOW + 30.0)) == Allowed()
+
+
+def test_a_paused_job_is_asked_about_again_before_the_pause_is_over_for_a_person_may_end_it():
+    answer = ask(Ledger(pauses={"*": Pause(scope="*", reason="maintenance", until=NOW + 3600.0)}))
+    assert (answer.reason, answer.retry_after) == (Reason.PAUSED, 0.0)
 
 
 @pytest.mark.parametrize("scope", ["job:stf/b", "queue:q2", "target:loader-ws", "stf/a"])

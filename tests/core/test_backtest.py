@@ -109,6 +109,19 @@ def test_against_prints_only_what_differs_and_ends_with_0(capture, capsys):
     assert "added" in capsys.readouterr().out
 
 
+def test_another_silence_threshold_is_asked_for_without_a_policy_file(capture, capsys):
+    rules = '[defaults]\nsilence_threshold_seconds = 600\n[[policy]]\nname = "a"\ntargets = ["arango-connector"]\n'
+    policy = capture.parent / "rules.toml"
+    policy.write_text(f"{rules}silence_threshold_seconds = 500\n")
+    arguments = ["replay", str(capture), "--policy", str(policy), "--against", str(policy), "-o", "jsonl"]
+    assert run([*arguments, "--silence-threshold", "120"]) == ExitCode.OK
+    (line,) = capsys.readouterr().out.splitlines()
+    difference = msgspec.json.decode(line, type=Difference)
+    assert (difference.change, difference.new.evidence["threshold_seconds"]) == (Change.ADDED, 120.0)
+    assert run(arguments) == ExitCode.OK
+    assert capsys.readouterr().out == ""
+
+
 def test_against_with_a_truth_scores_both_and_answers_for_the_new_one(capture, capsys):
     truth = capture.parent / "truth.json"
     truth.write_text(json.dumps({"jobs": {JOB.partition("/")[2]: {"verdict": "healthy"}}}))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -158,6 +159,16 @@ def test_a_job_that_is_not_restarted_says_why_not(pages, capsys):
     assert table["looks again"].endswith(moment(T0 + 51 + 40))
 
 
+def test_a_job_that_was_restarted_says_why(pages, capsys):
+    evidence = {"proof": "silence", "silence_seconds": 44.0, "threshold_seconds": 40.0, "last_seen": T0}
+    past = {"at": T0 + 30.0, "result": "restarted", "reason": "verified", "verdict": "stuck", "evidence": evidence}
+    pages.put("/actions/", PAGES["/actions/"][1] | {"actions": {WELL: {"action": None, "recent": [past]}}})
+    assert run(["job", "well"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert "restarted, verified" in table["restart before"]
+    assert table["because"].endswith(f"  stuck: silence, 44s of 40s, last seen {moment(T0)}")
+
+
 def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
     assert run(["job", "nobody"]) == ExitCode.ERROR
     assert "no Job stf/nobody is known; `sf-healer jobs`" in capsys.readouterr().err
@@ -169,6 +180,29 @@ def test_a_job_is_shown_although_the_actuator_does_not_answer(pages, capsys):
     printed = capsys.readouterr()
     assert "loading_stopped" in printed.out
     assert "no worker owns the steps log" in printed.err
+
+
+def test_what_was_done_tonight_is_asked_for_by_a_duration(pages, capsys):
+    old, new = ({"at": at, "command_id": name, "result": "restarted", "reason": "verified", "verdict": "stuck",
+                 "attempt": 1, "detail": "", "uid": "u", "new_uid": "v", "steps": []}
+                for at, name in ((time.time() - 7200.0, "old"), (time.time() - 60.0, "new")))  # fmt: skip
+    known = {SICK: {"action": None, "recent": [old, new]}, WELL: {"action": None, "recent": [old]}}
+    pages.put("/actions/", PAGES["/actions/"][1] | {"actions": known})
+    assert run(["actions", "--since", "1h30m", "-o", "json"]) == ExitCode.OK
+    shown = json.loads(capsys.readouterr().out)["actions"]
+    assert {job: [each["command_id"] for each in record["recent"]] for job, record in shown.items()} == {SICK: ["new"]}
+    assert run(["actions", "--since", "tonight"]) == ExitCode.USAGE
+
+
+# ---- pause
+
+
+@pytest.mark.parametrize(("queue", "said"), [("q-well", "1 known Jobs are in it"), ("Q-WELL", "Capitals count")])
+def test_a_pause_says_when_it_holds_nothing(pages, capsys, queue, said):
+    assert run(["pause", "--queue", queue, "--reason", "x", "--dry-run"]) == ExitCode.OK
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("Careful" in told) is (queue == "Q-WELL")
 
 
 # ---- actions, fleet

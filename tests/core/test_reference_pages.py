@@ -1,14 +1,19 @@
 """docs/policy.md and docs/operations.md say what the code says: every name, every default, every reason."""
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 from prometheus_client import generate_latest
 
-from sf_healer.cli import COMMANDS
+from sf_healer.cli import COMMANDS, cli
 from sf_healer.commands import metrics
+from sf_healer.core.admission import Reason
+from sf_healer.core.commands import Result
 from sf_healer.core.policy import Expectations, Limits, Match, Policy
+from sf_healer.core.verdicts import Verdict
 from sf_healer.views import words
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -78,10 +83,45 @@ def test_a_page_names_no_command_that_there_is_not(page):
     assert set(re.findall(r"(?:^|`)sf-healer ([a-z][a-z-]*)", code, flags=re.MULTILINE)) <= set(COMMANDS)
 
 
+def questions():
+    section = OPERATIONS.split("\n## Ten questions at night\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+    return {question: re.findall(r"`sf-healer ([^`]+)`", answer) for question, answer in rows}
+
+
+def test_ten_questions_are_answered_in_two_commands_at_most():
+    assert len(questions()) == 10
+    assert all(1 <= len(commands) <= 2 for commands in questions().values())
+
+
+@pytest.mark.parametrize("told", sorted({told for commands in questions().values() for told in commands}))
+def test_a_command_that_answers_a_question_is_understood(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, *arguments = shlex.split(told)
+    for file in re.findall(r"\S+\.(?:gz|toml)", told):
+        (tmp_path / file).touch()
+    command = cli.get_command(click.Context(cli), name)
+    with command.make_context(name, arguments) as understood:
+        assert understood.params
+
+
 def test_every_metric_is_explained():
     assert (DOCS / "metrics.md").read_text() == metrics.markdown(), (
         "run: sf-healer metrics --markdown > docs/metrics.md"
     )
+
+
+@pytest.mark.parametrize(
+    ("series", "values"),
+    [
+        ("sf_healer_verdicts_total{verdict", Verdict),
+        ("sf_healer_outcomes_total{result", Result),
+        ("sf_healer_refusals_total{reason", Reason),
+    ],
+)
+def test_what_has_not_happened_yet_is_scraped_as_nothing_so_that_its_first_time_is_seen(series, values):
+    scraped = generate_latest().decode()
+    assert [value for value in values if f'{series}="{value}"}}' not in scraped] == []
 
 
 def test_the_metrics_are_named_as_a_scrape_shows_them():

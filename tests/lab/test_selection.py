@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BROWSER_TEST = "tests/browser/test_pages_in_a_browser.py::test_nothing_is_wider_than_a_phone"
 LAB_TEST = "tests/cluster/test_lab_kube.py::test_kubectl_is_there_for_manifests"
 
 
@@ -24,6 +25,14 @@ def test_a_missing_component_skips_with_the_reason_but_fails_in_ci(
 
     assert done.returncode == status, done.stdout
     assert "the Kubernetes 1.36.3 control plane is not built: run `make lab`" in done.stdout
+    assert closing_line in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("in_ci", "closing_line"), [("", "1 skipped"), ("true", "1 error")])
+def test_a_missing_browser_skips_with_the_reason_but_fails_in_ci(tmp_path: Path, in_ci: str, closing_line: str) -> None:
+    done = _pytest(BROWSER_TEST, cache=tmp_path, in_ci=in_ci)
+
+    assert "axe-core is not there: run `make lab`" in done.stdout or "Chromium is not installed" in done.stdout
     assert closing_line in done.stdout.splitlines()[-1]
 
 

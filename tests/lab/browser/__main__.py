@@ -1,0 +1,36 @@
+"""The command line of the lab's browser, for `make lab`."""
+
+from __future__ import annotations
+
+import click
+
+from tests.lab import command_line
+from tests.lab.browser import axe, program
+from tests.lab.browser import install as fetch
+from tests.lab.browser import missing as missing_reason
+
+
+@click.group()
+def main() -> None:
+    """Chromium and axe-core, for the tests of pages."""
+
+
+@main.command()
+def install() -> None:
+    """Fetch axe-core, unless it is there; Chromium is the machine's."""
+    click.echo("Browser ...")
+    try:
+        built = fetch()
+    except RuntimeError as failure:
+        raise click.ClickException(str(failure)) from failure
+    click.echo(f"{'installed in' if built else 'is there:'} {axe().parent}; Chromium: {program() or 'not installed'}")
+
+
+@main.command()
+def missing() -> None:
+    """Say what is missing; exit status 1 if anything is."""
+    command_line.print_missing(missing_reason())
+
+
+if __name__ == "__main__":
+    main()
