@@ -39,6 +39,7 @@ lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes contr
 	$(BIN)/python -m tests.lab.kafka install
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
+	$(BIN)/python -m tests.lab.crds install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver
 	$(PYTEST) -m '(kafka or kube or prometheus) and not soak'
