@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from sf_healer import __version__, settings
+from sf_healer import __version__, settings, topics
+from sf_healer.adapters import kafka as kafka_admin
 from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.local.services import SERVICES, Dialect
+from tests.broker.composed_kafka import composed
 from tests.lab.kafka.installation import VERSION
 from tests.lab.process import Server
-from tests.lab.waiting import until
+from tests.lab.waiting import until, until_async
 from tests.lab.worker import Worker, drop_topics
 from tests.manifests.built import Strict
 
@@ -32,6 +34,7 @@ COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 INSIDE = "kafka:19092"  # the address at which the services find Kafka
 WORKERS = {"detector": 6066, "actuator": 6067}
 BROKERS = {"kafka": 9092, "kafka-2": 9094, "kafka-3": 9095}
+READY_SECONDS = 120.0
 OBSERVABILITY = {"kafka-ui", "prometheus", "grafana"}
 #: Made beside this; its own tests say what is in it.
 DASHBOARD = "manifests/observability/grafana-dashboard.json"
@@ -180,6 +183,28 @@ def test_a_capture_fed_to_the_composed_services_is_judged(
 
         until(judged, "the Jobs that ended to be listed as completed", seconds=60)
         assert actuator.server.is_alive, actuator.tail()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+async def test_with_the_profile_topics_have_three_replicas(services: dict[str, Any], tmp_path: Path):
+    with composed({name: services[name]["environment"] for name in BROKERS}, tmp_path) as bootstrap:
+        service = services["topics"]
+        environment = {"PATH": os.environ["PATH"], **service["environment"]}
+        environment["SF_HEALER_BROKER_URL"] = environment["SF_HEALER_BROKER_URL"].replace(INSIDE, bootstrap)
+        told = settings.load({name: value for name, value in environment.items() if name.startswith("SF_HEALER_")})
+
+        async def all_are_there() -> bool:  # compose waits for their health checks
+            async with kafka_admin.admin(told) as admin:
+                return await admin.broker_count() == len(BROKERS)
+
+        await until_async(all_are_there, "three brokers in one cluster", seconds=READY_SECONDS)
+        created = await asyncio.to_thread(_run, service["command"], environment)
+        assert created.returncode == 0, created.stdout + created.stderr
+        async with kafka_admin.admin(told) as admin:
+            found = await admin.describe([spec.name for spec in topics.specs(told, len(BROKERS))])
+        assert {each.replication_factor for each in found.values()} == {len(BROKERS)}
+        assert {each.configs["min.insync.replicas"] for each in found.values()} == {"2"}
 
 
 def _worker(services: dict[str, Any], name: str, kafka: KafkaCluster, directory: Path) -> Worker:
