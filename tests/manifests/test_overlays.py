@@ -231,7 +231,7 @@ def test_a_workers_account_may_do_what_its_role_needs_in_the_jobs_namespace_alon
 def test_a_workers_kafka_user_has_the_acls_of_its_role(overlay: str, role: Role, tmp_path: Path):
     user = of_kind(overlay, "KafkaUser")[name_of(role)]
     wanted = {
-        Acl(right.resource.value, right.name, "literal", operation.value)
+        Acl(right.resource.value, right.name, right.pattern.value, operation.value)
         for right in rights(loaded(overlay, role, tmp_path), Purpose(role.value))
         for operation in right.operations
     }
