@@ -49,6 +49,7 @@ soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soa
 
 lab: $(READY) ## Set up the real components: Apache Kafka and a Kubernetes control plane (Java, Maven, Go)
 	$(BIN)/python -m tests.lab.kafka install
+	$(BIN)/python -m tests.lab.kafka install --version 4.0.1
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
 	$(BIN)/python -m tests.lab.crds install

@@ -37,7 +37,12 @@ class Strict(yaml.SafeLoader):
 @functools.cache
 def text_of(overlay: str) -> str:
     """Build an overlay as `kubectl apply -k` does."""
-    command = [str(binary()), "kubectl", "kustomize", str(MANIFESTS / "overlays" / overlay)]
+    return kustomize(MANIFESTS / "overlays" / overlay)
+
+
+def kustomize(directory: Path) -> str:
+    """Build a directory."""
+    command = [str(binary()), "kubectl", "kustomize", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -25,7 +25,7 @@ from sf_healer.core.facts import PodState
 from sf_healer.local import launcher
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
-from tests.lab.kafka import KafkaCluster, acls_of, allow
+from tests.lab.kafka import OLDEST_VERSION, VERSION, KafkaCluster, acls_of, allow
 from tests.lab.process import Server
 from tests.lab.waiting import until, until_async
 from tests.lab.worker import Worker, records_of, send
@@ -116,9 +116,9 @@ def _spec(topic: dict[str, Any]) -> Spec:
 
 
 @pytest.fixture
-def operators(platform: Platform, tmp_path: Path) -> Iterator[Operators]:
+def operators(platform: Platform, tmp_path: Path, version: str) -> Iterator[Operators]:
     passwords = {user: secrets.token_hex(12) for user in USERS}
-    with KafkaCluster.start(brokers=3, directory=tmp_path / "kafka", users=passwords) as brokers:
+    with KafkaCluster.start(brokers=3, directory=tmp_path / "kafka", users=passwords, version=version) as brokers:
         yield Operators(platform, brokers, passwords)
 
 
@@ -154,7 +154,8 @@ class Sick:
         return {outcome.result for outcome in found if isinstance(outcome, Outcome)}
 
 
-@pytest.mark.parametrize("overlay", ["heal", "heal-split"])
+# The platform's own version, and the newest.
+@pytest.mark.parametrize(("overlay", "version"), [("heal", OLDEST_VERSION), ("heal-split", VERSION)])
 async def test_what_is_shipped_heals_a_stuck_job(operators: Operators, overlay: str, tmp_path: Path):
     platform, bootstrap = operators.platform, operators.brokers.bootstrap
     admin = await asyncio.to_thread(lambda: Cluster.connect(namespace=JOBS, kubeconfig=str(platform.plane.kubeconfig)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sf_healer import __version__, settings, topics
 from sf_healer.access import Access, needed
@@ -14,7 +16,7 @@ from sf_healer.rights import Purpose, rights
 from sf_healer.settings import Mode, Role, Settings
 from sf_healer.worker import STOP_LIMIT_SECONDS
 from tests.lab.kafka import Acl, acls_of
-from tests.manifests.built import HEALS, MANIFESTS, OVERLAYS, build, of_kind, settings_of, text_of
+from tests.manifests.built import HEALS, MANIFESTS, OVERLAYS, build, kustomize, of_kind, settings_of, text_of
 
 pytestmark = pytest.mark.kube
 
@@ -92,6 +94,33 @@ def test_heal_is_strimzi_v1_but_for_the_mode_and_the_rights():
     observes, acts = (set(text.splitlines()) for text in plain)
     assert observes - acts == {"  SF_HEALER_MODE: observe"}
     assert acts - observes == {"  SF_HEALER_MODE: heal", "  - create", "  - delete", "  - events"}
+
+
+def composed(text: str, at: Path) -> dict[str, dict[str, Any]]:
+    """Build a kustomization of somebody's own, written as if it lay beside ours; gives objects by kind/name."""
+    there = os.path.relpath(MANIFESTS, at.resolve())
+    text = text.replace("../../components", f"{there}/components").replace("../strimzi", f"{there}/overlays/strimzi")
+    (at / "kustomization.yaml").write_text(text)
+    listed = yaml.safe_load_all(kustomize(at))
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in listed}
+
+
+def test_the_overlay_of_ones_own_that_the_page_shows_heals_with_an_older_strimzi(tmp_path: Path):
+    page = (MANIFESTS.parent / "docs" / "deployment.md").read_text()
+    built = composed(page.partition("```yaml\n")[2].partition("```")[0], tmp_path)
+    assert built["KafkaUser/sf-healer"]["apiVersion"] == "kafka.strimzi.io/v1beta2"
+    assert {"delete", "create"} <= set(built["Role/sf-healer"]["rules"][0]["verbs"])
+    (container,) = built["Deployment/sf-healer"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example/sf-healer:{__version__}"
+
+
+def test_the_roles_apart_may_observe_too(tmp_path: Path):
+    text = "resources: [../strimzi-v1beta2]\ncomponents: [../../components/split-roles]\n"
+    built = composed(text, tmp_path)
+    deployed = {name for name in built if name.startswith("Deployment/")}
+    assert deployed == {"Deployment/sf-healer-detector", "Deployment/sf-healer-actuator"}
+    for role in (Role.DETECTOR, Role.ACTUATOR):
+        assert _accesses(built[f"Role/{name_of(role)}"]) == {need.access for need in needed(role, Mode.OBSERVE)}
 
 
 # ------------------------------------------------------------------ the worker
@@ -220,11 +249,18 @@ def test_a_workers_account_may_do_what_its_role_needs_in_the_jobs_namespace_alon
     assert name in of_kind(overlay, "ServiceAccount")
     binding = of_kind(overlay, "RoleBinding")[name]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": "kafka"}]
-    rules = of_kind(overlay, "Role")[binding["roleRef"]["name"]]["rules"]
-    found = {
-        Access(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]
-    }
+    found = _accesses(of_kind(overlay, "Role")[binding["roleRef"]["name"]])
     assert found == {need.access for need in needed(role, mode_of(overlay))}
+
+
+def _accesses(role: dict[str, Any]) -> set[Access]:
+    return {
+        Access(group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
 
 
 @pytest.mark.parametrize(("overlay", "role"), EVERY)
