@@ -7,8 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+comma := ,
 
-.PHONY: help venv demo test simulate soak lab test-lab steady-load bench bench-smoke screenshot check format lock clean
+.PHONY: help venv demo up feed down test simulate soak lab test-lab steady-load bench bench-smoke screenshot check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -25,8 +26,19 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Show it: five Jobs, two of them sick, healed in front of you (KEEP=1 stays up)
 	$(BIN)/sf-healer demo $(if $(KEEP),--keep --env-file build/demo.env)
 
+COMPOSE := docker compose $(foreach each,$(subst $(comma), ,$(PROFILES)),--profile $(each))
+
+up: ## Kafka, detector and actuator in containers (PROFILES=observability,three-brokers for more)
+	$(COMPOSE) up --build --wait
+
+feed: $(READY) ## Feed them a capture: CAPTURE=FILE, SPEED=60
+	$(BIN)/sf-healer feed $(CAPTURE) --bootstrap localhost:9092 --speed $(or $(SPEED),60)
+
+down: ## End them and forget what they kept
+	docker compose --profile '*' down --volumes
+
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) -m 'not kafka and not kube and not prometheus and not browser and not soak'
+	$(PYTEST) -m 'not kafka and not kube and not prometheus and not browser and not image and not soak'
 
 simulate: $(READY) ## SEEDS=50 fresh worlds of two simulated hours each, on all cores (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50)
@@ -37,12 +49,15 @@ soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soa
 
 lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control plane (Java, Maven, Go), Prometheus, axe-core
 	$(BIN)/python -m tests.lab.kafka install
+	$(BIN)/python -m tests.lab.kafka install --version 4.0.1
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
 	$(BIN)/python -m tests.lab.browser install
+	$(BIN)/python -m tests.lab.crds install
+	$(BIN)/python -m tests.lab.checkers install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser
-	$(PYTEST) -m '(kafka or kube or prometheus or browser) and not soak'
+	$(PYTEST) -m '(kafka or kube or prometheus or browser or image) and not soak'
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load

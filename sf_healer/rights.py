@@ -16,6 +16,8 @@ from sf_healer.settings import Role, Settings
 DETECTOR_GROUP = "sf-healer-detector"
 ACTUATOR_GROUP = "sf-healer-actuator"
 ANY = "*"
+#: What the names of StreamForge's data topics begin with: each is that of its queue (queue-manager, naming.py).
+DATA_TOPICS = "loader-"
 
 
 class Purpose(StrEnum):
@@ -48,14 +50,22 @@ class Operation(StrEnum):
     ALTER_CONFIGS = "AlterConfigs"
 
 
+class Pattern(StrEnum):
+    """Which resources a name stands for; Strimzi's own words."""
+
+    LITERAL = "literal"
+    PREFIX = "prefix"
+
+
 class Right(msgspec.Struct, frozen=True):
-    """Some operations on one resource, by its name; `*` is all of a kind."""
+    """Some operations on one resource by its name, or on all whose names begin so; `*` is all of a kind."""
 
     resource: Resource
     name: str
     operations: tuple[Operation, ...]
     why: str
     required: bool = True  # a worker does not start without it
+    pattern: Pattern = Pattern.LITERAL
 
 
 def rights(settings: Settings, purpose: Purpose) -> tuple[Right, ...]:
@@ -74,7 +84,7 @@ def kafka_user(settings: Settings, purpose: Purpose) -> str:
     name = "sf-healer" if purpose is Purpose.ALL else f"sf-healer-{purpose}"
     return _USER.format(purpose=purpose, what=_WHAT[purpose], name=name) + "".join(
         f"      # {right.why}\n"
-        f'      - resource: {{type: {right.resource}, name: "{right.name}", patternType: literal}}\n'
+        f'      - resource: {{type: {right.resource}, name: "{right.name}", patternType: {right.pattern}}}\n'
         f"        operations: [{', '.join(right.operations)}]\n"
         for right in rights(settings, purpose)
     )
@@ -136,7 +146,7 @@ def _actuator(settings: Settings) -> Iterator[Right]:
     yield Right(Resource.GROUP, ACTUATOR_GROUP, (Operation.READ,), "the actuator's consumer group")
     idle = "is a silent consumer idle; without it that is unknown, and idle_unknown_acts decides"
     yield Right(Resource.GROUP, ANY, (Operation.DESCRIBE,), idle, required=False)
-    yield Right(Resource.TOPIC, ANY, (Operation.DESCRIBE,), idle, required=False)
+    yield Right(Resource.TOPIC, DATA_TOPICS, (Operation.DESCRIBE,), idle, required=False, pattern=Pattern.PREFIX)
 
 
 def _all(settings: Settings) -> Iterator[Right]:
@@ -186,4 +196,5 @@ def _united(rights: Iterable[Right]) -> Iterator[Right]:
             tuple(operation for operation in Operation if operation in wanted),
             "; ".join(dict.fromkeys(right.why for right in found)),
             required=any(right.required for right in found),
+            pattern=found[0].pattern,
         )

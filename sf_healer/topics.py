@@ -104,6 +104,37 @@ def platform_specs(settings: Settings, brokers: int) -> tuple[Spec, ...]:
     )
 
 
+def kafka_topics(settings: Settings) -> str:
+    """Write every topic of ours as Strimzi's operator takes it (KafkaTopic), for a cluster of three brokers."""
+    return _KAFKA_TOPICS + "".join(_kafka_topic(spec) for spec in specs(settings, _REPLICAS_WANTED))
+
+
+def _kafka_topic(spec: Spec) -> str:
+    configs = "".join(f'    {name}: "{value}"\n' for name, value in spec.configs.items())
+    return _KAFKA_TOPIC.format(
+        name=spec.name, partitions=spec.partitions, replicas=spec.replication_factor, configs=configs
+    )
+
+
+_KAFKA_TOPICS = """\
+# Every topic of sf-healer. partitions are never changed in place: Jobs would move (docs/deployment.md).
+# Made by: sf-healer topics --kafka-topics
+"""
+_KAFKA_TOPIC = """\
+---
+apiVersion: kafka.strimzi.io/v1beta2 # kafka.strimzi.io/v1 from Strimzi 0.49 on; the rest is the same
+kind: KafkaTopic
+metadata:
+  name: {name}
+  labels:
+    strimzi.io/cluster: k3 # StreamForge's
+spec:
+  partitions: {partitions}
+  replicas: {replicas}
+  config:
+{configs}"""
+
+
 def compare(wanted: tuple[Spec, ...], found: Mapping[str, Found], brokers: str = "BROKER") -> tuple[Status, ...]:
     """Set what is there beside what should be; `brokers` is the address that the fixing commands name."""
     return tuple(_status(spec, found.get(spec.name), brokers) for spec in wanted)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import browser, kafka, kube, prometheus
+from tests.lab import browser, checkers, crds, kafka, kube, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ MISSING = {
     "kube": functools.cache(kube.missing),
     "prometheus": functools.cache(prometheus.missing),
     "browser": functools.cache(browser.missing),
+    "crds": functools.cache(crds.missing),
+    "image": functools.cache(checkers.missing),
 }
 RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
 

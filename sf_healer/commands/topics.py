@@ -9,7 +9,7 @@ from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.rights import Purpose, kafka_user
 from sf_healer.settings import Settings
-from sf_healer.topics import Owner, State, Status, compare, platform_specs, present, specs
+from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platform_specs, present, specs
 
 
 @click.command()
@@ -29,14 +29,29 @@ from sf_healer.topics import Owner, State, Status, compare, platform_specs, pres
     type=click.Choice(Purpose, case_sensitive=False),
     help="Print the Kafka user with the least rights for this, as Strimzi takes it, and do nothing else.",
 )
+@click.option(
+    "--kafka-topics",
+    "only_manifests",
+    is_flag=True,
+    help="Print every topic of ours as Strimzi takes it, and do nothing else.",
+)
 @output_option
 def command(
-    *, create: bool, create_platform: bool, wait_seconds: float, purpose: Purpose | None, output: Output
+    *,
+    create: bool,
+    create_platform: bool,
+    wait_seconds: float,
+    purpose: Purpose | None,
+    only_manifests: bool,
+    output: Output,
 ) -> ExitCode:
     """Show the topics; exit code 3 when one is missing or differs. Nothing that exists is changed."""
     settings = settings_for_a_command()
     if purpose is not None:
         click.echo(kafka_user(settings, purpose), nl=False)
+        return ExitCode.OK
+    if only_manifests:
+        click.echo(kafka_topics(settings), nl=False)
         return ExitCode.OK
     try:
         statuses = asyncio.run(

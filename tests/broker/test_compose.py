@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from sf_healer import settings
+from sf_healer import __version__, settings, topics
+from sf_healer.adapters import kafka as kafka_admin
 from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.local.services import SERVICES, Dialect
+from tests.broker.composed_kafka import composed
 from tests.lab.kafka.installation import VERSION
 from tests.lab.process import Server
-from tests.lab.waiting import until
+from tests.lab.waiting import until, until_async
 from tests.lab.worker import Worker, drop_topics
+from tests.manifests.built import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,63 +32,97 @@ if TYPE_CHECKING:
 NAMED = {Dialect.STATUS, Dialect.STATUS_WITHOUT_ARANGO, Dialect.STATUS_DUMMY}
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 INSIDE = "kafka:19092"  # the address at which the services find Kafka
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML without the silent overwriting of a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  PyYAML's signature
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"a key stands twice: {keys}, {node.start_mark}"
-        return super().construct_mapping(node, deep)
+WORKERS = {"detector": 6066, "actuator": 6067}
+BROKERS = {"kafka": 9092, "kafka-2": 9094, "kafka-3": 9095}
+READY_SECONDS = 120.0
+OBSERVABILITY = {"kafka-ui", "prometheus", "grafana"}
+#: Made beside this; its own tests say what is in it.
+DASHBOARD = "manifests/observability/grafana-dashboard.json"
 
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    return yaml.load(COMPOSE.read_text(), Loader=_Strict)["services"]  # a safe loader
+    return yaml.load(COMPOSE.read_text(), Loader=Strict)["services"]  # a safe loader
 
 
-def test_every_image_is_pinned_to_the_version_that_the_lab_tests(services: dict[str, Any]):
-    images = {name: service["image"] for name, service in services.items() if "build" not in service}
-    assert images == {"kafka": f"apache/kafka:{VERSION}"}
-    assert {name for name, service in services.items() if "build" in service} == {"topics", "worker"}
+def test_every_image_is_pinned_and_kafkas_to_the_version_that_the_lab_tests(services: dict[str, Any]):
+    images = {name: service["image"] for name, service in services.items()}
+    assert {images[name] for name in BROKERS} == {f"apache/kafka:{VERSION}"}
+    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", images[name]) for name in images), images
+    built = {name for name, service in services.items() if "build" in service}
+    assert built == {"topics", *WORKERS}
+    assert {images[name] for name in built} == {f"sf-healer:{__version__}"}
 
 
-def test_the_image_built_here_stands_on_a_pinned_one_and_on_hashed_requirements():
-    told = (COMPOSE.parent / "Dockerfile").read_text()
-    bases = re.findall(r"^FROM (\S+)", told, flags=re.MULTILINE)
-    assert bases
-    assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base) for base in bases), bases
-    assert "--require-hashes --requirement requirements.lock" in told
-    assert "\nUSER " in told
+def test_only_what_is_asked_for_is_started(services: dict[str, Any]):
+    profiles = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
+    assert {name for name, asked in profiles.items() if asked == ["three-brokers"]} == BROKERS.keys() - {"kafka"}
+    assert {name for name, asked in profiles.items() if asked == ["observability"]} == OBSERVABILITY
+    assert len(profiles) == len(BROKERS) - 1 + len(OBSERVABILITY)
+
+
+def test_what_is_mounted_is_in_the_repository(services: dict[str, Any]):
+    for name, service in services.items():
+        for source in (mount.partition(":")[0] for mount in service.get("volumes", []) if mount.startswith("./")):
+            assert (COMPOSE.parent / source).is_file(), name
+
+
+def test_prometheus_asks_every_worker_where_it_answers(services: dict[str, Any]):
+    (job,) = yaml.safe_load((COMPOSE.parent / "compose" / "prometheus.yml").read_text())["scrape_configs"]
+    (targets,) = job["static_configs"]
+    assert targets["targets"] == [f"{name}:{port}" for name, port in WORKERS.items()]
+    assert job["metrics_path"] == "/metrics"
+
+
+def test_grafana_finds_prometheus_and_the_dashboard(services: dict[str, Any]):
+    there = dict(mount.split(":")[:2] for mount in services["grafana"]["volumes"])
+    places = COMPOSE.parent / "compose" / "grafana"
+    (source,) = yaml.safe_load((places / "datasources.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((places / "dashboards.yml").read_text())["providers"]
+    assert Path(there[f"./{DASHBOARD}"]).parent == Path(provider["options"]["path"])
 
 
 def test_servers_tell_their_health_and_what_needs_them_waits_for_it(services: dict[str, Any]):
-    assert {name for name, service in services.items() if "healthcheck" in service} == {"kafka", "worker"}
-    for name in ("kafka", "worker"):
-        check = services[name]["healthcheck"]
+    checks = {name: service["healthcheck"] for name, service in services.items() if "healthcheck" in service}
+    assert checks.pop("topics") == {"disable": True}, "the image's own asks a worker"
+    assert checks.keys() == BROKERS.keys() | WORKERS.keys()
+    for check in checks.values():
         assert check["test"][0] == "CMD"
         assert {"interval", "timeout", "retries"} <= check.keys()
-    assert "127.0.0.1:6066/readyz" in services["worker"]["healthcheck"]["test"][-1]
-    assert services["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
-    assert services["worker"]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
+    healthy = {"condition": "service_healthy"}
+    of_profile = healthy | {"required": False}
+    assert services["topics"]["depends_on"] == {"kafka": healthy, "kafka-2": of_profile, "kafka-3": of_profile}
+    for name, port in WORKERS.items():
+        assert f"127.0.0.1:{port}/readyz" in checks[name]["test"][-1]
+        assert services[name]["environment"]["SF_HEALER_WEB_PORT"] == str(port)
+        assert services[name]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
 
 
-def test_the_brokers_two_listeners_are_those_that_clients_are_told_to_use(services: dict[str, Any]):
-    kafka = services["kafka"]["environment"]
-    listeners = dict(part.split("://") for part in kafka["KAFKA_LISTENERS"].split(","))
-    advertised = dict(part.split("://") for part in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
-    assert advertised == {"INSIDE": INSIDE, "OUTSIDE": "localhost:9092"}
-    for name, address in advertised.items():
-        assert listeners[name].rpartition(":")[2] == address.rpartition(":")[2]
-    assert "127.0.0.1:9092:9092" in services["kafka"]["ports"]
-    for name in ("topics", "worker"):
+def test_the_brokers_listeners_are_those_that_clients_are_told_to_use(services: dict[str, Any]):
+    for service, port in BROKERS.items():
+        kafka = services[service]["environment"]
+        listeners = dict(part.split("://") for part in kafka["KAFKA_LISTENERS"].split(","))
+        advertised = dict(part.split("://") for part in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
+        assert advertised == {"INSIDE": f"{service}:19092", "OUTSIDE": f"localhost:{port}"}
+        for name, address in advertised.items():
+            assert listeners[name].rpartition(":")[2] == address.rpartition(":")[2]
+        assert services[service]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    for name in ("topics", *WORKERS):
         assert services[name]["environment"]["SF_HEALER_BROKER_URL"] == f"kafka://{INSIDE}"
+
+
+def test_the_brokers_are_one_cluster_with_one_controller(services: dict[str, Any]):
+    told = [services[name]["environment"] for name in BROKERS]
+    assert len({each["CLUSTER_ID"] for each in told}) == 1
+    assert [each["KAFKA_NODE_ID"] for each in told] == ["1", "2", "3"]
+    assert [each["KAFKA_PROCESS_ROLES"] for each in told] == ["broker,controller", "broker", "broker"]
+    assert {each["KAFKA_CONTROLLER_QUORUM_VOTERS"] for each in told} == {"1@kafka:9093"}
 
 
 def test_every_setting_is_one_that_there_is(services: dict[str, Any]):
     for service in services.values():
-        told = service["environment"]
+        told = service.get("environment", {})
         assert all(isinstance(value, str) for value in told.values()), (
             "YAML would turn other values into something else"
         )
@@ -97,10 +134,15 @@ def test_ports_are_published_on_loopback_only(services: dict[str, Any]):
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
 
 
-def test_the_worker_observes_and_asks_no_cluster(services: dict[str, Any]):
-    environment = services["worker"]["environment"]
-    assert environment["SF_HEALER_MODE"] == "observe"
-    assert environment["SF_HEALER_IDENTITY"] == "convention"
+def test_the_workers_observe_ask_no_cluster_and_are_one_of_each_role(services: dict[str, Any]):
+    for name in WORKERS:
+        environment = services[name]["environment"]
+        assert environment["SF_HEALER_MODE"] == "observe"
+        assert environment["SF_HEALER_IDENTITY"] == "convention"
+        assert environment["SF_HEALER_ROLE"] == name
+        assert services[name]["read_only"] is True
+        (mounted,) = (mount.partition(":")[2] for mount in services[name]["volumes"])
+        assert environment["SF_HEALER_DATA_DIR"] == mounted
 
 
 @pytest.fixture
@@ -117,12 +159,10 @@ def test_a_capture_fed_to_the_composed_services_is_judged(
 ):
     created = _run(services["topics"]["command"], _environment(services["topics"], kafka, tmp_path))
     assert created.returncode == 0, created.stdout + created.stderr
-    worker = Worker("composed", tmp_path, bootstrap=kafka.bootstrap)
-    worker.environment = _environment(services["worker"], kafka, tmp_path, port=worker.port)
-    variables = [f"{name}={value}" for name, value in worker.environment.items()]
-    worker.server = Server("composed", ["env", "-i", *variables, *_here(services["worker"]["command"])], log=worker.log)
-    with worker:
-        _until_healthy(services["worker"]["healthcheck"], worker)
+    detector, actuator = (_worker(services, name, kafka, tmp_path) for name in WORKERS)
+    with detector, actuator:
+        for worker in (detector, actuator):
+            _until_healthy(services[worker.server.name]["healthcheck"], worker)
         capture = generate_capture(7, with_garbage=False)
         file = write_capture(tmp_path, "fed", capture)
         # As the first lines of docker-compose.yml say it, with the lab's address.
@@ -138,15 +178,48 @@ def test_a_capture_fed_to_the_composed_services_is_judged(
         assert ended
 
         def judged() -> bool:
-            rows = worker.jobs()
+            rows = detector.jobs()
             return ended <= rows.keys() and {rows[job]["verdict"] for job in ended} == {"completed"}
 
         until(judged, "the Jobs that ended to be listed as completed", seconds=60)
+        assert actuator.server.is_alive, actuator.tail()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+async def test_with_the_profile_topics_have_three_replicas(services: dict[str, Any], tmp_path: Path):
+    with composed({name: services[name]["environment"] for name in BROKERS}, tmp_path) as bootstrap:
+        service = services["topics"]
+        environment = {"PATH": os.environ["PATH"], **service["environment"]}
+        environment["SF_HEALER_BROKER_URL"] = environment["SF_HEALER_BROKER_URL"].replace(INSIDE, bootstrap)
+        told = settings.load({name: value for name, value in environment.items() if name.startswith("SF_HEALER_")})
+
+        async def all_are_there() -> bool:  # compose waits for their health checks
+            async with kafka_admin.admin(told) as admin:
+                return await admin.broker_count() == len(BROKERS)
+
+        await until_async(all_are_there, "three brokers in one cluster", seconds=READY_SECONDS)
+        created = await asyncio.to_thread(_run, service["command"], environment)
+        assert created.returncode == 0, created.stdout + created.stderr
+        async with kafka_admin.admin(told) as admin:
+            found = await admin.describe([spec.name for spec in topics.specs(told, len(BROKERS))])
+        assert {each.replication_factor for each in found.values()} == {len(BROKERS)}
+        assert {each.configs["min.insync.replicas"] for each in found.values()} == {"2"}
+
+
+def _worker(services: dict[str, Any], name: str, kafka: KafkaCluster, directory: Path) -> Worker:
+    """Compose the process that a service would be."""
+    worker = Worker(name, directory, bootstrap=kafka.bootstrap)
+    worker.environment = _environment(services[name], kafka, worker.directory, port=worker.port)
+    variables = [f"{key}={value}" for key, value in worker.environment.items()]
+    worker.server = Server(name, ["env", "-i", *variables, *_here(services[name]["command"])], log=worker.log)
+    return worker
 
 
 def _until_healthy(check: dict[str, Any], worker: Worker) -> None:
     """Ask as compose asks, with the container's python and port made local."""
-    command = [part.replace(":6066", f":{worker.port}") for part in check["test"][1:]]
+    port = WORKERS[worker.server.name]
+    command = [part.replace(f":{port}", f":{worker.port}") for part in check["test"][1:]]
     command[0] = sys.executable
     until(
         lambda: subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0,

@@ -13,7 +13,7 @@ from sf_healer import topics
 from sf_healer.checks import kafka
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.local.broker import EmbeddedBroker
-from sf_healer.rights import Purpose, rights
+from sf_healer.rights import DATA_TOPICS, Purpose, rights
 from sf_healer.settings import Identity, Role, Settings
 from tests.broker.scram import Secured, name_of
 from tests.lab.kafka import Acl, allow, forbid
@@ -59,7 +59,7 @@ async def test_with_its_topics_as_they_should_be_all_is_well_for_a_role(kafka_to
     assert said(looked.findings, State.OK, About.BROKER) == [f"{kafka_topics} answers; brokers there: 1"]
     listed = {line.partition(":")[0] for line in said(looked.findings, State.OK, About.TOPICS) if ":" in line}
     wanted = {right.name for right in rights(Settings(), Purpose(role.value)) if right.resource == "topic"}
-    assert listed == wanted - {"*"}
+    assert listed == wanted - {DATA_TOPICS}
     (evidence,) = [line for line in said(looked.findings, State.OK) if line.startswith(f"{topics.EVIDENCE}:")]
     assert evidence.startswith(f"{topics.EVIDENCE}: partitions=6, replicas=1, ")
     assert "message.timestamp.type=LogAppendTime" in evidence

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer
 from sf_healer import preflight, topics
 from sf_healer.adapters import kafka
 from sf_healer.adapters.groups import GroupReader
-from sf_healer.rights import DETECTOR_GROUP, Purpose, rights_of_role
+from sf_healer.rights import DATA_TOPICS, DETECTOR_GROUP, Purpose, rights_of_role
 from sf_healer.settings import Identity, Role, Settings
 from tests.broker.scram import PLATFORM, Job, Secured, name_of
 from tests.lab.kafka import Acl, allow, forbid
@@ -385,4 +385,14 @@ async def test_the_actuator_sees_the_group_of_a_silent_consumer_and_without_the_
             await until_async(unknown, "the missing right to be told", seconds=SEEN_SECONDS)
         finally:
             await allow(plain, user, [groups])
+        data_topics = Acl("topic", DATA_TOPICS, "prefix", "Describe")
+        await forbid(plain, user, [data_topics])
+        try:
+
+            async def not_described() -> bool:
+                return "may not be described" in (await look()).unknown
+
+            await until_async(not_described, "the topic not to be seen", seconds=SEEN_SECONDS)
+        finally:
+            await allow(plain, user, [data_topics])
     await reader.close()

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from sf_healer import topics
-from sf_healer.rights import ACTUATOR_GROUP, DETECTOR_GROUP, Operation, Purpose, Resource, kafka_user, rights
+from sf_healer.local import launcher
+from sf_healer.rights import ACTUATOR_GROUP, DETECTOR_GROUP, Operation, Pattern, Purpose, Resource, kafka_user, rights
 from sf_healer.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,11 +43,18 @@ def test_only_the_actuator_may_read_manifests(purpose: Purpose):
 
 
 @pytest.mark.parametrize("purpose", Purpose)
-def test_of_everything_only_the_names_may_be_seen(purpose: Purpose):
+def test_of_what_is_not_named_only_the_names_may_be_seen(purpose: Purpose):
     for right in rights(Settings(), purpose):
-        if right.name == "*":
+        if right.name == "*" or right.pattern is Pattern.PREFIX:
             assert right.operations == (Operation.DESCRIBE,)
             assert not right.required
+
+
+def test_the_data_topics_that_may_be_seen_are_those_of_queues_and_none_of_ours():
+    (prefix,) = {right.name for right in rights(Settings(), Purpose.ALL) if right.pattern is Pattern.PREFIX}
+    queue = launcher.Queue.launch("BTCUSDT", "api_trades", "2025-06-01", "P4nTkv")
+    assert queue.id.startswith(prefix)
+    assert not any(name.startswith(prefix) for name in OURS)
 
 
 def test_the_role_all_has_the_rights_of_both_others_and_no_more():

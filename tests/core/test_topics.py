@@ -1,8 +1,11 @@
 """What every topic must be, and how one that differs is told."""
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from sf_healer import topics
+from sf_healer.commands.topics import command
 from sf_healer.settings import Settings
 from sf_healer.topics import Found, Owner, Spec, State, compare, differences, platform_specs, present, specs
 
@@ -167,3 +170,14 @@ def test_the_platforms_topics_are_only_looked_for():
         (State.OK, ()),
         (State.MISSING, ()),
     ]
+
+
+def test_the_command_prints_every_topic_as_strimzi_takes_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SF_HEALER_PARTITIONS", "12")
+    done = CliRunner().invoke(command, ["--kafka-topics"], standalone_mode=False)
+    printed = {each["metadata"]["name"]: each["spec"] for each in yaml.safe_load_all(done.output) if each}
+    wanted = by_name(Settings(partitions=12))
+    assert printed.keys() == wanted.keys()
+    for name, spec in wanted.items():
+        told = {"partitions": spec.partitions, "replicas": 3, "config": spec.configs}
+        assert printed[name] == told, name

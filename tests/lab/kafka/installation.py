@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = "4.3.1"  # 4.4.0 is listed at Maven Central, but not all of its parts are there
-OLDEST_VERSION = "4.0.1"  # the oldest release line we say we run on; installed only when asked for
+OLDEST_VERSION = "4.0.1"  # the platform's line, the oldest one we say we run on; `make lab` installs it too
 LOG4J_VERSION = "2.25.3"
 DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 OLDEST_JAVA = 17  # Kafka 4's brokers refuse older ones

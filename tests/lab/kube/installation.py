@@ -101,7 +101,7 @@ def _linker_flags() -> str:
 def _go(*arguments: str) -> str:
     """Run one go command in the sources' directory and give its output; the build is nice to its machine."""
     done = subprocess.run(
-        ["nice", "-n", "5", _go_command(), *arguments],
+        ["nice", "-n", "5", go_command(), *arguments],
         cwd=SOURCES,
         env={**os.environ, "CGO_ENABLED": "0"},
         capture_output=True,
@@ -113,10 +113,11 @@ def _go(*arguments: str) -> str:
     return done.stdout
 
 
-def _go_command() -> str:
+def go_command() -> str:
+    """Give the go command; raises RuntimeError where there is none that is new enough."""
     command = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if command is None:
-        raise RuntimeError("Go is needed to build the Kubernetes control plane, there is none on PATH")
+        raise RuntimeError("Go is needed for the Kubernetes control plane and for CRDs, there is none on PATH")
     version = subprocess.run([command, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
     major, minor, *_ = [*version.strip().removeprefix("go").split("."), "0"]
     if not (major == "1" and minor.isdigit() and int(minor) >= OLDEST_GO_MINOR):

