@@ -2,10 +2,11 @@
 
 Knows nothing of Faust or Kubernetes, so that tests/simulation can drive it: agents/inventory.py lists, watches
 and lends it the log. Facts about a Job are written by the worker that owns its evidence partition; at every list
-and whenever a partition is assigned a snapshot is written too: what is absent from it is gone.
+and whenever a partition is assigned a snapshot is written too, in as many records as it needs: what is absent from
+it is gone. A worker that ends between two of them leaves true what it has told; who comes after it tells all again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from agents.forwarding import Addressed
@@ -13,6 +14,7 @@ from sf_healer.core import evidence
 from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.partitioning import partition_of
+from sf_healer.core.snapshots import SNAPSHOT_BYTES, Stretch, stretches
 
 #: An unknown name asks for a fresh list at most this often: a stranger that reports all day must not list all day.
 LOOK_AGAIN_EVERY_SECONDS = 10.0
@@ -34,11 +36,12 @@ class Ports(Protocol):
 class Census:
     """The index as last listed, and which evidence partitions have been told of it."""
 
-    def __init__(self, index: JobIndex, ports: Ports, *, partitions: int) -> None:
+    def __init__(self, index: JobIndex, ports: Ports, *, partitions: int, snapshot_bytes: int = SNAPSHOT_BYTES) -> None:
         self.index = index
         self.version = 0  # of the last list
         self._partitions = partitions
         self._ports = ports
+        self._snapshot_bytes = snapshot_bytes
         self._told: set[int] = set()
         self._asked_at = float("-inf")
         self._api_ahead: float | None = None  # the API server's clock less ours, at the latest list
@@ -71,7 +74,7 @@ class Census:
         owned = self._ports.owned()
         self._told &= owned
         for partition in sorted(owned - self._told):
-            await self._ports.append(list(self._snapshot_of(partition)))
+            await self._tell(partition)
             self._told.add(partition)
 
     def may_look_again(self, *, now: float) -> bool:
@@ -81,11 +84,20 @@ class Census:
         self._asked_at = now
         return True
 
-    def _snapshot_of(self, partition: int) -> Iterable[Addressed]:
-        facts = [fact for fact in self.index.facts() if partition_of(fact.key, self._partitions) == partition]
-        present = tuple((fact.key, fact.uid) for fact in facts if not self.index.is_gone(fact.key))
-        yield from (self._record_of(fact) for fact in facts)
-        yield Addressed(partition, evidence.encode(evidence.Snapshot(self.version, present)))
+    async def _tell(self, partition: int) -> None:
+        """Send the facts and the snapshot of a partition, stretch by stretch: a list has one version for all of it."""
+        version = self.version
+        for stretch in stretches(self._facts_of(partition), limit_bytes=self._snapshot_bytes):
+            await self._ports.append(self._records_of(stretch, partition, version))
+
+    def _facts_of(self, partition: int) -> list[JobFact]:
+        facts = (fact for fact in self.index.facts() if partition_of(fact.key, self._partitions) == partition)
+        return sorted(facts, key=lambda fact: fact.key)
+
+    def _records_of(self, stretch: Stretch, partition: int, version: int) -> list[Addressed]:
+        present = tuple((fact.key, fact.uid) for fact in stretch.facts if not self.index.is_gone(fact.key))
+        snapshot = evidence.encode(stretch.record(version, present))
+        return [*map(self._record_of, stretch.facts), Addressed(partition, snapshot)]
 
     def _record_of(self, fact: JobFact) -> Addressed:
         api_at = 0.0 if self._api_ahead is None else self._ports.clock() + self._api_ahead
