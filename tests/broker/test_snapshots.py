@@ -83,7 +83,7 @@ async def test_thirty_thousand_jobs_of_one_partition_are_told_and_only_the_absen
     ):
         log = Log(producer, topic)
         census = Census(JobIndex(), log, partitions=1)
-        census.take_listing(jobs, 15, now=0.0)
+        await census.take_listing(jobs, 15, now=0.0)
         await census.tell_owned()
     partition = a_partition()
     partition.restore(None, [])

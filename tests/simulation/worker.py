@@ -349,7 +349,7 @@ class Detector(App):
         if isinstance(listing, ApiFailure):
             return False
         version, now = int(listing.jobs_version), self.worker.wall_clock()
-        self.census.take_listing(listing.facts, version, now=now, api_at=listing.api_at)
+        await self.census.take_listing(listing.facts, version, now=now, api_at=listing.api_at)
         if not self._first_list.done():
             self._first_list.set_result(None)
         return True
