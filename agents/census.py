@@ -2,10 +2,12 @@
 
 Knows nothing of Faust or Kubernetes, so that tests/simulation can drive it: agents/inventory.py lists, watches
 and lends it the log. Facts about a Job are written by the worker that owns its evidence partition; at every list
-and whenever a partition is assigned a snapshot is written too: what is absent from it is gone.
+and whenever a partition is assigned a snapshot is written too, in as many records as it needs: what is absent from
+it is gone. A worker that ends between two of them leaves true what it has told; who comes after it tells all again.
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from agents.forwarding import Addressed
@@ -13,9 +15,12 @@ from sf_healer.core import evidence
 from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.partitioning import partition_of
+from sf_healer.core.snapshots import SNAPSHOT_BYTES, Stretch, stretches
 
 #: An unknown name asks for a fresh list at most this often: a stranger that reports all day must not list all day.
 LOOK_AGAIN_EVERY_SECONDS = 10.0
+#: So many Jobs of a list are taken in before the event loop has its turn: some milliseconds.
+JOBS_IN_A_STEP = 1_000
 
 
 class Ports(Protocol):
@@ -34,26 +39,37 @@ class Ports(Protocol):
 class Census:
     """The index as last listed, and which evidence partitions have been told of it."""
 
-    def __init__(self, index: JobIndex, ports: Ports, *, partitions: int) -> None:
+    def __init__(self, index: JobIndex, ports: Ports, *, partitions: int, snapshot_bytes: int = SNAPSHOT_BYTES) -> None:
         self.index = index
         self.version = 0  # of the last list
         self._partitions = partitions
         self._ports = ports
+        self._snapshot_bytes = snapshot_bytes
         self._told: set[int] = set()
+        self._keys: list[set[str]] = [set() for _ in range(partitions)]
+        for fact in index.facts():
+            self._keys[partition_of(fact.key, partitions)].add(fact.key)
         self._asked_at = float("-inf")
         self._api_ahead: float | None = None  # the API server's clock less ours, at the latest list
 
-    def take_listing(self, facts: Sequence[JobFact], version: int, *, now: float, api_at: float = 0.0) -> None:
+    async def take_listing(self, facts: Sequence[JobFact], version: int, *, now: float, api_at: float = 0.0) -> None:
         """Take in all Jobs at one list of resourceVersion `version`; `now` in epoch seconds.
 
-        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say.
+        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say. With very many Jobs
+        others have their turn in between; who asks meanwhile is told by the names as far as they are taken in.
         """
+        listed: set[str] = set()
+        for step in _steps(facts):
+            for fact in step:
+                self._put(fact, now=now)
+                listed.add(fact.key)
+            await asyncio.sleep(0)
+        for step in _steps(self.index.facts()):
+            self.index.mark_absent(listed, version, now=now, among=step)
+            await asyncio.sleep(0)
+        self.index.forget_gone(now=now)
         self.version = version
         self._api_ahead = api_at - self._ports.clock() if api_at else None
-        for fact in facts:
-            self.index.put(fact, now=now)
-        self.index.mark_absent({fact.key for fact in facts}, version, now=now)
-        self.index.forget_gone(now=now)
         self.forget_told()
 
     def forget_told(self) -> None:
@@ -62,7 +78,7 @@ class Census:
 
     async def take_change(self, fact: JobFact, *, now: float) -> None:
         """Take in one change, and tell the Job's evidence partition if it is ours."""
-        self.index.put(fact, now=now)
+        self._put(fact, now=now)
         if partition_of(fact.key, self._partitions) in self._told:
             await self._ports.append([self._record_of(fact)])
 
@@ -71,7 +87,7 @@ class Census:
         owned = self._ports.owned()
         self._told &= owned
         for partition in sorted(owned - self._told):
-            await self._ports.append(list(self._snapshot_of(partition)))
+            await self._tell(partition)
             self._told.add(partition)
 
     def may_look_again(self, *, now: float) -> bool:
@@ -81,12 +97,33 @@ class Census:
         self._asked_at = now
         return True
 
-    def _snapshot_of(self, partition: int) -> Iterable[Addressed]:
-        facts = [fact for fact in self.index.facts() if partition_of(fact.key, self._partitions) == partition]
-        present = tuple((fact.key, fact.uid) for fact in facts if not self.index.is_gone(fact.key))
-        yield from (self._record_of(fact) for fact in facts)
-        yield Addressed(partition, evidence.encode(evidence.Snapshot(self.version, present)))
+    async def _tell(self, partition: int) -> None:
+        """Send the facts and the snapshot of a partition, stretch by stretch: a list has one version for all of it."""
+        version = self.version
+        for stretch in stretches(self._facts_of(partition), limit_bytes=self._snapshot_bytes):
+            await self._ports.append(self._records_of(stretch, partition, version))
+
+    def _put(self, fact: JobFact, *, now: float) -> None:
+        if self.index.get(fact.key) is None:
+            self._keys[partition_of(fact.key, self._partitions)].add(fact.key)
+        self.index.put(fact, now=now)
+
+    def _facts_of(self, partition: int) -> list[JobFact]:
+        """Give the facts of one partition in order of their keys; never a walk through all Jobs."""
+        known = ((key, self.index.get(key)) for key in self._keys[partition])
+        facts = {key: fact for key, fact in known if fact is not None}
+        self._keys[partition] = set(facts)  # without those that the index has forgotten
+        return [facts[key] for key in sorted(facts)]
+
+    def _records_of(self, stretch: Stretch, partition: int, version: int) -> list[Addressed]:
+        present = tuple((fact.key, fact.uid) for fact in stretch.facts if not self.index.is_gone(fact.key))
+        snapshot = evidence.encode(stretch.record(version, present))
+        return [*map(self._record_of, stretch.facts), Addressed(partition, snapshot)]
 
     def _record_of(self, fact: JobFact) -> Addressed:
         api_at = 0.0 if self._api_ahead is None else self._ports.clock() + self._api_ahead
         return Addressed(partition_of(fact.key, self._partitions), evidence.encode(evidence.Fact(fact, api_at)))
+
+
+def _steps(facts: Sequence[JobFact]) -> Iterator[Sequence[JobFact]]:
+    return (facts[first : first + JOBS_IN_A_STEP] for first in range(0, len(facts), JOBS_IN_A_STEP))

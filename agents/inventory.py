@@ -79,12 +79,12 @@ class _Inventory:
                 pause = min(pause * 2, LONGEST_RETRY_SECONDS)
                 continue
             self.problem, pause = None, RETRY_SECONDS
-            self._take_listing(listing)
+            await self._take_listing(listing)
             await self._follow(cluster, listing)
 
-    def _take_listing(self, listing: Listing) -> None:
+    async def _take_listing(self, listing: Listing) -> None:
         version = int(listing.jobs_version or 0)
-        self.census.take_listing(listing.facts, version, now=time.time(), api_at=listing.api_at)
+        await self.census.take_listing(listing.facts, version, now=time.time(), api_at=listing.api_at)
         first_list.set()
         self.listing_done.set()
         log.info("jobs_listed", jobs=len(listing.facts), version=self.census.version)

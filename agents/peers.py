@@ -5,8 +5,8 @@ producer, which knows only topics it has sent to. `?local=1` is how workers ask 
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import faust
 import msgspec
@@ -22,24 +22,37 @@ TIMEOUT = ClientTimeout(total=5.0)
 LOCAL = "local"
 
 Query = Iterable[tuple[str, str]]
+Answer = TypeVar("Answer")
 
 
-async def gather(path: str, query: Query = ()) -> tuple[list[dict[str, Any]], list[str]]:
-    """Ask every other worker of the detector's group for its own part; returns the answers and who did not answer."""
+async def gather(
+    path: str, query: Query = (), *, read: Callable[[dict[str, Any]], Answer]
+) -> tuple[list[Answer], list[str]]:
+    """Ask every other worker of the detector's group for its own part; returns the answers and who gave none.
+
+    While versions change an answer may lack what is asked for: `read` takes it, or raises KeyError, TypeError or
+    ValueError, and then there is none.
+    """
     asked = list(query)
     peers = [URL(host) for host in detector.router.tables_metadata() if not is_me(URL(host), detector)]
-    results = await asyncio.gather(*(_ask(peer, path, asked) for peer in peers))
+    results = await asyncio.gather(*(_ask(peer, path, asked, read) for peer in peers))
     answers = [result for result in results if result is not None]
     return answers, [str(peer) for peer, result in zip(peers, results, strict=True) if result is None]
 
 
-async def _ask(peer: URL, path: str, query: Query) -> dict[str, Any] | None:
+async def _ask(peer: URL, path: str, query: Query, read: Callable[[dict[str, Any]], Answer]) -> Answer | None:
     try:
         status, body = await fetch(peer, path, query)
     except (ClientError, TimeoutError, msgspec.DecodeError) as error:
         log.info("peer_unreachable", peer=str(peer), error=str(error) or type(error).__name__)
         return None
-    return body if status == 200 and isinstance(body, dict) else None  # noqa: PLR2004
+    if status != 200 or not isinstance(body, dict):  # noqa: PLR2004
+        return None
+    try:
+        return read(body)
+    except (KeyError, TypeError, ValueError) as error:
+        log.info("peer_unreachable", peer=str(peer), error=f"its answer is of another version: {error!r}")
+        return None
 
 
 async def fetch(peer: URL, path: str, query: Query = ()) -> tuple[int, Any]:

@@ -126,32 +126,59 @@ async def part_here(asked: Selection) -> dict[str, Any]:
 
 async def list_of_all(asked: Selection) -> dict[str, Any]:
     """List all Jobs that are asked for, of all workers, in order of name."""
-    (answers, unreachable), mine = await asyncio.gather(peers.gather("/jobs/", asked.query()), part_here(asked))
-    rows = {row["job"]: row for peer in [mine, *answers] for row in peer["jobs"]}
+    (answers, unreachable), mine = await asyncio.gather(
+        peers.gather("/jobs/", asked.query(), read=_Share.read_list), part_here(asked)
+    )
+    shares = [_Share.read_list(mine), *answers]
+    rows = {row["job"]: row for share in shares for row in share.part.jobs}
     return {
         "jobs": [rows[job] for job in sorted(rows)],
         "unreachable": unreachable,
-        "partitions_missing": _missing(number for peer in [mine, *answers] for number in peer["partitions"]),
+        "partitions_missing": _missing(number for share in shares for number in share.partitions),
     }
 
 
 async def part_of_all(asked: Selection) -> dict[str, Any]:
     """Give one part of the list of all Jobs that are asked for, and where the parts beside it begin."""
     query = [*asked.query(rows=0), ("rows", str(asked.rows))]
-    (answers, unreachable), mine = await asyncio.gather(peers.gather("/jobs/", query), part_here(asked))
-    shares = [mine, *answers]
-    part = merge([Part(share["jobs"], share["total"], share["ahead"]) for share in shares], asked)
+
+    def read(answer: dict[str, Any]) -> _Share:
+        return _Share.read_part(answer, asked)
+
+    (answers, unreachable), mine = await asyncio.gather(peers.gather("/jobs/", query, read=read), part_here(asked))
+    shares = [read(mine), *answers]
+    part = merge([share.part for share in shares], asked)
     first = part.ahead - len(part.jobs) if asked.before is not None else part.ahead
     is_last = first + len(part.jobs) >= part.total
     return {
         "jobs": part.jobs,
         "unreachable": unreachable,
-        "partitions_missing": _missing(number for share in shares for number in share["partitions"]),
+        "partitions_missing": _missing(number for share in shares for number in share.partitions),
         "total": part.total,
         "first": first + 1,
         "before": str(asked.place_of(part.jobs[0])) if part.jobs and first > 0 else None,
         "after": str(asked.place_of(part.jobs[-1])) if part.jobs and not is_last else None,
     }
+
+
+class _Share(NamedTuple):
+    """What one worker knows of the list."""
+
+    part: Part
+    partitions: list[int]
+
+    @classmethod
+    def read_list(cls, answer: dict[str, Any]) -> "_Share":
+        """Read a whole list; raises KeyError or TypeError for what is none."""
+        rows = [row for row in answer["jobs"] if row["job"]]
+        return cls(Part(rows, len(rows), 0), [int(number) for number in answer["partitions"]])
+
+    @classmethod
+    def read_part(cls, answer: dict[str, Any], asked: Selection) -> "_Share":
+        """Read one part; of a worker that knows no parts, and lists all its Jobs, take the part that is asked for."""
+        rows = [row for row in answer["jobs"] if asked.place_of(row)]
+        told = Part(rows, answer["total"], answer["ahead"]) if "total" in answer else select(rows, asked)
+        return cls(told, [int(number) for number in answer["partitions"]])
 
 
 @detector.page("/fleet/")
@@ -168,7 +195,7 @@ class Fleet(View):
 
 async def fleet_of_all() -> dict[str, Any]:
     """Add up what all workers count."""
-    answers, unreachable = await peers.gather("/fleet/")
+    answers, unreachable = await peers.gather("/fleet/", read=_read_fleet)
     told = [build_fleet(list(hot.values())), *answers]
     verdicts: dict[str, int] = {}
     for fleet in told:
@@ -181,6 +208,14 @@ async def fleet_of_all() -> dict[str, Any]:
         "partitions": sorted(partitions, key=lambda row: row["partition"]),
         "unreachable": unreachable,
         "partitions_missing": _missing(row["partition"] for row in partitions),
+    }
+
+
+def _read_fleet(answer: dict[str, Any]) -> dict[str, Any]:
+    """Read what one worker counts; raises KeyError, TypeError or ValueError for what cannot be added up."""
+    return {
+        "verdicts": {verdict: int(answer["verdicts"][verdict]) for verdict in answer["verdicts"]},
+        "partitions": [{**row, "partition": int(row["partition"])} for row in answer["partitions"]],
     }
 
 

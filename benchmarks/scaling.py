@@ -20,7 +20,6 @@ from benchmarks.scaling_model import (
     MOST_PARTITIONS,
     NAMES_KEPT,
     PAIRS_KEPT,
-    RECORD_LIMIT_BYTES,
     SEND_SECONDS,
     Engine,
     Scale,
@@ -28,7 +27,7 @@ from benchmarks.scaling_model import (
     engine_of,
     gib,
     jobs_within,
-    partitions_for,
+    snapshot_records,
     workers_for,
 )
 from benchmarks.scaling_simulation import Marked, Swept
@@ -39,14 +38,12 @@ BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 REPORT_EVERY_SECONDS = 10.0
 #: What a pod of a worker is likely to get.
 WORKER_GIB = 4.0
-PAUSE_LIMIT_SECONDS = 0.2
 #: An assumption, to set the rate of restarts against: how often a Job falls ill.
 DAYS_BETWEEN_FAILURES = 30.0
 _MINUTES_A_DAY = 1440.0
 WEEK_SECONDS = 7 * 86_400.0
 #: Jobs of each evidence partition where all of them are simulated at once.
 FEW_JOBS = 20
-_DEFAULT_PARTITIONS = 6
 _MS, _US, _MB = 1e3, 1e6, 1e-6
 
 
@@ -74,7 +71,7 @@ def main(*, write: bool) -> None:
 def scales(engine: Engine) -> tuple[Scale, ...]:
     """Give the sizes and what each is to be set to; 1 M and 100 M Jobs as one installation, to see what it does."""
     chosen = (
-        Scale(name="10 k", jobs=10_000, sources=3, partitions=_DEFAULT_PARTITIONS, workers=2),
+        Scale(name="10 k", jobs=10_000, sources=3, partitions=6, workers=2),
         Scale(name="150 k, a cluster", jobs=CLUSTER_PODS, sources=6, partitions=24, workers=2),
         Scale(name="1 M in one", jobs=1_000_000, sources=12, partitions=120, workers=2),
         Scale(
@@ -135,10 +132,11 @@ def _units(units: Units, engine: Engine) -> Iterator[str]:
         ("the index of `identity = cluster`", f"{_us(units.put)}, {units.index_bytes:,.0f} B", "Job, in every worker"),
         ("an entry of a snapshot", f"{units.snapshot_bytes:.0f} B", "Job"),
         (
-            "look through the index to tell one evidence partition",
-            f"{_us(units.told)}; {_us(units.told_unnamed)} beyond {NAMES_KEPT:,} Jobs",
-            "Job of the index and partition",
+            "tell an evidence partition of a list, to its records",
+            _us(units.told),
+            "Job of the partition",
         ),
+        ("find the evidence partition of a Job met for the first time", _us(units.hashed), "Job, in every worker"),
         (
             f"a worker as a whole, {engine.few_jobs:,} and {engine.many_jobs:,} Jobs (docs/performance.md)",
             f"{_us(engine.few_cpu_seconds)}, {_us(engine.many_cpu_seconds)}",
@@ -169,8 +167,8 @@ def _terms(units: Units, engine: Engine) -> Iterator[tuple[str, str, Callable[[S
     )
     yield "cores for all of it", "product", lambda s: f"{engine.cores(s):,.2f}"
     yield (
-        "cores if some Job changes all the time",
-        "the same, no name kept: each change forgets all names (`identity = cluster`)",
+        "cores if some Job comes or goes all the time",
+        "the same, no name kept: each new name forgets all names (`identity = cluster`)",
         lambda s: f"{_cores_unnamed(engine, s):,.2f}",
     )
     yield (
@@ -191,9 +189,9 @@ def _terms(units: Units, engine: Engine) -> Iterator[tuple[str, str, Callable[[S
     yield "s to restore all, one core", "Jobs x unit (core alone)", lambda s: f"{s.jobs * units.restore:,.1f}"
     yield "**per evidence partition**: Jobs", "Jobs / evidence partitions", lambda s: f"{s.jobs_in_a_partition:,.0f}"
     yield (
-        "pause of the loop at a list, s",
-        "all Jobs x unit, for each partition told",
-        lambda s: f"{s.jobs * _told(units, s.jobs):,.2f}",
+        "CPU of a list in each worker, s",
+        "all Jobs x index + own Jobs x telling; others have their turn in between",
+        lambda s: f"{s.jobs * units.put + s.jobs / s.workers * units.told:,.2f}",
     )
     yield (
         "pause if all its Jobs fall silent in one window, s",
@@ -239,8 +237,8 @@ def _settings(all_scales: Sequence[Scale], units: Units, engine: Engine) -> Iter
         ("partitions of the source", lambda s: f"{s.sources:,}"),
         ("SF_HEALER_PARTITIONS", lambda s: f"{s.partitions:,}"),
         (
-            "evidence partitions that snapshots need, at least",
-            lambda s: f"{partitions_for(s.jobs, units.snapshot_bytes):,}",
+            "records of a snapshot of each evidence partition",
+            lambda s: f"{snapshot_records(s.jobs_in_a_partition, units.snapshot_bytes):,}",
         ),
         ("clusters that hold so many pods", lambda s: f"{cells_of(s.jobs, CLUSTER_PODS):,}"),
         ("workers (each 1 core, half of it busy)", lambda s: f"{s.workers:,}"),
@@ -265,17 +263,9 @@ def _settings(all_scales: Sequence[Scale], units: Units, engine: Engine) -> Iter
 
 def limits(units: Units, engine: Engine) -> list[Limit]:
     """Give what ends where, in the order in which a growing fleet meets it."""
-    entry, rate = units.snapshot_bytes, Limits().rate_per_minute
+    rate = Limits().rate_per_minute
     memory = WORKER_GIB / gib(1)
     found = [
-        Limit(
-            _DEFAULT_PARTITIONS * RECORD_LIMIT_BYTES / entry,
-            f"a snapshot is one record of {RECORD_LIMIT_BYTES:,} B, {_DEFAULT_PARTITIONS} evidence partitions",
-            "the client refuses it (`facts_not_sent`): all is listed and told over and over, of the first partition "
-            "most, of the others nothing; who is not told stays unknown and is not restarted",
-            f"more partitions: {MOST_PARTITIONS:,}, the most, hold "
-            f"{MOST_PARTITIONS * RECORD_LIMIT_BYTES / entry:,.0f} Jobs; snapshots in parts are not built",
-        ),
         Limit(
             CLUSTER_PODS,
             "pods of one Kubernetes cluster, by its own documentation",
@@ -287,12 +277,6 @@ def limits(units: Units, engine: Engine) -> list[Limit]:
             "names kept in a worker; each worker sees all Jobs, for the source has no keys",
             f"combining costs {_us(units.combine_new)} a report instead of {_us(units.combine_known)}",
             "cells, or a larger cache; more workers do not help",
-        ),
-        Limit(
-            jobs_within(PAUSE_LIMIT_SECONDS, units.told, units.told_unnamed),
-            f"telling an evidence partition of a list takes {PAUSE_LIMIT_SECONDS:g} s of the event loop",
-            "longer pauses, for each partition of a worker, at each list: marks and /livez wait",
-            "cells; an index by evidence partition is not built",
         ),
         Limit(
             rate * _MINUTES_A_DAY * DAYS_BETWEEN_FAILURES,
@@ -397,13 +381,13 @@ def _sweeps(full: Swept, spread: Swept, whole: Scale) -> Iterator[str]:
 def _counts(all_scales: Sequence[Scale]) -> Iterator[str]:
     yield (
         "Each evidence partition tells the one partition of the actuator what it counts, every 5 s (every second while "
-        "a Job is sick); the ledger, with the counts of all, is written for each. Simulated whole, one round:"
+        "a Job is sick); the ledger, with the counts of all, is written once a round. Simulated whole, a mean round:"
     )
     yield ""
     rows = []
     for scale in all_scales:
         seconds, size = scaling_measures.counting(scale.partitions)
-        rows.append((f"{scale.partitions:,}", f"{seconds * _MS:,.2f}", f"{size * _MB:,.2f}", f"{size * _MB / 5:,.2f}"))
+        rows.append((f"{scale.partitions:,}", f"{seconds * _MS:,.2f}", f"{size * _MB:,.3f}", f"{size * _MB / 5:,.3f}"))
     yield from _table(
         ("evidence partitions", "ms of the actuator", "changelog MB a round: MB/s while a Job is sick", "MB/s else"),
         rows,
@@ -413,10 +397,6 @@ def _counts(all_scales: Sequence[Scale]) -> Iterator[str]:
 def _cores_unnamed(engine: Engine, scale: Scale) -> float:
     seconds = engine.many_cpu_seconds + engine.unnamed_cpu_seconds + scale.spreading_seconds
     return scale.reports_a_second * seconds
-
-
-def _told(units: Units, jobs: int) -> float:
-    return units.told if jobs <= NAMES_KEPT else units.told_unnamed
 
 
 def _us(seconds: float) -> str:

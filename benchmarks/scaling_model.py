@@ -8,10 +8,10 @@ from math import ceil
 
 import msgspec
 
+from sf_healer.core.snapshots import SNAPSHOT_BYTES
+
 #: A worker is one process and the event loop is one thread; the other half of the core drains what was left undone.
 BUSY_SHARE = 0.5
-#: What the client takes in one record (app.PRODUCE_BATCH_BYTES).
-RECORD_LIMIT_BYTES = 1_000_000
 #: Names a worker keeps with what they mean (core/combine.py, core/identity.py, core/partitioning.py).
 NAMES_KEPT = 200_000
 #: Highest value of SF_HEALER_PARTITIONS.
@@ -134,9 +134,9 @@ def workers_for(cores: float, partitions: int) -> int:
     return min(max(2, ceil(cores / BUSY_SHARE)), partitions)
 
 
-def partitions_for(jobs: int, snapshot_entry_bytes: float) -> int:
-    """Give how many evidence partitions let a snapshot of each be one record (RECORD_LIMIT_BYTES)."""
-    return ceil(jobs * snapshot_entry_bytes / RECORD_LIMIT_BYTES)
+def snapshot_records(jobs: float, entry_bytes: float) -> int:
+    """Give how many records a snapshot of an evidence partition needs (core/snapshots.py)."""
+    return max(1, ceil(jobs * entry_bytes / SNAPSHOT_BYTES))
 
 
 def jobs_within(limit: float, named: float, unnamed: float) -> float:

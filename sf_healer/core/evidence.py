@@ -81,6 +81,19 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     jobs: tuple[tuple[str, str], ...]
 
 
+class SnapshotPart(msgspec.Struct, frozen=True, array_like=True, tag="p"):
+    """What a Snapshot says, of the keys behind `after` up to and with `up_to` only; None: no bound on that side.
+
+    It has a tag of its own because a worker that knew no bounds would take every Job beyond them for gone; of an
+    unknown tag it makes a dead letter and nothing else.
+    """
+
+    version: Offset
+    jobs: tuple[tuple[str, str], ...]
+    after: str | None
+    up_to: str | None
+
+
 class HoldCause(StrEnum):
     """Why Jobs are not judged for a while."""
 
@@ -119,7 +132,7 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     detail: str = ""  # for people
 
 
-Evidence = Bundle | Mark | Fact | Snapshot | Hold | OutcomeSeen
+Evidence = Bundle | Mark | Fact | Snapshot | SnapshotPart | Hold | OutcomeSeen
 
 
 class UnknownSchema(Exception):  # noqa: N818  # raised as what it is: an unknown schema

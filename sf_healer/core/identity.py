@@ -13,6 +13,7 @@ Rules (docs/decisions/0002):
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -90,15 +91,17 @@ class JobIndex:
     def put(self, fact: JobFact, *, now: float) -> None:
         """Take a fact in; an older one about the same Job is ignored. `now` in epoch seconds."""
         known = self._facts.get(fact.key)
-        if known is not None:
-            if order_of(fact) < order_of(known):
-                return
-            self._forget_names(known)
+        if known is not None and order_of(fact) < order_of(known):
+            return
         self._facts[fact.key] = fact
         if fact.condition is Condition.GONE:
             self._gone_at.setdefault(fact.key, now)
         else:
             self._gone_at.pop(fact.key, None)
+        if (None if known is None else _names_of(known)) == _names_of(fact):
+            return  # the names that are kept mean what they did, whatever else has become of the Job
+        if known is not None:
+            self._forget_names(known)
         if fact.managed:
             self._by_producer[fact.producer_id].add(fact.key)
             self._by_folded_producer[fact.producer_id.lower()].add(fact.key)
@@ -110,9 +113,11 @@ class JobIndex:
         """Say whether the Job is only remembered."""
         return key in self._gone_at
 
-    def mark_absent(self, listed: set[str], version: int, *, now: float) -> None:
-        """Take every Job that a list of resourceVersion `version` does not hold for gone."""
-        for fact in list(self._facts.values()):
+    def mark_absent(
+        self, listed: set[str], version: int, *, now: float, among: Iterable[JobFact] | None = None
+    ) -> None:
+        """Take every Job, of all or `among` some, that a list of resourceVersion `version` does not hold for gone."""
+        for fact in self.facts() if among is None else among:
             if fact.key not in listed and fact.resource_version <= version:
                 self.put(gone(fact, version), now=now)
 
@@ -186,6 +191,11 @@ class JobIndex:
                 keys.discard(fact.key)
                 if not keys:
                     del names[name]
+
+
+def _names_of(fact: JobFact) -> tuple[str, str] | None:
+    """Give what reports may call a Job by; None for one that they do not speak of."""
+    return (fact.producer_id, fact.queue_id) if fact.managed else None
 
 
 def order_of(fact: JobFact) -> tuple[float, int, str]:

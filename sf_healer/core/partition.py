@@ -12,6 +12,7 @@ What `take` hands out must be stored in its order, the partition's own state las
 been folded, so a crash half way must leave it older than the Jobs, never newer.
 """
 
+from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 
@@ -20,7 +21,7 @@ import msgspec
 from sf_healer.core.cadence import learn
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
 from sf_healer.core.common import share_fact
-from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot
+from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
 from sf_healer.core.facts import Condition
 from sf_healer.core.policy import Policy, PolicyBook
 from sf_healer.core.state import (
@@ -123,6 +124,7 @@ class Partition:
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
         self._gone_since: OrderedDict[str, float] = OrderedDict()
         self._without_fact_since: OrderedDict[str, float] = OrderedDict()
+        self._sorted_keys: list[str] | None = None  # between the parts of a snapshot
         self._reset_changes()
 
     # ---- the log
@@ -138,7 +140,9 @@ class Partition:
             case Fact():
                 self._fold_fact(evidence, at)
             case Snapshot():
-                self._fold_snapshot(evidence, at)
+                self._fold_snapshot(evidence, list(self.jobs), at)
+            case SnapshotPart():
+                self._fold_snapshot(evidence, self._keys_between(evidence.after, evidence.up_to), at)
             case Hold():
                 state = self._job(evidence.key)
                 if fold_hold(state, evidence, at=at):
@@ -206,6 +210,7 @@ class Partition:
         """Take stored Jobs; a million come in several calls, for the event loop has more to do."""
         now = max(self.watermark.value, self.last_at)
         turned = len(self._turned_unhealthy)
+        self._sorted_keys = None
         for state in states:
             self.jobs[state.key] = state
             self.counts_by_verdict[state.verdict] += 1
@@ -369,18 +374,36 @@ class Partition:
         if fold_fact(state, fact, at=at, behind_seconds=behind_seconds):
             self._changed(state, at)
 
-    def _fold_snapshot(self, snapshot: Snapshot, at: float) -> None:
+    def _fold_snapshot(self, snapshot: Snapshot | SnapshotPart, told_of: list[str], at: float) -> None:
+        """Take for gone who is not in a snapshot that told of `told_of`."""
         present = dict(snapshot.jobs)
-        for state in list(self.jobs.values()):
-            if state.fact is None or present.get(state.key) == state.fact.uid:
+        for key in told_of:
+            state = self.jobs[key]
+            if state.fact is None or present.get(key) == state.fact.uid:
                 continue
-            if mark_gone(state, snapshot.version, replaced=state.key in present):
+            if mark_gone(state, snapshot.version, replaced=key in present):
                 self._changed(state, at)
+
+    def _keys_between(self, after: str | None, up_to: str | None) -> list[str]:
+        """Name the Jobs whose keys lie behind `after` up to and with `up_to`.
+
+        Sorted once for all parts of a snapshot, as long as no Job comes or goes: else each part would be a walk
+        through all Jobs.
+        """
+        keys = self._sorted_keys
+        if keys is None:
+            keys = self._sorted_keys = sorted(self.jobs)
+        first = 0 if after is None else bisect_right(keys, after)
+        if up_to is None:
+            self._sorted_keys = None  # the last part
+            return keys[first:]
+        return keys[first : bisect_right(keys, up_to)]
 
     def _job(self, key: str) -> JobState:
         state = self.jobs.get(key)
         if state is None:
             state = self.jobs[key] = JobState(key)
+            self._sorted_keys = None
             self.counts_by_verdict[state.verdict] += 1
             self._without_fact_since[key] = max(self.watermark.value, self.last_at)
         return state
@@ -535,6 +558,7 @@ class Partition:
 
     def _forget(self, state: JobState) -> None:
         del self.jobs[state.key]
+        self._sorted_keys = None
         self._gone_since.pop(state.key, None)
         self._without_fact_since.pop(state.key, None)
         self.counts_by_verdict[state.verdict] -= 1

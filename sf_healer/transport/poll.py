@@ -10,12 +10,13 @@ aiokafka's private parts are touched here and in reader.py, nowhere else: its ve
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from aiokafka.consumer.fetcher import FetchError
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.errors import ConsumerStoppedError, KafkaConnectionError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 from sf_healer.transport.former import leave_as_former_self
@@ -24,7 +25,7 @@ from sf_healer.transport.questions import Answer, TopicIdentity, ask_end_offsets
 from sf_healer.transport.reader import RecordReader
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from collections.abc import Set as AbstractSet
 
     from aiokafka import AIOKafkaConsumer
@@ -45,6 +46,7 @@ FIRST_FETCH_SECONDS: Final = 1.0
 """How long a table's recovery waits for the first fetch of a changelog that is not empty; it takes milliseconds."""
 
 FIRST_FETCH_POLL_SECONDS: Final = 0.01
+_THREAD_ENDED: Final = "the consumer's thread has ended"
 
 
 class Demand(NamedTuple):
@@ -161,22 +163,33 @@ class ConsumerThread(AIOKafkaConsumerThread):
         """Take who had our client id before us out of the group; call it on the app's loop, before joining."""
         consumer = self._ensure_consumer()
         group, client_id = self.app.conf.id, self.app.conf.broker_client_id
-        await self._ask(leave_as_former_self(consumer._client, group, client_id))
+        await self._ask(partial(leave_as_former_self, consumer._client, group, client_id))
 
     async def end_offsets(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
         """Ask the brokers; call it on the app's loop. Raises KafkaError."""
         client = self._ensure_consumer()._client
-        ends = await self._ask(ask_end_offsets(client, tps, timeout_seconds=timeout_seconds))
+        ends = await self._ask(partial(ask_end_offsets, client, tps, timeout_seconds=timeout_seconds))
         return self._not_before_the_fetches(ends)
 
     async def topic_identity(self, topic: str, *, timeout_seconds: float) -> TopicIdentity:
         """Ask a broker; call it on the app's loop. Raises KafkaError."""
         client = self._ensure_consumer()._client
-        return await self._ask(ask_topic_identity(client, topic, timeout_seconds=timeout_seconds))
+        return await self._ask(partial(ask_topic_identity, client, topic, timeout_seconds=timeout_seconds))
 
-    async def _ask(self, question: Coroutine[Any, Any, Answer]) -> Answer:
+    async def _ask(self, question: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         # Not through Faust's queue of method calls: a broker that does not answer would hold up its commits.
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self.thread_loop))
+        # The question is made by the thread itself: one made here for a thread that ends meanwhile is never asked.
+        loop = self.thread_loop
+        answer: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        try:
+            if not loop.is_running():
+                raise KafkaConnectionError(_THREAD_ENDED)
+            loop.call_soon_threadsafe(_begin, loop, question, answer)
+            return await asyncio.wrap_future(answer)
+        except RuntimeError as error:
+            if not loop.is_closed():
+                raise
+            raise KafkaConnectionError(_THREAD_ENDED) from error  # since we looked
 
     async def _highwaters(self, partitions: Iterable[TP]) -> dict[TP, int]:
         """Tell Faust how far a changelog reaches; until there it restores a table."""
@@ -263,3 +276,27 @@ def _within_log(span: Span) -> bool:
     The committed offset of a topic that was deleted and created again may lie behind its end.
     """
     return span.highwater is not None and span.end <= span.highwater
+
+
+def _begin(
+    loop: asyncio.AbstractEventLoop,
+    question: Callable[[], Coroutine[Any, Any, Answer]],
+    answer: concurrent.futures.Future[Answer],
+) -> None:
+    """Ask a question on the thread's loop; who asked may stop waiting at any time."""
+    if answer.cancelled():
+        return
+    task = loop.create_task(question())
+    task.add_done_callback(partial(_tell, answer))
+    answer.add_done_callback(lambda answered: answered.cancelled() and loop.call_soon_threadsafe(task.cancel))
+
+
+def _tell(answer: concurrent.futures.Future[Answer], task: asyncio.Task[Answer]) -> None:
+    if task.cancelled():
+        answer.cancel()
+    elif not answer.set_running_or_notify_cancel():
+        task.exception()  # nobody waits for it any more
+    elif (error := task.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())

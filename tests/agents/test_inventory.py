@@ -1,6 +1,7 @@
 """Which Jobs there are: a snapshot at assignment and at every list, facts only to the partitions that are ours."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 
@@ -9,9 +10,11 @@ from aiokafka.errors import NotEnoughReplicasError
 
 from agents import inventory
 from sf_healer.adapters.cluster import ApiFailure, Change, Failure, Listing
+from sf_healer.app import settings
 from sf_healer.core import steps
-from sf_healer.core.evidence import Fact, Snapshot
+from sf_healer.core.evidence import Fact, Snapshot, SnapshotPart, decode, encode
 from sf_healer.core.facts import JobFact, gone
+from sf_healer.core.partitioning import partition_of
 from sf_healer.topics import EVIDENCE, STEPS
 from tables.jobs import hot
 from tests.agents.recording import BROKER_EPOCH, WAIT_SECONDS, edges, key_on
@@ -124,6 +127,52 @@ async def test_a_partition_of_ours_is_told_its_jobs_and_then_all_uids_there_are(
     assert facts(edge) == [(OURS, job(OURS))]
     assert snapshots(edge) == [(OURS, Snapshot(100, ((key_on(OURS), f"uid-{key_on(OURS)}"),)))]
     assert isinstance(edge.producer.evidence()[-1][1], Snapshot), "the snapshot comes after the facts"
+
+
+async def test_a_partition_of_more_jobs_than_one_record_can_name_is_told_all_of_them(edge, following):
+    edge.own(OURS)
+    names = (f"stf/{'long-' * 40}{number}" for number in itertools.count())
+    ours = itertools.islice((key for key in names if partition_of(key, settings.partitions) == OURS), 5_000)
+    jobs = [a_fact(key, uid=f"uid-{key}") for key in ours]
+    following(ScriptedCluster(*jobs))
+
+    async def are_told() -> bool:
+        return OURS in inventory._inventory.census._told
+
+    await until_async(are_told, "the partition to be told", seconds=WAIT_SECONDS)
+    parts = [entry for _, entry in edge.producer.evidence() if isinstance(entry, SnapshotPart)]
+    assert [key for part in parts for key, _ in part.jobs] == sorted(job.key for job in jobs)
+    assert all(len(encode(part)) <= edge.producer.max_request_size / 2 for part in parts)
+
+
+async def test_a_partition_is_told_only_when_the_broker_has_every_part_of_its_snapshot(edge, following, monkeypatch):
+    monkeypatch.setattr(inventory._inventory.census, "_snapshot_bytes", 200)
+    edge.own(OURS)
+    keys = (key for key in (f"stf/job-{number}" for number in itertools.count()))
+    ours = list(itertools.islice((key for key in keys if partition_of(key, settings.partitions) == OURS), 20))
+    refusals = [NotEnoughReplicasError()]
+
+    def refuse(record):
+        entry = decode(record.value)
+        last = isinstance(entry, SnapshotPart) and entry.up_to is None
+        return refusals.pop() if last and refusals else None
+
+    edge.producer.refuse = refuse
+    cluster = ScriptedCluster(*(a_fact(key, uid=f"uid-{key}") for key in ours))
+    monkeypatch.setattr(inventory.Cluster, "connect", lambda **_: cluster)
+    task = asyncio.create_task(inventory.follow_cluster())
+    try:
+
+        async def are_told() -> bool:
+            return OURS in inventory._inventory.census._told
+
+        await until_async(are_told, "the partition to be told", seconds=WAIT_SECONDS)
+        first = [part.after for _, part in edge.producer.evidence() if isinstance(part, SnapshotPart)].count(None)
+        assert (refusals, first, cluster.listings) == ([], 2, 2), "all of it is told again"
+    finally:
+        inventory._inventory.stop_watching.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_partition_assigned_later_is_told_then(edge, following):

@@ -38,6 +38,23 @@ class Metadata:
         return {url: {topic: partitions} for url, topic, partitions in self._workers}
 
 
+#: A Job as every worker has ever listed it, but for its name.
+OLD_ROW = {
+    "namespace": "stf",
+    "name": "z",
+    "verdict": "stuck",
+    "rule": "loading_stopped",
+    "target": "loader",
+    "queue_id": "q",
+    "last_loading_at": None,
+    "last_seen_at": None,
+    "silence_seconds": 1.0,
+    "threshold_seconds": 2.0,
+    "attempt": 0,
+    "partition": 5,
+}
+
+
 class Peer:
     """Another worker: answers what it is told to, and remembers what it was asked."""
 
@@ -164,6 +181,55 @@ async def test_a_worker_that_answers_with_an_error_is_named_too(group):
         group((peer.url, [0]))
         _, body = await get(module.Jobs, "/jobs/")
         assert body["unreachable"] == [peer.url]
+
+
+async def test_a_worker_that_knows_no_parts_of_lists_has_its_whole_list_counted(group):
+    theirs = [
+        {**OLD_ROW, "job": f"stf/z{n}", "verdict": verdict} for n, verdict in enumerate(["stuck", "stuck", "mute"])
+    ]
+    async with Peer() as peer:
+        peer.answers["/jobs/"] = (200, {"jobs": theirs, "partitions": [5]})
+        peer.answers["/fleet/"] = (200, {"verdicts": {"stuck": 2, "mute": 1}, "partitions": []})
+        group((peer.url, [5]))
+        status, body = await get(module.Jobs, "/jobs/?rows=1&verdict=stuck")
+        assert (status, [row["job"] for row in body["jobs"]], body["total"]) == (200, ["stf/z0"], 2)
+        status, body = await get(module.Overview, "/")
+        assert (status, body["jobs"]["total"], body["jobs"]["unreachable"]) == (200, 4, [])
+        assert (await get_page(module.Overview, "/"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {},
+        {"jobs": [{"name": "of another version"}], "partitions": [5]},
+        {"jobs": [{**OLD_ROW, "job": "stf/z"}], "partitions": [5], "total": 1},
+        {"jobs": None, "partitions": [5], "total": 1, "ahead": 0},
+        {"jobs": [], "partitions": None, "total": 0, "ahead": 0},
+    ],
+)
+async def test_a_list_of_another_version_is_named_as_missing_and_the_rest_is_shown(group, theirs):
+    async with Peer() as peer:
+        peer.answers["/jobs/"], peer.answers["/fleet/"] = (200, theirs), (200, {"verdicts": {}, "partitions": []})
+        group((peer.url, [5]))
+        status, part = await get(module.Jobs, "/jobs/?rows=50")
+        assert (status, [row["job"] for row in part["jobs"]], part["total"]) == (200, [JOB], 1)
+        assert part["unreachable"] == [peer.url]
+        assert 5 in part["partitions_missing"]
+        status, overview = await get(module.Overview, "/")
+        assert (status, overview["jobs"]["unreachable"]) == (200, [peer.url])
+        status, page = await get_page(module.Overview, "/")
+        assert (status, f"no answer from {peer.url}" in page.lower()) == (200, True)
+
+
+@pytest.mark.parametrize("theirs", [{}, {"verdicts": 3, "partitions": []}, {"verdicts": {}, "partitions": [{}]}])
+async def test_a_fleet_of_another_version_is_named_as_missing_and_the_rest_is_counted(group, theirs):
+    async with Peer() as peer:
+        peer.answers["/fleet/"] = (200, theirs)
+        group((peer.url, [5]))
+        status, fleet = await get(module.Fleet, "/fleet/")
+        assert (status, fleet["jobs"], fleet["unreachable"]) == (200, 1, [peer.url])
+        assert 5 in fleet["partitions_missing"]
 
 
 async def test_a_partition_that_nobody_has_right_now_is_said_to_be_missing(group):

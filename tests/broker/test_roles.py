@@ -18,7 +18,7 @@ from sf_healer import topics
 from sf_healer.adapters.cluster import Cluster, LiveJob
 from sf_healer.core import commands, evidence, steps
 from sf_healer.core.commands import Outcome, Result
-from sf_healer.core.evidence import Bundle, Fact, Mark, Snapshot
+from sf_healer.core.evidence import Bundle, Fact, Mark, Snapshot, SnapshotPart
 from sf_healer.core.facts import PodState
 from sf_healer.core.steps import FleetCounts, Seen, Tick
 from sf_healer.local import launcher
@@ -50,7 +50,7 @@ attempts = 8
 """
 SEEN_SECONDS = 90.0
 #: What only a detector writes: to the evidence, and to the steps log.
-OF_DETECTOR = (Bundle, Mark, Fact, Snapshot)
+OF_DETECTOR = (Bundle, Mark, Fact, Snapshot, SnapshotPart)
 COUNTS_AND_FACTS = (FleetCounts, Seen)
 
 

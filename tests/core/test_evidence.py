@@ -19,6 +19,7 @@ from sf_healer.core.evidence import (
     Mark,
     OutcomeSeen,
     Snapshot,
+    SnapshotPart,
     UnknownSchema,
     decode,
     encode,
@@ -31,6 +32,7 @@ RECORDS = [
     Mark(TOPIC, 3, ((0, T0), (2, T0 + 0.5)), (1,)),
     Fact(a_fact(labels={"team": "data"}, attempt=2, action_id="c1")),
     Snapshot(17, ((JOB, "u1"),)),
+    SnapshotPart(17, ((JOB, "u1"),), None, JOB),
     Hold(JOB, HoldCause.STOP_COMMAND),
     OutcomeSeen(JOB, "c1", "u1", "restarted", "verified", T0, 0.0, 1, "u2"),
 ]

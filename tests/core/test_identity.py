@@ -1,5 +1,6 @@
 """Which Job a report speaks of: exact names first, never a Job that the index does not hold."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,6 +170,48 @@ def test_an_answer_is_given_anew_when_a_job_appears_or_changes_its_names():
     index.put(a_job(LOADER, "loader-producer__ZZZZZZ", resource_version=11), now=T0)
     assert isinstance(index.resolve(says("loader-producer__P4nTkv")), Unresolved)
     assert index.resolve(says("loader-producer__ZZZZZZ")) == Resolved((LOADER,))
+
+
+def test_what_becomes_of_a_job_under_its_names_leaves_the_names_that_are_kept_alone():
+    index = an_index(*PIPELINE)
+    version, answer = index.version, index.resolve(says("loader-producer__P4nTkv"))
+    known = index.get(LOADER)
+    index.put(msgspec.structs.replace(known, resource_version=90, pod=PodState.ENDED), now=T0)
+    index.put(msgspec.structs.replace(known, resource_version=91, uid="u2", created_at=T0 + 60), now=T0)
+    index.put(gone(index.get(LOADER), 92), now=T0)
+    index.put(a_fact("stf/foreign", managed=False), now=T0)
+    assert index.version == version
+    assert index.resolve(says("loader-producer__P4nTkv")) is answer
+    assert index.is_gone(LOADER)
+
+
+PUTS = st.lists(
+    st.tuples(
+        st.sampled_from(["stf/q-loader", "stf/b", "stf/c"]),
+        st.sampled_from(["loader__A", "loader__a", "other__B"]),
+        st.sampled_from(["q", "Q", "r", ""]),
+        st.booleans(),
+        st.sampled_from([Condition.ACTIVE, Condition.GONE]),
+        st.integers(0, 2000),
+    ),
+    max_size=12,
+)
+
+
+@given(PUTS)
+def test_names_that_are_kept_mean_what_they_mean_to_who_looks_afresh(puts):
+    asked = [
+        says(producer, queue) for producer in ("loader__A", "LOADER__a", "other__B", "") for queue in ("q", "r", "")
+    ]
+    index = JobIndex()
+    for number, (key, producer, queue, managed, condition, seconds) in enumerate(puts):
+        names = {"producer_id": producer, "queue_id": queue, "managed": managed, "condition": condition}
+        index.put(a_fact(key, resource_version=number, **names), now=T0)
+        index.forget_gone(now=T0 + seconds)
+        fresh = JobIndex()
+        for fact in index.facts():
+            fresh.put(fact, now=T0)
+        assert [index.resolve(report) for report in asked] == [fresh.resolve(report) for report in asked]
 
 
 def test_answers_are_remembered_up_to_a_limit(monkeypatch):

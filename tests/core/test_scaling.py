@@ -12,7 +12,7 @@ from benchmarks.scaling_model import (
     engine_of,
     gib,
     jobs_within,
-    partitions_for,
+    snapshot_records,
     workers_for,
 )
 
@@ -66,8 +66,8 @@ def test_workers_are_half_busy_and_two_at_least_and_never_more_than_partitions()
     assert [workers_for(cores, 6) for cores in (0.01, 1.2, 40.0)] == [2, 3, 6]
 
 
-def test_partitions_and_cells_are_rounded_up():
-    assert partitions_for(10_001, 100.0) == 2
+def test_records_of_a_snapshot_and_cells_are_rounded_up():
+    assert [snapshot_records(jobs, 100.0) for jobs in (0, 2_000, 3_000)] == [1, 1, 2]
     assert cells_of(1_000_000, 150_000) == 7
 
 

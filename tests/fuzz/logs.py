@@ -16,7 +16,7 @@ from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actuator import Actuator, shown
 from sf_healer.core.changelog import meta_key, meta_of, states_of, writes_of
 from sf_healer.core.commands import Alive, Command, Decision, Grounds, Pause, Resolve, Resume, Unreadable, Withdraw
-from sf_healer.core.evidence import Fact, Hold, HoldCause, Snapshot, UnknownSchema
+from sf_healer.core.evidence import Fact, Hold, HoldCause, Snapshot, SnapshotPart, UnknownSchema
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts, GroupLooked, Resulted, Seen, StepResult, Tick, What
@@ -104,6 +104,7 @@ def _some_evidence(rng: random.Random, now: float) -> evidence.Evidence:
         lambda: a_mark(now),
         lambda: Fact(a_fact(key, uid=f"u{offset % 3}", resource_version=offset)),
         lambda: Snapshot(offset, ((JOB, "u1"),)),
+        lambda: SnapshotPart(offset, ((JOB, "u1"),), None, JOB),
         lambda: Hold(key, HoldCause.STOP_COMMAND, 0, offset, now),
         lambda: an_outcome("c1", at=now, key=key),
     )

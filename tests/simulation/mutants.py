@@ -152,6 +152,11 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
         return self.seeds, None
 
 
+def _all_keys(of: Partition, after: str | None, up_to: str | None) -> list[str]:
+    del after, up_to
+    return list(of.jobs)
+
+
 #: By these rules a mutant of marks or of the fold is found whatever it does; without them it has to do harm.
 _CLAIMS = frozenset({"claim", "watermark"})
 _FOLDS = frozenset({"fold"})
@@ -205,6 +210,12 @@ MUTANTS = (
         shows=_VERDICTS,
         patched=lambda: patch.object(partition, "durable", _exact),
         faults=Faults(rebalances=40.0, storms=6.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="a part of a snapshot is read as the whole",
+        shows=frozenset({"forgotten"}),
+        patched=lambda: patch.object(Partition, "_keys_between", _all_keys),
         ignored=_FOLDS,
     ),
     Mutant(

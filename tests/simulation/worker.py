@@ -41,6 +41,8 @@ CONTROL = "queue-control"
 ACTIONS_CHANGELOG = "actions-changelog"
 JOBS_CHANGELOG = "jobs-changelog"
 _EVIDENCE_LIMIT = 100
+#: So little that a snapshot of two Jobs or three needs several records.
+_SNAPSHOT_BYTES = 200
 _LIST_RETRY_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = 5.0
 
@@ -211,7 +213,9 @@ class Detector(App):
         setup = world.setup
         self.partitions: dict[int, Partition] = {}
         self.index = JobIndex()
-        self.census = world.pieces.census(self.index, _CensusPorts(self), partitions=setup.partitions)
+        self.census = world.pieces.census(
+            self.index, _CensusPorts(self), partitions=setup.partitions, snapshot_bytes=_SNAPSHOT_BYTES
+        )
         self.forwarding = Forwarding(
             world.pieces.forwarder(self.index, partitions=setup.partitions),
             self,
@@ -345,7 +349,7 @@ class Detector(App):
         if isinstance(listing, ApiFailure):
             return False
         version, now = int(listing.jobs_version), self.worker.wall_clock()
-        self.census.take_listing(listing.facts, version, now=now, api_at=listing.api_at)
+        await self.census.take_listing(listing.facts, version, now=now, api_at=listing.api_at)
         if not self._first_list.done():
             self._first_list.set_result(None)
         return True
