@@ -56,8 +56,8 @@ lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control 
 	$(BIN)/python -m tests.lab.crds install
 	$(BIN)/python -m tests.lab.checkers install
 
-test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser
-	$(PYTEST) -m '(kafka or kube or prometheus or browser or image) and not soak'
+test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser (AGAIN=1: what failed)
+	$(PYTEST) $(if $(AGAIN),--last-failed) -m '(kafka or kube or prometheus or browser or image) and not soak'
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load
