@@ -24,6 +24,7 @@ HELD_COMMANDS = 64
 REMEMBERED = MOST_ATTEMPTS
 _COUNTS_RETRY_SECONDS = 5.0  # counts come this often
 _IN_FLIGHT_RETRY_SECONDS = 10.0
+_QUARANTINED_RETRY_SECONDS = 60.0
 
 
 class Reason(StrEnum):
@@ -325,8 +326,8 @@ def _tried_too_often(history: History, limits: Limits, now: float) -> Refused | 
     """Refuse on account of the Job's own past restarts."""
     ends_at = quarantine_ends_at(history, limits, now)
     if ends_at:
-        # Asked again well within the healthy period: no command for that long is how we know it is well.
-        retry_after = min(ends_at - now, limits.healthy_period_seconds / 4)
+        # No command for the healthy period is how we know that it is well, and a person may resume it at any time.
+        retry_after = min(ends_at - now, limits.healthy_period_seconds / 4, _QUARANTINED_RETRY_SECONDS)
         detail = "until it is well for the healthy period, or a person resumes it"
         return Refused(Reason.QUARANTINED, retry_after, detail)
     tries = len(recent_attempts(history, limits, now))

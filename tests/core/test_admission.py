@@ -237,6 +237,11 @@ def test_a_quarantine_ends_an_hour_after_the_job_was_last_seen_sick():
     assert quarantine_ends_at(later, LIMITS, NOW + 6600.0) == 0.0
 
 
+def test_a_job_in_quarantine_is_asked_about_every_minute_for_a_person_may_resume_it():
+    answer = ask(history=THREE)
+    assert (answer.reason, answer.retry_after) == (Reason.QUARANTINED, 60.0)
+
+
 def test_a_person_passes_the_brakes_of_the_job_but_not_those_of_the_fleet():
     person = a_command(verdict=REQUESTED_VERDICT, requested_by="ada")
     assert ask(command=person, history=THREE) == Allowed()
