@@ -194,7 +194,6 @@ class Actuator:
         self.now = 0.0
         self._open: dict[str, None] = {}  # keys of the Jobs with an action, in order of admission
         self._said: dict[tuple[str, str, int], float] = {}
-        self._counted_since: set[int] = set()  # the evidence partitions, since the ledger was written
 
     def restore(self, items: Iterable[tuple[bytes, bytes]], *, log_end: int | None = None) -> None:
         """Take over the stored state.
@@ -203,7 +202,6 @@ class Actuator:
         was made anew, and its offsets count from the start again. Raises UnknownSchema.
         """
         self.ledger, self.jobs, self._open, self._said = Ledger(), {}, {}, {}
-        self._counted_since.clear()
         for key, value in items:
             if key == LEDGER_KEY:
                 self.ledger = decode_ledger(value)
@@ -372,12 +370,8 @@ class Actuator:
     def _fold_ledger(self, record: FleetCounts | Pause | Resume | Settled, offset: int, effects: Effects) -> None:
         match record:
             case FleetCounts():
-                before = self.ledger
-                self.ledger = admission.count(before, record, self.limits, self.now)
+                self.ledger = admission.count(self.ledger, record, self.limits, self.now)
                 self._decide_held(effects)
-                is_known = record.partition in before.counts
-                if is_known and not self._ends_a_round(record) and _is_same_but_counts(before, self.ledger):
-                    return
             case Settled() if self._still_holds(record):
                 return  # a leak that was none: the admission had only not been read yet when this was said
             case Settled():
@@ -395,16 +389,6 @@ class Actuator:
                 self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
                 effects.sends.append(record)  # once more: then it finds no pause, and ends the quarantine
         self._write_ledger(offset, effects)
-
-    def _ends_a_round(self, counts: FleetCounts) -> bool:
-        """Say whether the partition has counted since the ledger was last written.
-
-        The ledger holds the counts of all partitions, so it is written once a round and not for each of them. Who takes
-        over may find counts that are a round older: those that a command waits for, it waits for anew.
-        """
-        ends = counts.partition in self._counted_since
-        self._counted_since.add(counts.partition)
-        return ends
 
     def _still_holds(self, settled: Settled) -> bool:
         record = self.jobs.get(settled.key)
@@ -564,7 +548,6 @@ class Actuator:
     def _write_ledger(self, offset: int, effects: Effects) -> None:
         self.ledger = msgspec.structs.replace(self.ledger, offset=offset)
         self._write(LEDGER_KEY, _encode(self.ledger), effects)
-        self._counted_since.clear()
 
     def _write_job(self, key: str, record: JobRecord, offset: int, effects: Effects) -> None:
         record = msgspec.structs.replace(record, offset=offset, at=self.now)
@@ -615,9 +598,3 @@ def _told(move: Move) -> list[Outcome]:
 
 def _is_the_job(outcome: Outcome) -> bool:
     return outcome.reason not in {Cause.NAMESAKE, Cause.VANISHED, Cause.ABANDONED}
-
-
-def _is_same_but_counts(one: Ledger, other: Ledger) -> bool:
-    """Say whether two ledgers differ in nothing but what every count changes."""
-    bare = [msgspec.structs.replace(ledger, counts={}, counted_at=0.0) for ledger in (one, other)]
-    return bare[0] == bare[1]

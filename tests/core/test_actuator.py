@@ -9,7 +9,6 @@ import pytest
 from sf_healer.core import actions, actuator, steps
 from sf_healer.core.actions import State, manifest_to_create, resource_version_to_delete
 from sf_healer.core.actuator import LEDGER_KEY, Actuator, decode_job_record, decode_ledger, shown
-from sf_healer.core.admission import Phase
 from sf_healer.core.commands import (
     Alive,
     Command,
@@ -140,55 +139,6 @@ def found(uid, **more):
 DONE = StepResult(What.DONE)
 ABSENT = StepResult(What.ABSENT)
 REFUSED = StepResult(What.REFUSED, status=422, message="invalid")
-
-
-def ledgers_written(log, records):
-    """Fold records one by one; gives the numbers of those that wrote the ledger."""
-    written = []
-    for number, record in enumerate(records):
-        before = log.table.get(LEDGER_KEY)
-        log.append(record).drain()
-        if log.table.get(LEDGER_KEY) != before:
-            written.append(number)
-    return written
-
-
-def test_the_ledger_is_written_once_a_round_of_counts_and_not_for_each_partition():
-    log = Log()
-    rounds = [
-        [counts(START + turn, partition=n, partitions=50, unhealthy=0, sick=0) for n in range(50)] for turn in range(5)
-    ]
-    first, *later = rounds
-    assert ledgers_written(log, first) == list(range(50)), "what was never counted is kept at once"
-    assert len(ledgers_written(log, [record for each in later for record in each])) in {3, 4}
-    assert log.restart().ledger.counts.keys() == set(range(50))
-    assert min(each.at for each in log.ledger.counts.values()) >= START + 3, "a round older at most"
-
-
-def test_a_count_that_begins_a_storm_or_decides_what_is_held_is_written_at_once():
-    log = Log().append(counts(START - 1, unhealthy=0, sick=0), a_command()).drain()
-    assert log.ledger.held == (a_command(),)
-    assert ledgers_written(log, [counts(START + 1)]) == [0]
-    assert log.ledger.held == ()
-    log.append(counts(START + 2), counts(START + 3)).drain()
-    assert ledgers_written(log, [counts(START + 4, unhealthy=90, sick=90)]) == [0]
-    assert log.restart().ledger.phase is Phase.STORM
-
-
-def test_who_takes_over_before_a_round_of_counts_is_written_waits_for_a_count_after_the_job_turned_sick():
-    log = Log()
-    for turn in range(4):
-        log.now = START + turn
-        log.append(counts(log.now)).drain()
-    unwritten = log.ledger.counts[0].at
-    log.restart()
-    stored = log.ledger.counts[0].at
-    assert stored < unwritten
-    command = a_command(evidence=Grounds(unhealthy_at=unwritten), decided_at=log.now, expires_at=log.now + 60)
-    log.append(command).drain()
-    assert log.ledger.held == (command,)
-    log.append(counts(unwritten)).drain()
-    assert [slot.key for slot in log.ledger.slots] == [command.key]
 
 
 def test_a_command_becomes_an_action_once_the_fleet_is_counted():
