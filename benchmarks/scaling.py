@@ -381,13 +381,13 @@ def _sweeps(full: Swept, spread: Swept, whole: Scale) -> Iterator[str]:
 def _counts(all_scales: Sequence[Scale]) -> Iterator[str]:
     yield (
         "Each evidence partition tells the one partition of the actuator what it counts, every 5 s (every second while "
-        "a Job is sick); the ledger, with the counts of all, is written once a round. Simulated whole, a mean round:"
+        "a Job is sick); the ledger, with the counts of all, is written for each. Simulated whole, one round:"
     )
     yield ""
     rows = []
     for scale in all_scales:
         seconds, size = scaling_measures.counting(scale.partitions)
-        rows.append((f"{scale.partitions:,}", f"{seconds * _MS:,.2f}", f"{size * _MB:,.3f}", f"{size * _MB / 5:,.3f}"))
+        rows.append((f"{scale.partitions:,}", f"{seconds * _MS:,.2f}", f"{size * _MB:,.2f}", f"{size * _MB / 5:,.2f}"))
     yield from _table(
         ("evidence partitions", "ms of the actuator", "changelog MB a round: MB/s while a Job is sick", "MB/s else"),
         rows,
