@@ -578,11 +578,11 @@ def test_a_quarantine_lasts_as_long_as_the_job_is_found_sick_and_ends_after_a_he
     for result in (found("u-a"), DONE, ABSENT, REFUSED, StepResult(What.DONE, uid="n1")):
         log.answer(result)
     assert log.outcomes[-1].quarantined
-    for _ in range(8):
-        log.now += 900.0
+    for _ in range(120):
+        log.now += 60.0
         log.append(counts(log.now), a_command(uid="n1", expires_at=log.now + 60)).drain()
         assert log.outcomes[-1].reason == "quarantined"
-        assert log.outcomes[-1].retry_after == 900.0
+        assert log.outcomes[-1].retry_after == 60.0
     log.now += 3600.0
     log.append(counts(log.now), a_command(uid="n1", expires_at=log.now + 60)).drain()
     assert len(log.tasks) == 1
