@@ -112,6 +112,14 @@ class PodInfo(msgspec.Struct, frozen=True):
     deleting: bool
 
 
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of objects that the client has no method of its own for."""
+
+    group: str
+    version: str
+    plural: str
+
+
 class Listing(msgspec.Struct, frozen=True):
     """Every Job of the namespace joined with its pods, and where a watch goes on from."""
 
@@ -256,16 +264,12 @@ class Cluster:
         pods = self._pods(namespace, job_name)
         if isinstance(pods, ApiFailure):
             return pods
-        return tuple(
-            PodInfo(
-                name=pod["metadata"]["name"],
-                phase=pod.get("status", {}).get("phase", ""),
-                ip=pod.get("status", {}).get("podIP", ""),
-                deleting="deletionTimestamp" in pod["metadata"],
-            )
-            for pod in pods
-            if belongs_to(pod, uid)
-        )
+        return tuple(_pod_info(pod) for pod in pods if belongs_to(pod, uid))
+
+    def list_pods(self, label_selector: str) -> tuple[PodInfo, ...] | ApiFailure:
+        """List the pods of the namespace that a selector meets, those being deleted included."""
+        pods = self._list(self._core.list_namespaced_pod, label_selector=label_selector)
+        return pods if isinstance(pods, ApiFailure) else tuple(_pod_info(pod) for pod in pods.items)
 
     def delete_job(self, namespace: str, name: str, uid: str, resource_version: str | None = None) -> ApiFailure | None:
         """Delete exactly this incarnation, its pods first; CONFLICT when another one has the name.
@@ -345,6 +349,28 @@ class Cluster:
         if isinstance(answer, ApiFailure) and answer.kind is not Failure.ALREADY_EXISTS:
             return answer
         return None
+
+    def list_objects(self, kind: Kind) -> list[Manifest] | ApiFailure:
+        """List all objects of a kind in the namespace."""
+        answer = _ask(self._as_is.list_namespaced_custom_object, kind.group, kind.version, self.namespace, kind.plural)
+        return answer if isinstance(answer, ApiFailure) else answer["items"]
+
+    def read_object(self, kind: Kind, name: str) -> Manifest | ApiFailure:
+        """Read an object as it is now."""
+        read = self._as_is.get_namespaced_custom_object
+        return _ask(read, kind.group, kind.version, self.namespace, kind.plural, name)
+
+    def create_object(self, kind: Kind, manifest: Manifest) -> Manifest | ApiFailure:
+        """Create an object; a field that its CRD does not know is refused, not dropped."""
+        create = self._as_is.create_namespaced_custom_object
+        place = (kind.group, kind.version, self.namespace, kind.plural)
+        return _ask(create, *place, manifest, field_validation="Strict")
+
+    def merge_object(self, kind: Kind, name: str, patch: Manifest) -> Manifest | ApiFailure:
+        """Change some fields of an object (JSON merge patch)."""
+        change = self._as_is.patch_namespaced_custom_object
+        place = (kind.group, kind.version, self.namespace, kind.plural)
+        return _ask(change, *place, name, patch, _content_type="application/merge-patch+json")
 
     def server(self) -> Server | ApiFailure:
         """Ask the server for its version and its time."""
@@ -698,6 +724,15 @@ def _status_object(body: str | None) -> Mapping[str, Any]:
         return msgspec.json.decode(body or "", type=Manifest)
     except msgspec.DecodeError:
         return {"message": (body or "").strip()}
+
+
+def _pod_info(pod: Manifest) -> PodInfo:
+    return PodInfo(
+        name=pod["metadata"]["name"],
+        phase=pod.get("status", {}).get("phase", ""),
+        ip=pod.get("status", {}).get("podIP", ""),
+        deleting="deletionTimestamp" in pod["metadata"],
+    )
 
 
 def _slim(pod: Manifest) -> Manifest:
