@@ -218,7 +218,7 @@ def watch_fleet(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Led
             ledger = msgspec.structs.replace(ledger, passed=ledger.passed or calm)
             if now - ledger.phase_since < limits.storm_canary_after_seconds:
                 return ledger
-            return _moved(ledger, Phase.CALM if calm else Phase.PROBING, now, window=1)
+            return _moved(ledger, Phase.CALM if ledger.passed else Phase.PROBING, now, window=1)
         case Phase.PROBING:
             return _moved(ledger, Phase.CALM, now, window=ledger.window) if calm else ledger
 

@@ -370,6 +370,14 @@ def test_a_storm_that_follows_one_that_passed_has_ten_minutes_of_its_own():
     assert ledger.phase is Phase.PROBING
 
 
+def test_a_storm_that_begins_when_the_hold_of_one_that_passed_ends_is_not_probed():
+    ledger, now = watched(in_storm(), 590.0, unhealthy=0, sick=0)
+    ledger, now = watched(ledger, 10.0, unhealthy=30, sick=30, start=now)
+    assert (ledger.phase, ledger.window) == (Phase.CALM, 1)
+    ledger, _ = watched(ledger, 5.0, unhealthy=60, sick=60, start=now)
+    assert ledger.phase is Phase.STORM
+
+
 def test_a_storm_that_goes_down_by_half_and_up_again_is_the_same_storm():
     ledger, now = watched(in_storm(), 400.0, unhealthy=30, sick=30)
     ledger, _ = watched(ledger, 200.0, unhealthy=60, sick=60, start=now)
