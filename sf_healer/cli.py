@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, str] = {
     "log-events": "List the events of the logs.",
     "feed": "Send a capture to a broker, in its own time or faster.",
     "capture": "Record a topic as a capture.",
-    "chaos": "Submit chaos experiments to Litmus, and check their files.",
+    "chaos": "Run chaos experiments, with Litmus or without, and check their files.",
     "completion": "Print the script that completes commands in bash, zsh or fish.",
 }
 

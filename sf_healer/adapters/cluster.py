@@ -120,6 +120,9 @@ class Kind(msgspec.Struct, frozen=True):
     plural: str
 
 
+PODS = Kind("", "v1", "pods")
+
+
 class Listing(msgspec.Struct, frozen=True):
     """Every Job of the namespace joined with its pods, and where a watch goes on from."""
 
@@ -350,10 +353,20 @@ class Cluster:
             return answer
         return None
 
-    def list_objects(self, kind: Kind) -> list[Manifest] | ApiFailure:
-        """List all objects of a kind in the namespace."""
-        answer = _ask(self._as_is.list_namespaced_custom_object, kind.group, kind.version, self.namespace, kind.plural)
+    def list_objects(self, kind: Kind, labels: str = "", fields: str = "") -> list[Manifest] | ApiFailure:
+        """List objects of a kind in the namespace; of the core group only pods."""
+        place: tuple[str, ...] = (kind.group, kind.version, self.namespace, kind.plural)
+        call: Callable[..., Any] = self._as_is.list_namespaced_custom_object
+        if kind == PODS:
+            call, place = self._core.list_namespaced_pod, (self.namespace,)
+        answer = _ask(call, *place, label_selector=labels, field_selector=fields)
         return answer if isinstance(answer, ApiFailure) else answer["items"]
+
+    def delete_pod(self, name: str, *, at_once: bool) -> ApiFailure | None:
+        """Delete a pod, with its own grace period or none; for chaos experiments, never for healing."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions"} | ({"gracePeriodSeconds": 0} if at_once else {})
+        answer = _ask(self._core.delete_namespaced_pod, name, self.namespace, body=body)
+        return answer if isinstance(answer, ApiFailure) else None
 
     def read_object(self, kind: Kind, name: str) -> Manifest | ApiFailure:
         """Read an object as it is now."""

@@ -1,4 +1,4 @@
-"""HTTP: the only module that imports httpx. Reads the pages of a worker for commands, and posts to a webhook."""
+"""HTTP: the only module that imports httpx. Reads pages of workers and of Prometheus, and posts to a webhook."""
 
 import asyncio
 from http import HTTPStatus
@@ -49,6 +49,14 @@ def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
         return answer.json()
     except ValueError as problem:
         raise WorkerRefusedError(f"{url} answered no JSON", answer.status_code) from problem
+
+
+def get_status(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
+    """Give the status of a page; redirects are followed. Raises WorkerUnreachableError."""
+    try:
+        return httpx.get(url, timeout=timeout_seconds, follow_redirects=True).status_code
+    except httpx.TransportError as problem:
+        raise WorkerUnreachableError(f"{url}: {type(problem).__name__}") from problem
 
 
 def _reason(answer: httpx.Response) -> str:

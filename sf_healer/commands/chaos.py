@@ -1,12 +1,12 @@
-"""`sf-healer chaos submit` and `chaos check`: engines of LitmusChaos one after the other, and faults in their files."""
+"""`sf-healer chaos`: engines of LitmusChaos submitted to it or run without it, and faults in their files."""
 
-import random
+import asyncio
+import json
 import secrets
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -16,10 +16,15 @@ import yaml
 
 from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, Kind
 from sf_healer.chaos import lints, litmus, verdict
-from sf_healer.chaos.picking import Candidate, PickError, Wanted, Wish, choose, filled, wish_of
+from sf_healer.chaos.bindings import BindingsError, read
+from sf_healer.chaos.faults import LabFault
+from sf_healer.chaos.picking import PickError
+from sf_healer.chaos.questions import LabQuestions
+from sf_healer.chaos.record import Record, chaos_result, junit, page
+from sf_healer.chaos.run import run
+from sf_healer.chaos.targets import Targets
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.commands.scopes import dry_run_option
-from sf_healer.core.facts import Condition, PodState
 
 T = TypeVar("T")
 
@@ -27,9 +32,13 @@ _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 _GROUP, _VERSION = litmus.API_VERSION.split("/")
 ENGINES = Kind(_GROUP, _VERSION, "chaosengines")
 RESULTS = Kind(_GROUP, _VERSION, "chaosresults")
-_RUNNING = "Running"
 _UNREACHABLE = frozenset({Failure.UNREACHABLE, Failure.BROKEN_OFF, Failure.TIMEOUT, Failure.SERVER, Failure.THROTTLED})
 _COLUMNS = ("ENGINE", "HYPOTHESIS", "TARGET", "VERDICT", "PROBES", "SECONDS")
+
+
+@click.group()
+def command() -> None:
+    """Run chaos experiments."""
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -40,11 +49,6 @@ class Submitted(msgspec.Struct, frozen=True):
     target: str
     seconds: float
     told: verdict.Told
-
-
-@click.group()
-def command() -> None:
-    """Run chaos experiments."""
 
 
 @command.command()
@@ -91,53 +95,101 @@ def submit(
     engines = [each for file in files for each in _engines_of(file)]
     seed = secrets.randbelow(2**32) if seed is None else seed
     say(f"seed {seed}")
-    places = _Places(settings.kubeconfig)
-    run = _Run(places, places.of(namespace), random.Random(seed), patience_seconds, poll_seconds)  # noqa: S311  a choice
+    targets = Targets(lambda place: Cluster.connect(namespace=place, kubeconfig=settings.kubeconfig), seed)
+    given = _Run(targets, targets.at(namespace), patience_seconds, poll_seconds)
     if dry_run:
-        click.echo(yaml.safe_dump_all([run.prepared(each) for each in engines], sort_keys=False), nl=False)
+        click.echo(yaml.safe_dump_all([given.prepared(each) for each in engines], sort_keys=False), nl=False)
         return ExitCode.OK
     done: list[Submitted] = []
     with _interrupted_by_sigterm():
         for document in engines:
-            if busy := run.others():
+            if busy := given.others():
                 say(f"not submitted: {', '.join(busy)} in {namespace} have not ended")
                 return ExitCode.REFUSED
-            done.append(run.submit(document))
+            done.append(given.submit(document))
             if done[-1].told.verdict is not verdict.Verdict.PASS:
                 break
     emit(done, output, columns=_COLUMNS, rows=[_row(each) for each in done])
     for each in done:
         _say_what_failed(each)
-    whole = len(done) == len(engines) and all(each.told.verdict is verdict.Verdict.PASS for each in done)
-    return ExitCode.OK if whole else ExitCode.NO
+    return ExitCode.OK if _all_passed(done, engines) else ExitCode.NO
 
 
-class _Places:
-    """One client for each namespace."""
+@command.command("run")
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.option("--bindings", "bindings_file", required=True, type=_FILE, help="What stands for what here (TOML).")
+@click.option("--seed", type=int, help="Pick what that seed picks; printed by every run.")
+@click.option(
+    "--records",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/chaos"),
+    show_default=True,
+    help="Where ChaosResults, pages and junit.xml are written.",
+)
+@output_option
+def run_here(
+    *, files: tuple[Path, ...], bindings_file: Path, seed: int | None, records: Path, output: Output
+) -> ExitCode:
+    """Run the engines of FILES without Litmus, with its probes and verdicts; 0 if all are Pass.
 
-    def __init__(self, kubeconfig: str | None) -> None:
-        self._kubeconfig = kubeconfig
-        self._known: dict[str, Cluster] = {}
+    Today pod-delete of named Pods can be injected. Ends at the first engine that is not Pass (exit code 3).
+    """
+    settings_for_a_command()
+    try:
+        questions = LabQuestions(read(bindings_file))
+    except BindingsError as problem:
+        raise click.UsageError(str(problem)) from None
+    engines = [each for file in files for each in _engines_of(file)]
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    say(f"seed {seed}")
+    targets, done = Targets(questions.cluster, seed), list[Record]()
+    with _interrupted_by_sigterm():
+        for document in engines:
+            engine = litmus.parse(_filled(targets, document))
+            assert isinstance(engine, litmus.ChaosEngine)
+            say(f"{engine.metadata.name}: {engine.metadata.annotations[lints.HYPOTHESIS]}")
+            done.append(asyncio.run(run(engine, questions, LabFault(questions))))
+            _keep(done, records)
+            if done[-1].told.verdict is not verdict.Verdict.PASS:
+                break
+    ended = [_ended(each) for each in done]
+    emit(ended, output, columns=_COLUMNS, rows=[_row(each) for each in ended])
+    for each in ended:
+        _say_what_failed(each)
+    return ExitCode.OK if _all_passed(ended, engines) else ExitCode.NO
 
-    def of(self, namespace: str) -> Cluster:
-        """Give the client for a namespace."""
-        if namespace not in self._known:
-            self._known[namespace] = Cluster.connect(namespace=namespace, kubeconfig=self._kubeconfig)
-        return self._known[namespace]
+
+def _ended(record: Record) -> Submitted:
+    engine = record.engine
+    return Submitted(engine.metadata.name, _hypothesis(engine), _target(engine), round(record.seconds, 1), record.told)
+
+
+def _keep(done: Sequence[Record], at: Path) -> None:
+    """Write the newest record, and the suite of all so far."""
+    at.mkdir(parents=True, exist_ok=True)
+    newest = done[-1]
+    name = newest.engine.metadata.name
+    (at / f"{name}.json").write_text(json.dumps(chaos_result(newest), indent=2) + "\n")
+    (at / f"{name}.md").write_text(page(newest))
+    (at / "junit.xml").write_text(junit(done))
+
+
+def _all_passed(done: Sequence[Submitted], engines: Sequence[object]) -> bool:
+    return len(done) == len(engines) and all(each.told.verdict is verdict.Verdict.PASS for each in done)
+
+
+def _hypothesis(engine: litmus.ChaosEngine) -> str:
+    return engine.metadata.annotations[lints.HYPOTHESIS].partition(":")[0]
 
 
 class _Run:
-    """Engines of one run: what was picked for one may be wanted for the next."""
+    """Engines of one run, given to Litmus."""
 
-    def __init__(
-        self, places: _Places, litmus_at: Cluster, chance: random.Random, patience: float, poll: float
-    ) -> None:
-        self._places = places
+    def __init__(self, targets: Targets, litmus_at: Cluster, patience: float, poll: float) -> None:
+        self._targets = targets
         self._at = litmus_at
-        self._chance = chance
         self._patience = patience
         self._poll = poll
-        self._same: dict[str, Candidate] = {}
 
     def others(self) -> list[str]:
         """Name the engines that have not ended."""
@@ -146,12 +198,7 @@ class _Run:
 
     def prepared(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Pick for an engine, and fill in what was picked."""
-        moment = datetime.now(UTC).strftime("%Y%m%dt%H%M%S")
-        try:
-            wish = wish_of(document["metadata"].get("annotations", {}))
-            made = filled(document, self._picked(wish), run=moment)
-        except PickError as problem:
-            raise click.ClickException(str(problem)) from None
+        made = _filled(self._targets, document)
         return made | {"metadata": made["metadata"] | {"namespace": self._at.namespace}}
 
     def submit(self, document: Mapping[str, Any]) -> Submitted:
@@ -171,8 +218,7 @@ class _Run:
                 self._at.merge_object(ENGINES, name, {"spec": {"engineState": litmus.EngineState.STOP.value}})
         told = self._told(verdict.result_name(name, engine.experiment.name)) if ended else _NOT_IN_TIME
         say(f"{name}: {told.verdict}")
-        hypothesis = engine.metadata.annotations[lints.HYPOTHESIS].partition(":")[0]
-        return Submitted(name, hypothesis, _target(engine), round(time.monotonic() - began, 1), told)
+        return Submitted(name, _hypothesis(engine), _target(engine), round(time.monotonic() - began, 1), told)
 
     def _wait(self, name: str, until: float) -> bool:
         while time.monotonic() < until:
@@ -191,41 +237,12 @@ class _Run:
             return verdict.told(None)
         return verdict.told(_or_raise(found))
 
-    def _picked(self, wish: Wish) -> tuple[Candidate, ...]:
-        if wish.wanted is Wanted.NONE:
-            return ()
-        if before := self._same.get(wish.same_as):
-            return (Candidate(self._pod_of(wish.namespace, before.job), before.job, before.uid),)
-        picked = choose(wish, self._candidates(wish), self._chance)
-        if wish.same_as:
-            self._same[wish.same_as] = picked[0]
-        return picked
 
-    def _candidates(self, wish: Wish) -> list[Candidate]:
-        at = self._places.of(wish.namespace)
-        if wish.wanted is Wanted.POD:
-            pods = _or_raise(at.list_pods(wish.labels))
-            return [Candidate(pod.name) for pod in pods if pod.phase == _RUNNING and not pod.deleting]
-        jobs = [
-            fact
-            for fact in _or_raise(at.list_jobs()).facts
-            if fact.condition is Condition.ACTIVE and fact.pod is PodState.RUNNING and not fact.skip
-        ]
-        found = [(fact.key.partition("/")[2], fact.uid) for fact in jobs]
-        return [Candidate(pod, name, uid) for name, uid in found for pod in self._pods_of(wish.namespace, name, uid)]
-
-    def _pod_of(self, namespace: str, job: str) -> str:
-        uids = [
-            fact.uid for fact in _or_raise(self._places.of(namespace).list_jobs()).facts if fact.key.endswith(f"/{job}")
-        ]
-        for uid in uids:
-            for pod in self._pods_of(namespace, job, uid):
-                return pod
-        raise PickError(f"{namespace}/{job} has no Pod that runs")
-
-    def _pods_of(self, namespace: str, job: str, uid: str) -> list[str]:
-        pods = _or_raise(self._places.of(namespace).pods_of(namespace, job, uid))
-        return [pod.name for pod in pods if pod.phase == _RUNNING and not pod.deleting]
+def _filled(targets: Targets, document: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return targets.fill(document)
+    except PickError as problem:
+        raise click.ClickException(str(problem)) from None
 
 
 _NOT_IN_TIME = verdict.Told(verdict.Verdict.ERROR, "did not end in time and was told to stop", "", ())
