@@ -68,7 +68,7 @@ def check(*, files: tuple[Path, ...]) -> ExitCode:
 @click.option(
     "--patience-seconds",
     type=click.FloatRange(min=0),
-    default=900.0,
+    default=1800.0,
     show_default=True,
     metavar="S",
     help="Wait so long beyond an engine's own duration, then stop it.",
@@ -208,12 +208,12 @@ class _Run:
         assert isinstance(engine, litmus.ChaosEngine)
         name, began = engine.metadata.name, time.monotonic()
         say(f"{name}: {engine.metadata.annotations[lints.HYPOTHESIS]}")
-        _or_raise(self._at.create_object(ENGINES, made))
         limit = float(engine.settings["TOTAL_CHAOS_DURATION"]) + self._patience
         ended = False
         try:
+            _or_raise(self._at.create_object(ENGINES, made))
             ended = self._wait(name, began + limit)
-        finally:
+        finally:  # also when nobody said whether it was made
             if not ended:
                 self._at.merge_object(ENGINES, name, {"spec": {"engineState": litmus.EngineState.STOP.value}})
         told = self._told(verdict.result_name(name, engine.experiment.name)) if ended else _NOT_IN_TIME

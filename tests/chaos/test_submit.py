@@ -15,6 +15,7 @@ import yaml
 from sf_healer.cli import ExitCode
 from tests.chaos.engines import ENGINE_FILES, LITMUS, documents, engines_of
 from tests.lab import litmus as lab_litmus
+from tests.lab.api_proxy import ApiProxy, Asks, Fault, Harm
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
@@ -109,6 +110,15 @@ class TestSubmit:
         assert done.returncode == ExitCode.NO
         assert left["spec"]["engineState"] == "stop"
 
+    def test_an_engine_of_which_nobody_said_that_it_was_made_is_told_to_stop(self, stage: Stage, tmp_path: Path):
+        with stage.operator(lambda _: None) as operator, ApiProxy.before(stage.kubeconfig) as proxy:
+            kubeconfig = proxy.kubeconfig(stage.kubeconfig, at=tmp_path / "kubeconfig")
+            proxy.harm_next(Asks.OTHER, Fault(Harm.RESET_ANSWER_LOST))
+            done = stage.run([PROGRAM], stage.arguments("network-latency-healer"), kubeconfig=kubeconfig)
+            (left,) = operator.engines()
+        assert done.returncode == ExitCode.UNREACHABLE
+        assert left["spec"]["engineState"] == "stop"
+
     def test_the_same_seed_picks_the_same_and_a_dry_run_sends_nothing(self, stage: Stage):
         one, other = (stage.submit("kafka-broker-failure", "--seed", "7", "--dry-run") for _ in range(2))
         assert (one.returncode, other.returncode) == (ExitCode.OK, ExitCode.OK), one.stderr
@@ -160,24 +170,31 @@ class Stage:
             self.plane.kubectl("-n", "litmus", "delete", kind, "--all")
 
     def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run([PROGRAM], self._arguments(*arguments))
+        return self.run([PROGRAM], self.arguments(*arguments))
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [PROGRAM, *self._arguments(*arguments)]
+        command = [PROGRAM, *self.arguments(*arguments)]
         return subprocess.Popen(command, env=self._env(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def run(self, command: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: list[str], arguments: list[str], *, kubeconfig: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         program = [PROGRAM if each == "sf-healer" else each for each in command]
         return subprocess.run(
-            [*program, *arguments], env=self._env(), capture_output=True, text=True, timeout=SECONDS * 2, check=False
+            [*program, *arguments],
+            env=self._env(kubeconfig),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS * 2,
+            check=False,
         )
 
-    def _arguments(self, *arguments: str) -> list[str]:
+    def arguments(self, *arguments: str) -> list[str]:
         files = {path.stem: str(path) for path in ENGINE_FILES}
         return ["chaos", "submit", *(files.get(each, each) for each in arguments)]
 
-    def _env(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "SF_HEALER_KUBECONFIG": str(self.kubeconfig)}
+    def _env(self, kubeconfig: Path | None = None) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "SF_HEALER_KUBECONFIG": str(kubeconfig or self.kubeconfig)}
 
 
 @pytest.fixture(autouse=True)
