@@ -194,7 +194,7 @@ class Stage:
         job = {"metadata": {"name": JOB}, "spec": {"backoffLimit": 4, "template": template}}
         assert plane.call("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", job).status == 201
         until(lambda: bool(self.pods()), "the Job's Pod to run", seconds=SECONDS)
-        (directory / "kubectl").write_text(f'#!/bin/sh\nexec {binary()} kubectl "$@"\n')
+        (directory / "kubectl").write_text(f'#!/bin/sh\nexec {binary()} kubectl --cache-dir={directory} "$@"\n')
         (directory / "kubectl").chmod(0o755)
         (directory / "lab.toml").write_text(
             f'[addresses]\n"http://prometheus-prometheus.monitoring.svc:9090" = "{pages.url}"\n'
