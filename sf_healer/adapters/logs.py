@@ -52,22 +52,20 @@ class Repeats(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: dict[tuple[str, int, str], float] = {}
-        self._left_out: dict[tuple[str, int, str], int] = {}
+        self._shown: dict[tuple[str, int, str], tuple[float, int]] = {}  # when, and how often not since
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether a record is shown; counts it otherwise."""
         if record.name.partition(".")[0] in _OURS:
             return True
         line = (record.name, record.levelno, record.getMessage())
-        shown = self._shown.get(line)
-        if shown is not None and 0.0 <= record.created - shown < REPEATED_SECONDS:
-            self._left_out[line] = self._left_out.get(line, 0) + 1
+        shown_at, left_out = self._shown.get(line, (float("-inf"), 0))
+        if 0.0 <= record.created - shown_at < REPEATED_SECONDS:
+            self._shown[line] = shown_at, left_out + 1
             return False
         if len(self._shown) >= _REMEMBERED:
             self._shown.clear()
-        self._shown[line] = record.created
-        left_out = self._left_out.pop(line, 0)
+        self._shown[line] = record.created, 0
         if left_out:
             record.left_out = left_out
         return True
