@@ -87,6 +87,10 @@ class Failure(StrEnum):
     GONE = "gone"  # 410: the version asked for is no longer kept; list again
 
 
+#: Nobody answered.
+NO_ANSWER = frozenset({Failure.UNREACHABLE, Failure.BROKEN_OFF, Failure.TIMEOUT})
+
+
 class ApiFailure(msgspec.Struct, frozen=True):
     """A call that failed in a way one has to expect; status 0 means that there was no answer."""
 

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure
+from sf_healer.adapters.cluster import NO_ANSWER, ApiFailure, Cluster, Failure
 from sf_healer.chaos.picking import Candidate, PickError, Wanted, Wish, choose, filled, wish_of
 from sf_healer.core.facts import Condition, PodState
 
 T = TypeVar("T")
 
 _RUNNING = "Running"
-_UNREACHABLE = frozenset({Failure.UNREACHABLE, Failure.BROKEN_OFF, Failure.TIMEOUT, Failure.SERVER, Failure.THROTTLED})
+#: Failures that pass by themselves.
+PASSING = NO_ANSWER | {Failure.SERVER, Failure.THROTTLED}
 
 
 class Targets:
@@ -49,18 +50,18 @@ class Targets:
     def _candidates(self, wish: Wish) -> list[Candidate]:
         at = self.at(wish.namespace)
         if wish.wanted is Wanted.POD:
-            pods = _or_raise(at.list_pods(wish.labels))
+            pods = or_raise(at.list_pods(wish.labels), PickError)
             return [Candidate(pod.name) for pod in pods if pod.phase == _RUNNING and not pod.deleting]
         jobs = [
             fact
-            for fact in _or_raise(at.list_jobs()).facts
+            for fact in or_raise(at.list_jobs(), PickError).facts
             if fact.condition is Condition.ACTIVE and fact.pod is PodState.RUNNING and not fact.skip
         ]
         found = [(fact.key.partition("/")[2], fact.uid) for fact in jobs]
         return [Candidate(pod, name, uid) for name, uid in found for pod in self._pods_of(wish.namespace, name, uid)]
 
     def _pod_of(self, namespace: str, job: str) -> str:
-        facts = _or_raise(self.at(namespace).list_jobs()).facts
+        facts = or_raise(self.at(namespace).list_jobs(), PickError).facts
         for uid in (fact.uid for fact in facts if fact.key.endswith(f"/{job}")):
             for pod in self._pods_of(namespace, job, uid):
                 return pod
@@ -68,13 +69,14 @@ class Targets:
 
     def _pods_of(self, namespace: str, job: str, uid: str) -> list[str]:
         at = self.at(namespace)
-        pods = _or_raise(at.pods_of(at.namespace, job, uid))
+        pods = or_raise(at.pods_of(at.namespace, job, uid), PickError)
         return [pod.name for pod in pods if pod.phase == _RUNNING and not pod.deleting]
 
 
-def _or_raise(answer: T | ApiFailure) -> T:
+def or_raise(answer: T | ApiFailure, refused: Callable[[str], Exception]) -> T:
+    """Give what the API gave; raises ConnectionError for a failure that passes by itself, else what `refused` makes."""
     if not isinstance(answer, ApiFailure):
         return answer
-    if answer.kind in _UNREACHABLE:
+    if answer.kind in PASSING:
         raise ConnectionError(answer.message)
-    raise PickError(answer.message)
+    raise refused(answer.message)

@@ -11,7 +11,7 @@ from itertools import groupby
 import msgspec
 
 from sf_healer.access import ANY, Access, Account, Need, covers, in_words, needed, not_needed, rbac_command, spare
-from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, Server
+from sf_healer.adapters.cluster import NO_ANSWER, ApiFailure, Cluster, Server
 from sf_healer.checks.clocks import Clock, seen
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.settings import Identity, Settings, SettingsError
@@ -19,7 +19,6 @@ from sf_healer.settings import Identity, Settings, SettingsError
 #: The first that labels pods with batch.kubernetes.io/job-name, by which we find them.
 OLDEST_MINOR = 27
 _VERSION = re.compile(r"v1\.(\d+)\.")
-_NOBODY_THERE = frozenset({Failure.UNREACHABLE, Failure.TIMEOUT, Failure.BROKEN_OFF})
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _EVERYTHING = Access(ANY, ANY, ANY)
 #: Date is told to the second.
@@ -59,7 +58,7 @@ def _look(cluster: Cluster, settings: Settings) -> Looked:
 
 
 def _no_answer(failure: ApiFailure) -> Finding:
-    if failure.kind in _NOBODY_THERE:
+    if failure.kind in NO_ANSWER:
         what = f"the API server does not answer: {failure.message}"
         return Finding(About.CLUSTER, State.UNREACHABLE, what, "kubectl version")
     what = f"the API server does not let us in: {failure.message}"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -22,17 +22,14 @@ from sf_healer.chaos.picking import PickError
 from sf_healer.chaos.questions import LabQuestions
 from sf_healer.chaos.record import Record, chaos_result, junit, page
 from sf_healer.chaos.run import run
-from sf_healer.chaos.targets import Targets
+from sf_healer.chaos.targets import PASSING, Targets, or_raise
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.commands.scopes import dry_run_option
-
-T = TypeVar("T")
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 _GROUP, _VERSION = litmus.API_VERSION.split("/")
 ENGINES = Kind(_GROUP, _VERSION, "chaosengines")
 RESULTS = Kind(_GROUP, _VERSION, "chaosresults")
-_UNREACHABLE = frozenset({Failure.UNREACHABLE, Failure.BROKEN_OFF, Failure.TIMEOUT, Failure.SERVER, Failure.THROTTLED})
 _COLUMNS = ("ENGINE", "HYPOTHESIS", "TARGET", "VERDICT", "PROBES", "SECONDS")
 
 
@@ -109,10 +106,7 @@ def submit(
             done.append(given.submit(document))
             if done[-1].told.verdict is not verdict.Verdict.PASS:
                 break
-    emit(done, output, columns=_COLUMNS, rows=[_row(each) for each in done])
-    for each in done:
-        _say_what_failed(each)
-    return ExitCode.OK if _all_passed(done, engines) else ExitCode.NO
+    return _concluded(done, engines, output)
 
 
 @command.command("run")
@@ -152,11 +146,7 @@ def run_here(
             _keep(done, records)
             if done[-1].told.verdict is not verdict.Verdict.PASS:
                 break
-    ended = [_ended(each) for each in done]
-    emit(ended, output, columns=_COLUMNS, rows=[_row(each) for each in ended])
-    for each in ended:
-        _say_what_failed(each)
-    return ExitCode.OK if _all_passed(ended, engines) else ExitCode.NO
+    return _concluded([_ended(each) for each in done], engines, output)
 
 
 def _ended(record: Record) -> Submitted:
@@ -174,8 +164,13 @@ def _keep(done: Sequence[Record], at: Path) -> None:
     (at / "junit.xml").write_text(junit(done))
 
 
-def _all_passed(done: Sequence[Submitted], engines: Sequence[object]) -> bool:
-    return len(done) == len(engines) and all(each.told.verdict is verdict.Verdict.PASS for each in done)
+def _concluded(done: Sequence[Submitted], engines: Sequence[object], output: Output) -> ExitCode:
+    """Show what became of the engines; OK if all of them ran and passed."""
+    emit(done, output, columns=_COLUMNS, rows=[_row(each) for each in done])
+    for each in done:
+        _say_what_failed(each)
+    passed = len(done) == len(engines) and all(each.told.verdict is verdict.Verdict.PASS for each in done)
+    return ExitCode.OK if passed else ExitCode.NO
 
 
 def _hypothesis(engine: litmus.ChaosEngine) -> str:
@@ -193,7 +188,7 @@ class _Run:
 
     def others(self) -> list[str]:
         """Name the engines that have not ended."""
-        found = _or_raise(self._at.list_objects(ENGINES))
+        found = or_raise(self._at.list_objects(ENGINES), click.ClickException)
         return sorted(each["metadata"]["name"] for each in found if not verdict.has_ended(each))
 
     def prepared(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +206,7 @@ class _Run:
         limit = float(engine.settings["TOTAL_CHAOS_DURATION"]) + self._patience
         ended = False
         try:
-            _or_raise(self._at.create_object(ENGINES, made))
+            or_raise(self._at.create_object(ENGINES, made), click.ClickException)
             ended = self._wait(name, began + limit)
         finally:  # also when nobody said whether it was made
             if not ended:
@@ -224,8 +219,8 @@ class _Run:
         while time.monotonic() < until:
             found = self._at.read_object(ENGINES, name)
             if isinstance(found, ApiFailure):
-                if found.kind not in _UNREACHABLE:  # an API server that restarts is no end of the experiment
-                    _refuse(found)
+                if found.kind not in PASSING:  # an API server that restarts is no end of the experiment
+                    raise click.ClickException(found.message)
             elif verdict.has_ended(found):
                 return True
             time.sleep(self._poll)
@@ -235,7 +230,7 @@ class _Run:
         found = self._at.read_object(RESULTS, name)
         if isinstance(found, ApiFailure) and found.kind is Failure.NOT_FOUND:
             return verdict.told(None)
-        return verdict.told(_or_raise(found))
+        return verdict.told(or_raise(found, click.ClickException))
 
 
 def _filled(targets: Targets, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,16 +281,6 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _or_raise(answer: T | ApiFailure) -> T:
-    return _refuse(answer) if isinstance(answer, ApiFailure) else answer
-
-
-def _refuse(failure: ApiFailure) -> NoReturn:
-    if failure.kind in _UNREACHABLE:
-        raise ConnectionError(failure.message)
-    raise click.ClickException(failure.message)
 
 
 def _target(engine: litmus.ChaosEngine) -> str:

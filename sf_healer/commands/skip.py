@@ -2,13 +2,11 @@
 
 import click
 
-from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure
+from sf_healer.adapters.cluster import NO_ANSWER, ApiFailure, Cluster, Failure
 from sf_healer.cli import ExitCode, say, settings_for_a_command
 from sf_healer.commands.reading import job_key
 from sf_healer.commands.scopes import dry_run_option
 from sf_healer.core.facts import SKIP_ANNOTATION
-
-_UNREACHABLE = frozenset({Failure.UNREACHABLE, Failure.BROKEN_OFF, Failure.TIMEOUT})
 
 
 @click.command()
@@ -35,7 +33,7 @@ def annotate(job: str, value: str | None, *, dry_run: bool) -> ExitCode:
     if not isinstance(answer, ApiFailure):
         say(f"{namespace}/{name} is {'left alone' if answer.fact.skip else 'watched'} from now on")
         return ExitCode.OK
-    if answer.kind in _UNREACHABLE:
+    if answer.kind in NO_ANSWER:
         raise ConnectionError(answer.message)
     if answer.kind is Failure.FORBIDDEN:
         say(f"{answer.message}\nit takes the right to patch Jobs in {namespace}")
