@@ -29,7 +29,7 @@ from sf_healer.local.broker import BrokerFailed, BrokerNotInstalled, EmbeddedBro
 from tests.lab.waiting import until, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 SECONDS = 60.0
 LONG_AGO_MS = 1_000_000
@@ -37,22 +37,6 @@ QUICK = {
     "session_timeout_ms": int(embedded.QUICK_SESSION_TIMEOUT_SECONDS * 1000),
     "heartbeat_interval_ms": int(embedded.QUICK_HEARTBEAT_SECONDS * 1000),
 }
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker() as running:
-        yield running
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("broker", id="embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka_single", id="kafka", marks=pytest.mark.kafka),
-    ]
-)
-def bootstrap(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue(request.param).bootstrap
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -17,32 +16,15 @@ from sf_healer.core import evidence
 from sf_healer.core.evidence import Fact, Snapshot, SnapshotPart
 from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.identity import JobIndex
-from sf_healer.local.broker import EmbeddedBroker
 from tests.core.strategies import a_fact, a_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from agents.forwarding import Addressed
 
 JOBS = 30_000
 SECONDS = 120.0
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker() as running:
-        yield running
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("broker", id="embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka_single", id="kafka", marks=pytest.mark.kafka),
-    ]
-)
-def bootstrap(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue(request.param).bootstrap
 
 
 class Log:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.chaos.engines import ENGINES, LITMUS, documents
-from tests.lab import prometheus
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.lab.prometheus.rules import fired_in, promtool
 
 CASES = Path(__file__).parent / "alerts_test.yaml"
 (RULES,) = documents(LITMUS / "prometheus-rules.yaml")
@@ -23,26 +19,10 @@ ALERTS = [rule for group in GROUPS for rule in group["rules"]]
 RUNBOOK = (LITMUS.parent / "docs" / "runbook.md").read_text()
 
 
-def promtool(*arguments: str, directory: Path) -> Sequence[str]:
-    command = [str(prometheus.program("promtool")), *arguments]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.prometheus
 def test_every_alert_fires_when_it_should_and_not_before(tmp_path: Path):
     cases = yaml.safe_load(CASES.read_text())
-    silent = [
-        group
-        | {"rules": [{key: value for key, value in rule.items() if key != "annotations"} for rule in group["rules"]]}
-        for group in GROUPS
-    ]  # a case would have to repeat the annotations to the letter
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": silent}))
-    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases | {"rule_files": ["rules.yaml"]}))
-    promtool("test", "rules", "cases.yaml", directory=tmp_path)
-    fired = {case["alertname"] for test in cases["tests"] for case in test["alert_rule_test"] if case.get("exp_alerts")}
-    assert fired == {rule["alert"] for rule in ALERTS}
+    assert fired_in(cases, GROUPS, directory=tmp_path) == {rule["alert"] for rule in ALERTS}
 
 
 @pytest.mark.prometheus

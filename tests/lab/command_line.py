@@ -1,4 +1,4 @@
-"""What the lab's two command lines share: starting servers that stay, and ending them from another shell."""
+"""What the lab's command lines share: setting up, what is missing, servers that stay until another shell ends them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,15 @@ def down(directory: Path) -> None:
         raise click.ClickException(f"nothing is up in {directory}")
     end_recorded(msgspec.json.decode(record.read_bytes(), type=list[Recorded]))
     record.unlink()
+
+
+def print_installed(install: Callable[[], bool], where: Callable[[], object], *, done: str = "installed in") -> None:
+    """Set a component up unless it is there, and print where it is; `install` says whether it had to be made."""
+    try:
+        built = install()
+    except RuntimeError as failure:
+        raise click.ClickException(str(failure)) from failure
+    click.echo(f"{done if built else 'is there:'} {where()}")
 
 
 def print_missing(reason: str | None) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
 from sf_healer.commands import metrics
-from tests.lab import prometheus
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.lab.prometheus.rules import fired_in, promtool
 
 REPOSITORY = Path(__file__).parents[2]
 CASES = Path(__file__).parent / "alerts_test.yaml"
@@ -27,23 +23,10 @@ def named(rule: dict[str, Any]) -> str:
     return rule["alert"]
 
 
-def promtool(*arguments: str, directory: Path) -> Sequence[str]:
-    command = [str(prometheus.program("promtool")), *arguments]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.prometheus
 def test_every_alert_fires_when_it_should_and_not_before(tmp_path):
     cases = yaml.safe_load(CASES.read_text())
-    described = {rule["alert"]: rule for rule in ALERTS}
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [_without_words(group) for group in _groups()]}))
-    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases | {"rule_files": ["rules.yaml"]}))
-    promtool("check", "rules", "rules.yaml", directory=tmp_path)
-    promtool("test", "rules", "cases.yaml", directory=tmp_path)
-    fired = {case["alertname"] for test in cases["tests"] for case in test["alert_rule_test"] if case.get("exp_alerts")}
-    assert fired == described.keys()
+    assert fired_in(cases, _groups(), directory=tmp_path) == {named(rule) for rule in ALERTS}
 
 
 @pytest.mark.prometheus
@@ -79,9 +62,3 @@ def test_the_runbook_has_no_heading_for_an_alert_that_is_gone():
 
 def _groups() -> list[dict[str, Any]]:
     return RULES["spec"]["groups"]
-
-
-def _without_words(group: dict[str, Any]) -> dict[str, Any]:
-    """Leave the annotations out: a case would have to repeat them to the letter."""
-    rules = [{key: value for key, value in rule.items() if key != "annotations"} for rule in group["rules"]]
-    return group | {"rules": rules}

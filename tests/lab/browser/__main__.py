@@ -19,11 +19,7 @@ def main() -> None:
 def install() -> None:
     """Fetch axe-core, unless it is there; Chromium is the machine's."""
     click.echo("Browser ...")
-    try:
-        built = fetch()
-    except RuntimeError as failure:
-        raise click.ClickException(str(failure)) from failure
-    click.echo(f"{'installed in' if built else 'is there:'} {axe().parent}; Chromium: {program() or 'not installed'}")
+    command_line.print_installed(fetch, lambda: f"{axe().parent}; Chromium: {program() or 'not installed'}")
 
 
 @main.command()

@@ -19,11 +19,7 @@ def main() -> None:
 def install() -> None:
     """Fetch and build them, unless they are there."""
     click.echo("checkers ...")
-    try:
-        built = build()
-    except RuntimeError as failure:
-        raise click.ClickException(str(failure)) from failure
-    click.echo(f"{'installed in' if built else 'is there:'} {directory()}")
+    command_line.print_installed(build, directory)
 
 
 @main.command()

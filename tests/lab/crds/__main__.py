@@ -19,11 +19,7 @@ def main() -> None:
 def install() -> None:
     """Write them into the cache, unless they are there."""
     click.echo("CRDs ...")
-    try:
-        built = write()
-    except RuntimeError as failure:
-        raise click.ClickException(str(failure)) from failure
-    click.echo(f"{'installed in' if built else 'is there:'} {installation.directory()}")
+    command_line.print_installed(write, installation.directory)
 
 
 @main.command()

@@ -29,11 +29,7 @@ def main() -> None:
 def install(version: str) -> None:
     """Fetch the jars from Maven Central, unless they are there."""
     click.echo(f"Apache Kafka {version} ...")
-    try:
-        built = install_version(version)
-    except RuntimeError as failure:
-        raise click.ClickException(str(failure)) from failure
-    click.echo(f"{'installed in' if built else 'is there:'} {installed_at(version)}")
+    command_line.print_installed(lambda: install_version(version), lambda: installed_at(version))
 
 
 @main.command()

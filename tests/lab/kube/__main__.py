@@ -24,11 +24,7 @@ def main() -> None:
 def install() -> None:
     """Build the binary from Go modules, unless it is there."""
     click.echo(f"Kubernetes {KUBERNETES_VERSION} control plane (minutes when Go's build cache is empty) ...")
-    try:
-        built = installation.install()
-    except RuntimeError as failure:
-        raise click.ClickException(str(failure)) from failure
-    click.echo(f"{'built' if built else 'is there:'} {installation.binary()}")
+    command_line.print_installed(installation.install, installation.binary, done="built")
 
 
 @main.command()

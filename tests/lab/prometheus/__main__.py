@@ -19,11 +19,7 @@ def main() -> None:
 def install() -> None:
     """Fetch Debian's package and unpack it, unless it is there."""
     click.echo("Prometheus ...")
-    try:
-        built = unpack()
-    except RuntimeError as failure:
-        raise click.ClickException(str(failure)) from failure
-    click.echo(f"{'installed in' if built else 'is there:'} {program('prometheus').parent}")
+    command_line.print_installed(unpack, lambda: program("prometheus").parent)
 
 
 @main.command()
