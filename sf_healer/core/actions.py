@@ -445,6 +445,8 @@ def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
         return Reason.EXEMPT, exemption
     if result.condition.value != command.evidence.condition:
         return Reason.SUPERSEDED, f"the Job is {result.condition} meanwhile"
+    if command.evidence.pod_ended and result.pod in {PodState.PENDING, PodState.RUNNING}:
+        return Reason.SUPERSEDED, "the Job controller has started another pod"
     return None
 
 

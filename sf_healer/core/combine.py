@@ -153,13 +153,21 @@ class Combiner:
             offset, source_at, records_written = record.offset, record.timestamp / 1000, sign.records_written
             if offset >= holds_until:
                 low, high, holds_until = clock.at(offset)
-            if not low <= source_at <= high:
-                source_at = min(max(source_at, low), high)
             if not 0 <= records_written < RECORDS_WRITTEN_LIMIT:
                 records_written = -1
-            beat, beats = Beat(key, source_at, offset, records_written), beats_of[partition]
+            if low <= source_at <= high:
+                beat = Beat(key, source_at, offset, records_written)
+            else:
+                source_at, said_at = _within(source_at, low, high)
+                beat = Beat(key, source_at, offset, records_written, said_at)
+            beats = beats_of[partition]
             known = beats.get(key)
-            if known is not None and (records_written < 0 or source_at < known.source_at):
+            if known is not None and (
+                records_written < 0
+                or source_at < known.source_at
+                or beat.said_at is not None
+                or known.said_at is not None
+            ):
                 beat = _newest_beat(known, beat)
             beats[key] = beat
         gathered.reports[Kind.LOADING] += signs_of_life
@@ -188,13 +196,14 @@ class Combiner:
         if resolution.shared and kind not in _SHARED_KINDS:
             gathered.ignore(Ignored.SEVERAL_JOBS)
             return
-        source_at = clock.clamped(record.timestamp / 1000, offset)
+        low, high, _ = clock.at(offset)
+        source_at, said_at = _within(record.timestamp / 1000, low, high)
         for key in resolution.keys:
             partition = partition_of(key, self._partitions)
             if kind is Kind.LOADING:
-                gathered.beat(partition, Beat(key, source_at, offset, report.records_written))
+                gathered.beat(partition, Beat(key, source_at, offset, report.records_written, said_at))
             else:
-                gathered.word(partition, Word(key, kind, source_at, offset, report.finished, report.detail))
+                gathered.word(partition, Word(key, kind, source_at, offset, report.finished, report.detail, said_at))
         self._remember(report, resolution)
 
     def _remember(self, report: Report, resolution: Resolved) -> None:
@@ -224,11 +233,6 @@ class _Clock:
             self._high = min(high, self._not_after)
             self._holds_until = self._marks.bounds_hold_until(offset)
         return self._low, self._high, self._holds_until
-
-    def clamped(self, source_at: float, offset: int) -> float:
-        """Give a source time within its bounds; where they contradict each other, the upper one holds."""
-        low, high, _ = self.at(offset)
-        return min(max(source_at, low), high)
 
 
 class _Gathered:
@@ -260,17 +264,40 @@ class _Gathered:
         }
 
 
+def _within(said_at: float, low: float, high: float) -> tuple[float, float | None]:
+    """Give a source time within its bounds, and as it was said where they raise it, None where they do not.
+
+    Where the bounds contradict each other, the upper one holds.
+    """
+    source_at = min(max(said_at, low), high)
+    return source_at, said_at if said_at < source_at else None
+
+
 def _newest_beat(known: Beat, later: Beat) -> Beat:
     """Join two beats of one Job, the second from a higher offset."""
-    if later.source_at >= known.source_at and later.records_written >= 0:
-        return later
-    return Beat(known.key, max(known.source_at, later.source_at), later.offset, known.records_written)
+    source_at, said_at = _newest_times(known, later)
+    newest = later if later.source_at >= known.source_at and later.records_written >= 0 else known
+    return Beat(known.key, source_at, later.offset, newest.records_written, said_at)
 
 
 def _keep_newest(words: dict[tuple[str, Kind], Word], later: Word) -> None:
     """Join a word with what is kept of its Job and kind; it comes from a higher offset."""
     known = words.get((later.key, later.kind))
-    if known is None or (later.source_at, later.finished) >= (known.source_at, known.finished):
+    if known is None:
         words[later.key, later.kind] = later
-    else:
-        words[later.key, later.kind] = msgspec.structs.replace(known, offset=later.offset)
+        return
+    source_at, said_at = _newest_times(known, later)
+    newest = later if (later.source_at, later.finished) >= (known.source_at, known.finished) else known
+    words[later.key, later.kind] = msgspec.structs.replace(
+        newest, source_at=source_at, offset=later.offset, said_at=said_at
+    )
+
+
+def _newest_times(known: Beat | Word, later: Beat | Word) -> tuple[float, float | None]:
+    """Join the source times of two reports of one kind, the bounded ones and those that were said."""
+    source_at = max(known.source_at, later.source_at)
+    said_at = max(
+        known.source_at if known.said_at is None else known.said_at,
+        later.source_at if later.said_at is None else later.said_at,
+    )
+    return source_at, said_at if said_at < source_at else None

@@ -56,6 +56,7 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True):
     source_partition: Number = -1
     source_offset: Offset = -1
     condition: str = "active"  # the Job's condition as it was judged (facts.Condition)
+    pod_ended: bool = False  # it rests on this that the pod had ended while the Job goes on
     detail: str = ""
     group: str = ""  # what the consumer group of a silent consumer showed (core/groups.py)
 

@@ -24,6 +24,8 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source_at: Moment  # Kafka's timestamp of the report, clamped (core/marks.py)
     offset: Offset  # of the newest `loading` combined into this beat
     records_written: Offset  # -1 unknown
+    #: The newest source time as it was said, where the bounds have raised it (core/state.py); None: they have not.
+    said_at: Moment | None = None
 
 
 class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -35,6 +37,7 @@ class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: Offset
     finished: bool
     detail: str
+    said_at: Moment | None = None
 
 
 class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):

@@ -512,6 +512,7 @@ class Partition:
                 source_partition=source_partition,
                 source_offset=source_offset,
                 condition=fact.condition,
+                pod_ended=judgement.rule is Rule.ERROR_AND_POD_ENDED and fact.condition is Condition.ACTIVE,
                 detail=f"{judgement.rule}: {state.error_detail}" if error and state.error_detail else judgement.rule,
             ),
             decided_at=watermark,

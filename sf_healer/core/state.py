@@ -7,9 +7,17 @@ delivery is enough. Two clocks are kept apart on purpose:
   `error` of an old incarnation cannot kill the new one. No report is younger than its own evidence, so a
   producer's fast clock counts up to the append time at most.
 
+A report that came after a mark was made after it, whatever its clock says, so its source time is raised to the
+mark's. A clock that was set back is bounded so; but reports that were made long ago and come only now would change
+their order, if they come through several source partitions. So of reports that were raised by much (DATED_BACK_SECONDS)
+the time that was said is kept as well, in `dated`. Two such reports are ordered by both times: what would condemn a
+Job has to hold in both orders (`surely_after`), what excuses it in one of them (`perhaps_after`).
+
 A state is owned by one evidence partition and changed in place: at 100,000 reports a second a new object per
 report would be most of the cost.
 """
+
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +32,9 @@ NEVER = 0.0
 # Kubernetes cuts creationTimestamp to whole seconds, so a word of the incarnation before may carry a time up
 # to this much after it. A sign of life that early does no harm; an `error` or an end would.
 CREATION_RESOLUTION_SECONDS = 1.0
+
+#: A report that a mark raises by more than this was dated back; by less is the way of any report to the log.
+DATED_BACK_SECONDS = 5.0
 
 
 #: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
@@ -73,6 +84,7 @@ _WIRE_NAMES = {
     "hold_places": "hp",
     "errors_from": "fe",
     "pod_ended_at": "pe",
+    "dated": "d",
 }
 
 
@@ -138,6 +150,8 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     errors_from: float = NEVER
     #: When our log first showed that its newest pod had ended.
     pod_ended_at: float = NEVER
+    #: Of the reports that were dated back, by kind: the newest source time as it was said, and as it was bounded.
+    dated: dict[Kind, tuple[float, float]] | None = None
 
     @property
     def created_at(self) -> float:
@@ -161,6 +175,44 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
         return max(self.loading_at, self.started_at)
 
 
+class Time(NamedTuple):
+    """The source time of the newest report of a kind, bounded, and as it was said if it was dated back (else NEVER)."""
+
+    bounded: float
+    said: float
+
+
+def time_of(state: JobState, kind: Kind) -> Time:
+    """Give the source time of the newest report of a kind."""
+    bounded: float = getattr(state, _SOURCES[kind])
+    said, bounded_too = state.dated.get(kind, _NOT_DATED) if state.dated else _NOT_DATED
+    return Time(bounded, said if bounded_too == bounded else NEVER)
+
+
+_NOT_DATED = (NEVER, NEVER)
+_SOURCES = {
+    Kind.LOADING: "loading_source",
+    Kind.STARTED: "started_source",
+    Kind.ERROR: "error_source",
+    Kind.FINISHED: "finished_source",
+    Kind.INTERRUPTED: "interrupted_source",
+}
+
+
+def surely_after(one: Time, other: Time, slack: float = 0.0) -> bool:
+    """Say whether a report came later than another, or earlier by less than `slack` seconds, by whichever time."""
+    if one.said and other.said and one.said <= other.said - slack:
+        return False
+    return one.bounded > other.bounded - slack
+
+
+def perhaps_after(one: Time, other: Time, slack: float = 0.0) -> bool:
+    """Say the same, if it holds by one of the two times."""
+    if one.said and other.said and one.said > other.said - slack:
+        return True
+    return one.bounded > other.bounded - slack
+
+
 def has_open_error(state: JobState) -> bool:
     """Say whether an `error` stands with no sign of life after it.
 
@@ -170,11 +222,18 @@ def has_open_error(state: JobState) -> bool:
     """
     if state.error_source == NEVER or state.error_source < state.life_source:
         return False
+    if state.dated and _went_on_as_said(state):
+        return False
     if state.error_source > state.life_source:
         return True
     if state.error_partition == state.source_partition:
         return state.error_offset > state.source_offset
     return state.error_at >= state.life_at
+
+
+def _went_on_as_said(state: JobState) -> bool:
+    said = time_of(state, Kind.ERROR).said
+    return said > NEVER and any(time_of(state, kind).said > said for kind in (Kind.LOADING, Kind.STARTED))
 
 
 def error_open_since(state: JobState) -> float:
@@ -192,13 +251,17 @@ def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int, 
     ends no error and proves no life, but silence does not count from before it.
     """
     # The hot path of all folding: comparisons in place of min() and max(), whose calls would be half its cost.
+    said_at = beat.said_at
     source_at = beat.source_at if beat.source_at < at else at  # noqa: FURB136
     if source_at < state.created_at:
         return _fold_doubtful_life(state, at)
     if source_at < not_before:
+        said_at = source_at if said_at is None else said_at
         source_at = not_before if not_before < at else at  # noqa: FURB136
     loading_source = state.loading_source
     is_news = source_at > loading_source
+    if said_at is not None and _note_dated(state, Kind.LOADING, said_at, source_at):
+        is_news = True
     if at > state.loading_at:
         state.loading_at, is_news = at, True
     if source_at >= loading_source:
@@ -208,6 +271,17 @@ def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int, 
             # Any other number is progress: a pod that is tried again begins to count from the start.
             state.records_written, state.progress_at = beat.records_written, at
     return is_news
+
+
+def _note_dated(state: JobState, kind: Kind, said_at: float, source_at: float) -> bool:
+    """Note a report if it was dated back; returns whether that is news."""
+    if said_at >= source_at - DATED_BACK_SECONDS:
+        return False
+    said, bounded = (state.dated or {}).get(kind, _NOT_DATED)
+    if said_at <= said and source_at <= bounded:
+        return False
+    state.dated = {**(state.dated or {}), kind: (max(said, said_at), max(bounded, source_at))}
+    return True
 
 
 def _fold_doubtful_life(state: JobState, at: float) -> bool:
@@ -228,25 +302,30 @@ def _place_life(state: JobState, source_at: float, partition: int, offset: int) 
 def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, not_before: float = NEVER) -> bool:
     """Fold the newest report of another kind, as fold_beat does; returns whether it changed the state."""
     source_at = min(word.source_at, at)
-    if word.kind is Kind.STARTED:
-        if source_at < state.created_at:
-            return _fold_doubtful_life(state, at)
-        source_at = min(max(source_at, not_before), at)
-        return _fold_started(state, word, source_at, at=at, source_partition=source_partition)
-    if source_at < _trusted_from(state.created_at):
+    is_life, is_error = word.kind is Kind.STARTED, word.kind is Kind.ERROR
+    if is_life and source_at < state.created_at:
+        return _fold_doubtful_life(state, at)
+    if not is_life and source_at < _trusted_from(state.created_at):
         return False
+    if is_error and source_at < state.errors_from:
+        return False
+    said_at = source_at if word.said_at is None else word.said_at
     source_at = min(max(source_at, not_before), at)
-    if word.kind is Kind.ERROR:
-        if min(word.source_at, at) < state.errors_from:
-            return False
-        return _fold_error(state, word, source_at, at=at, source_partition=source_partition)
-    if word.kind is Kind.FINISHED and source_at > state.finished_source:
-        state.finished_source, state.finished_at = source_at, at
-        return True
-    if word.kind is Kind.INTERRUPTED and source_at > state.interrupted_source:
-        state.interrupted_source, state.interrupted_at = source_at, at
-        return True
-    return False
+    if is_error and source_at <= state.command_source:
+        return False  # answered already; if it was of the incarnation before, it must not condemn this one
+    is_news = _note_dated(state, word.kind, said_at, source_at)
+    match word.kind:
+        case Kind.STARTED:
+            return _fold_started(state, word, source_at, at=at, source_partition=source_partition) or is_news
+        case Kind.ERROR:
+            return _fold_error(state, word, source_at, at=at, source_partition=source_partition) or is_news
+        case Kind.FINISHED if source_at > state.finished_source:
+            state.finished_source, state.finished_at = source_at, at
+            return True
+        case Kind.INTERRUPTED if source_at > state.interrupted_source:
+            state.interrupted_source, state.interrupted_at = source_at, at
+            return True
+    return is_news
 
 
 def _fold_started(state: JobState, word: Word, source_at: float, *, at: float, source_partition: int) -> bool:
@@ -258,8 +337,6 @@ def _fold_started(state: JobState, word: Word, source_at: float, *, at: float, s
 
 
 def _fold_error(state: JobState, word: Word, source_at: float, *, at: float, source_partition: int) -> bool:
-    if source_at <= state.command_source:
-        return False  # answered already; if it was of the incarnation before, it must not condemn this one
     newest = (state.error_source, state.error_finished, state.error_partition, state.error_offset)
     if (source_at, word.finished, source_partition, word.offset) <= newest:
         return False
@@ -328,6 +405,9 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
         state.interrupted_at = state.interrupted_source = NEVER
     if state.hold_at < created_at:
         state.hold_at = NEVER
+    if state.dated:
+        kept = {kind: dated for kind, dated in state.dated.items() if getattr(state, _SOURCES[kind]) != NEVER}
+        state.dated = kept or None
     state.retry_at = state.idle_at = NEVER
 
 

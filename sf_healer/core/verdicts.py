@@ -11,8 +11,8 @@ Rules, in this order (design §6 and the platform's facts):
 - Complete is an end, unless an `error` was the last word: the platform's services exit with 0 after one;
 - for a while after a stop command for its queue a Job is left alone, whatever it says;
 - the Job's condition Failed is a failure;
-- an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the pod
-  has ended), else after the grace;
+- an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the Job is
+  Complete), when the pod has ended and the Job controller starts no other, else after the grace;
 - silence is measured from the newest of `loading`, `started`, the start of the running pod, and the last look
   that found the Job's consumer group idle;
 - where the policy asks for it, `loading` that goes on with the same `records_written` is no progress.
@@ -27,9 +27,18 @@ from typing import NamedTuple
 import msgspec
 
 from sf_healer.core.cadence import silence_threshold
+from sf_healer.core.events import Kind
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
-from sf_healer.core.state import NEVER, JobState, error_open_since, has_open_error
+from sf_healer.core.state import (
+    NEVER,
+    JobState,
+    error_open_since,
+    has_open_error,
+    perhaps_after,
+    surely_after,
+    time_of,
+)
 from sf_healer.core.watermark import Gaps
 
 #: `finished` this close to an `error`, in source time, belongs to it: recorded gaps are 3 to 43 ms. Either
@@ -38,6 +47,9 @@ RIGHT_AFTER_SECONDS = 2.0
 #: A `loading` may come this much later than it was said: the platform's producers give a report up after 40 s. Under a
 #: clock that is ahead its time tells no better.
 LATE_SECONDS = 45.0
+#: The Job controller starts a pod again 10 s after the first has failed (Kubernetes: pod backoff failure policy), and
+#: our log hears of it within this time.
+POD_RETRY_SECONDS = 15.0
 NO_LOOK = float("inf")
 
 
@@ -187,31 +199,40 @@ def _not_judged(state: JobState, policy: Policy) -> Judgement | None:
 def _ended(state: JobState) -> Judgement | None:
     """Judge what the Job said of its own end, and what Kubernetes says of it."""
     assert state.fact is not None
-    ended_after = _ended_after(state)
-    if state.interrupted_source > ended_after:
+    if _stands(state, Kind.INTERRUPTED):
         return Judgement(Verdict.STOPPED, Rule.INTERRUPTED)
-    if state.finished_source > ended_after and not _finished_by_error(state):
+    if _stands(state, Kind.FINISHED) and not _finished_by_error(state):
         return Judgement(Verdict.COMPLETED, Rule.FINISHED)
     if state.fact.condition is Condition.COMPLETE and not has_open_error(state):
         return Judgement(Verdict.COMPLETED, Rule.JOB_COMPLETE)
     return None
 
 
-def _ended_after(state: JobState) -> float:
-    """Return the source time after which an end counts.
+def _stands(state: JobState, end: Kind) -> bool:
+    """Say whether the Job said this end of itself and no sign of life that is clearly newer reopened it.
 
-    A sign of life reopens an ended Job only if it is clearly newer: order between partitions means nothing. `started`
-    is the first word of a process, and so of another one than that which has ended; a `loading` may have been late.
+    Clearly, for order between partitions means nothing. `started` is the first word of a process, and so of another
+    one than that which has ended; a `loading` may have been late.
     """
-    return max(state.started_source - RIGHT_AFTER_SECONDS, state.loading_source - LATE_SECONDS, NEVER)
+    ended, loading, started = time_of(state, end), time_of(state, Kind.LOADING), time_of(state, Kind.STARTED)
+    return (
+        ended.bounded != NEVER
+        and perhaps_after(ended, started, RIGHT_AFTER_SECONDS)
+        and perhaps_after(ended, loading, LATE_SECONDS)
+    )
 
 
 def _finished_by_error(state: JobState) -> bool:
-    went_on_at = max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
-    return (
-        state.finished_source > went_on_at
-        and state.error_source > went_on_at
-        and abs(state.finished_source - state.error_source) <= RIGHT_AFTER_SECONDS
+    """Say whether the Job ended by an `error`: `finished` came with it, and surely no sign of life after them."""
+    finished, error = time_of(state, Kind.FINISHED), time_of(state, Kind.ERROR)
+    if NEVER in {finished.bounded, error.bounded}:
+        return False
+    as_said = finished.said and error.said and abs(finished.said - error.said) <= RIGHT_AFTER_SECONDS
+    together = as_said or abs(finished.bounded - error.bounded) <= RIGHT_AFTER_SECONDS
+    return bool(together) and all(
+        surely_after(end, time_of(state, life), RIGHT_AFTER_SECONDS)
+        for end in (finished, error)
+        for life in (Kind.LOADING, Kind.STARTED)
     )
 
 
@@ -229,13 +250,24 @@ def _held(state: JobState, now: float, policy: Policy) -> Judgement | None:
     return Judgement(Verdict.HELD, Rule.STOP_COMMAND, look_at, state.hold_at, held, threshold)
 
 
+class _Failure(NamedTuple):
+    """A failure that needs no grace."""
+
+    rule: Rule
+    proven_at: float  # the append time of the last piece of its evidence
+    waits: float = 0.0  # for how long after it somebody else may mend it, seconds
+
+    def due_in(self, now: float, gaps: Gaps) -> float:
+        """Return in how many seconds it counts; not above 0: it does."""
+        return max(self.proven_at - now, self.waits - gaps.silence(self.proven_at, now) if self.waits else 0.0)
+
+
 def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement | None:
     """Judge a failure; None where there is none, or the watermark or the grace are not over."""
     failure = _failure(state)
-    if failure is not None:
-        rule, proven_at = failure
-        return Judgement(Verdict.FAILED, rule, since=proven_at) if now >= proven_at else None
-    if not has_open_error(state):
+    if failure is not None and failure.due_in(now, gaps) <= 0.0:
+        return Judgement(Verdict.FAILED, failure.rule, since=failure.proven_at)
+    if not has_open_error(state) or (failure is not None and now < failure.proven_at):
         return None
     since, grace = _grace_since(state), policy.error_grace_seconds
     waited = gaps.silence(since, now)
@@ -244,20 +276,20 @@ def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
     return Judgement(Verdict.FAILED, Rule.ERROR_GRACE_OVER, since=since, silence=waited, threshold=grace)
 
 
-def _failure(state: JobState) -> tuple[Rule, float] | None:
-    """Name a failure that needs no grace, and the append time of the last piece of its evidence."""
+def _failure(state: JobState) -> _Failure | None:
+    """Name a failure that needs no grace."""
     assert state.fact is not None
     error_at, is_open = error_open_since(state), has_open_error(state)
     if _finished_by_error(state):
-        return Rule.ERROR_THEN_FINISHED, max(error_at, state.finished_at)
+        return _Failure(Rule.ERROR_THEN_FINISHED, max(error_at, state.finished_at))
     if is_open and state.fact.condition is Condition.COMPLETE:
-        return Rule.ERROR_AND_POD_ENDED, max(error_at, state.condition_at)
+        return _Failure(Rule.ERROR_AND_POD_ENDED, max(error_at, state.condition_at))
     if state.fact.condition is Condition.FAILED:
-        return Rule.JOB_FAILED, state.condition_at
+        return _Failure(Rule.JOB_FAILED, state.condition_at)
     if is_open and state.error_finished:
-        return Rule.ERROR_FINAL, error_at
+        return _Failure(Rule.ERROR_FINAL, error_at)
     if is_open and state.fact.pod is PodState.ENDED and not _speaks_from_another_pod(state):
-        return Rule.ERROR_AND_POD_ENDED, max(error_at, state.pod_ended_at)
+        return _Failure(Rule.ERROR_AND_POD_ENDED, max(error_at, state.pod_ended_at), POD_RETRY_SECONDS)
     return None
 
 
@@ -269,11 +301,10 @@ def _speaks_from_another_pod(state: JobState) -> bool:
 def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) -> float:
     """Return when a failure that is none yet may become one; asked only where `_failed` found none."""
     failure = _failure(state)
-    if failure is not None:
-        return failure[1]
-    if not has_open_error(state):
-        return NO_LOOK
-    return now + policy.error_grace_seconds - gaps.silence(_grace_since(state), now)
+    look_at = now + failure.due_in(now, gaps) if failure is not None else NO_LOOK
+    if not has_open_error(state) or (failure is not None and now < failure.proven_at):
+        return look_at
+    return min(look_at, now + policy.error_grace_seconds - gaps.silence(_grace_since(state), now))
 
 
 def _grace_since(state: JobState) -> float:

@@ -243,6 +243,10 @@ ONE_JOB = st.just(JOB)
 WORD_KINDS = (Kind.STARTED, Kind.ERROR, Kind.FINISHED, Kind.INTERRUPTED)
 
 
+#: As said, for a report that was dated back: before all moments, in whatever order.
+SAID_AT = st.none() | st.integers(1, 80).map(lambda quarters: T0 - 3600 + quarters / 4)
+
+
 def words(keys: st.SearchStrategy[str] = ONE_JOB) -> st.SearchStrategy[Word]:
     return st.builds(
         Word,
@@ -252,6 +256,7 @@ def words(keys: st.SearchStrategy[str] = ONE_JOB) -> st.SearchStrategy[Word]:
         offset=st.integers(0, 1000),
         finished=st.booleans(),
         detail=st.sampled_from(["", "bad record"]),
+        said_at=SAID_AT,
     )
 
 
@@ -262,6 +267,7 @@ def beats(keys: st.SearchStrategy[str] = ONE_JOB) -> st.SearchStrategy[Beat]:
         source_at=moments(),
         offset=st.integers(0, 1000),
         records_written=st.integers(-1, 5),
+        said_at=SAID_AT,
     )
 
 

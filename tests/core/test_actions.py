@@ -718,6 +718,22 @@ def test_a_fact_about_the_job_makes_the_next_look_due_at_once():
 # ---- what is found out late. Found by the simulation
 
 
+@pytest.mark.parametrize("pod", [PodState.PENDING, PodState.RUNNING])
+@pytest.mark.parametrize("state", [State.ADMITTED, State.RECHECKING])
+def test_a_job_that_was_judged_by_a_pod_that_had_ended_is_left_alone_once_another_has_started(state, pod):
+    walk = Walk(a_command(evidence=Grounds(unhealthy_at=900.0, pod_ended=True), expires_at=2000.0)).to(state)
+    walk.now += LATE_DELETE_SECONDS  # a delete without an answer cannot come any more
+    walk.answer(found(pod=pod, pods=1))
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "superseded")
+    assert "another pod" in walk.outcome.detail
+
+
+def test_a_job_without_another_pod_is_restarted_for_the_one_that_ended():
+    walk = Walk(a_command(evidence=Grounds(unhealthy_at=900.0, pod_ended=True)))
+    walk.answer(found(pod=PodState.ENDED, pods=1))
+    assert walk.action.state is State.SAVED
+
+
 def test_a_delete_is_not_sent_for_a_command_that_has_expired_meanwhile():
     walk = Walk().to(State.SAVED)
     walk.now = 1061.0  # nobody read the log for a minute

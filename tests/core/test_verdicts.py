@@ -12,7 +12,16 @@ from sf_healer.core.events import Kind
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
 from sf_healer.core.state import NEVER, JobState, fold_beat, fold_word
-from sf_healer.core.verdicts import LATE_SECONDS, NO_LOOK, RESTARTABLE, RIGHT_AFTER_SECONDS, Rule, Verdict, judge
+from sf_healer.core.verdicts import (
+    LATE_SECONDS,
+    NO_LOOK,
+    POD_RETRY_SECONDS,
+    RESTARTABLE,
+    RIGHT_AFTER_SECONDS,
+    Rule,
+    Verdict,
+    judge,
+)
 from sf_healer.core.watermark import Gaps
 from tests.core.strategies import JOB, POLICY, T0, a_beat, a_fact, a_state, a_word, beats, moments, words
 
@@ -136,6 +145,66 @@ def test_a_job_that_kubernetes_calls_complete_has_ended():
     assert short(judged(state, 5000)) == (Verdict.COMPLETED, Rule.JOB_COMPLETE)
 
 
+# ---- reports of long ago that come only now, through source partitions that raise them to their own marks
+
+HOUR = 3600
+LONG_CREATED = a_fact(created_at=T0 - 2 * HOUR)
+
+
+def dated_back(*reports):
+    """Make the state of a loader whose reports were said an hour ago at these seconds, and raised to others."""
+    state = a_state(fact=LONG_CREATED, running_at=T0 - 2 * HOUR)
+    for offset, (kind, seconds, raised_to, *last) in enumerate(reports):
+        said_at, at = T0 - HOUR + seconds, T0 + raised_to
+        if kind is Kind.LOADING:
+            fold_beat(state, a_beat(said_at, offset=offset), at=at, source_partition=offset, not_before=at)
+        else:
+            word = a_word(kind, said_at, offset=offset, finished=bool(last))
+            fold_word(state, word, at=at, source_partition=offset, not_before=at)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("reports", "rule"),
+    [
+        ([(FINISHED, 50, 1), (LOADING, 49, 60)], Rule.FINISHED),
+        ([(FINISHED, 50, 1), (STARTED, 20, 60)], Rule.FINISHED),
+        ([(INTERRUPTED, 50, 1), (FINISHED, 50, 2), (LOADING, 49, 60)], Rule.INTERRUPTED),
+        ([(LOADING, 50, 1), (ERROR, 20, 9, True)], Rule.REPORTS),
+        ([(STARTED, 50, 1), (LOADING, 19, 2), (ERROR, 20, 9, True)], Rule.REPORTS),
+        ([(LOADING, 50, 1), (ERROR, 20, 9), (FINISHED, 20, 9, True)], Rule.FINISHED),
+        # Said in the order of the log as well: nothing is excused.
+        ([(LOADING, 19, 1), (ERROR, 20, 9, True)], Rule.ERROR_FINAL),
+        ([(FINISHED, 20, 1), (STARTED, 30, 60)], Rule.REPORTS),
+        # What was raised to different marks came together all the same.
+        ([(LOADING, 19, 1), (ERROR, 20, 9), (FINISHED, 20, 60, True)], Rule.ERROR_THEN_FINISHED),
+    ],
+)
+def test_reports_of_long_ago_condemn_nobody_by_the_order_they_came_in(reports, rule):
+    assert judged(dated_back(*reports), max(raised_to for _, _, raised_to, *_ in reports) + 1).rule is rule
+
+
+def test_a_clock_that_is_set_back_hides_no_error():
+    state = said((LOADING, 5), fact=LONG_CREATED)
+    for word in (a_word(ERROR, T0 - HOUR + 9), a_word(FINISHED, T0 - HOUR + 9, finished=True)):
+        fold_word(state, word, at=T0 + 9, source_partition=1, not_before=T0 + 8)
+    assert short(judged(state, 10)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
+
+
+def test_a_clock_that_is_set_back_hides_no_error_of_a_job_that_went_on():
+    state = said((LOADING, 5), fact=LONG_CREATED)
+    fold_beat(state, a_beat(T0 - HOUR + 8), at=T0 + 8, source_partition=1, not_before=T0 + 7)
+    word = a_word(ERROR, T0 - HOUR + 9, offset=1, finished=True)
+    fold_word(state, word, at=T0 + 9, source_partition=1, not_before=T0 + 8)
+    assert short(judged(state, 10)) == (Verdict.FAILED, Rule.ERROR_FINAL)
+
+
+def test_a_job_that_goes_on_under_a_right_clock_is_judged_as_before():
+    state = dated_back((FINISHED, 50, 1), (LOADING, 49, 60))
+    fold_beat(state, a_beat(T0 + 200, offset=900), at=T0 + 200, source_partition=0, not_before=T0 + 199)
+    assert short(judged(state, 201)) == (Verdict.HEALTHY, Rule.REPORTS)
+
+
 # ---- failures
 
 FAILURES = [
@@ -152,7 +221,7 @@ FAILURES = [
         Rule.ERROR_AND_POD_ENDED,
         12,
     ),
-    ([(LOADING, 5), (ERROR, 9)], {"pod": PodState.ENDED}, Rule.ERROR_AND_POD_ENDED, 11),
+    ([(LOADING, 5), (ERROR, 9)], {"pod": PodState.ENDED}, Rule.ERROR_AND_POD_ENDED, 11 + POD_RETRY_SECONDS),
     ([(LOADING, 5)], {"condition": Condition.FAILED, "pod": PodState.ENDED}, Rule.JOB_FAILED, 12),
     ([], {"condition": Condition.FAILED, "pod": PodState.NONE}, Rule.JOB_FAILED, 12),
     ([(LOADING, 5), (ERROR, 9)], {}, Rule.ERROR_GRACE_OVER, 9 + GRACE),
@@ -184,6 +253,22 @@ def test_an_error_said_after_the_pod_ended_is_of_another_pod_and_has_the_grace(r
     state = said(*reports, fact=a_fact(pod=PodState.ENDED), **times)
     assert not judged(state, 40 + GRACE - 1).restartable
     assert short(judged(state, 40 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_time_that_nobody_followed_is_none_of_the_job_controllers():
+    times = {"running_at": NEVER, "idle_pod_at": T0 + 11, "pod_ended_at": T0 + 11}
+    state = said((LOADING, 5), (ERROR, 9), fact=a_fact(pod=PodState.ENDED), **times)
+    gaps = Gaps(((T0 + 12, T0 + 30),))
+    assert not judged(state, 30 + POD_RETRY_SECONDS - 1, gaps=gaps).restartable
+    after = judged(state, 30 + POD_RETRY_SECONDS, gaps=gaps)
+    assert short(after) == (Verdict.FAILED, Rule.ERROR_AND_POD_ENDED)
+
+
+def test_pods_that_end_again_and_again_do_not_keep_an_error_open_for_ever():
+    times = {"running_at": NEVER, "idle_pod_at": T0 + 8 + GRACE, "pod_ended_at": T0 + 8 + GRACE}
+    state = said((LOADING, 5), (ERROR, 9), fact=a_fact(pod=PodState.ENDED), **times)
+    assert judged(state, 8.5 + GRACE).look_at == pytest.approx(T0 + 9 + GRACE)
+    assert short(judged(state, 9 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
 
 
 def test_a_job_that_is_silent_already_stays_stuck_while_an_error_waits_for_the_watermark():

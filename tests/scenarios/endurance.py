@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -332,9 +332,9 @@ async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     task = asyncio.create_task(work)
     yield
     assert not task.done(), task.exception()
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    while not task.done():  # a client that reconnects just then may swallow one cancellation
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
 
 
 def _worker(number: int, directory: Path, bootstrap: str, pace: Pace) -> Worker:

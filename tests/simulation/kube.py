@@ -41,6 +41,10 @@ class Pod:
         phase: str = self.manifest["status"]["phase"]
         return phase
 
+    @property
+    def is_active(self) -> bool:
+        return not self.is_leaving and self.phase in {"Pending", "Running"}
+
 
 class Job:
     """A Job as the API server has it."""

@@ -376,6 +376,8 @@ class Oracle:
             since <= moment and (until is None or until > moment) for since, until in job.running
         ):
             return ""  # its pod had ended
+        if judged.command.evidence.pod_ended and any(last <= (until or last) <= moment for _, until in job.running):
+            return ""  # its pod had ended, and nobody told of the next one yet: that is held against the delete
         spoke = max((each.emitted for each in life), default=0.0)
         first = min(each.landed or 0.0 for each in errors if each.emitted > spoke - self._mark_interval - 1.0)
         waited = moment - first
@@ -503,6 +505,8 @@ class Oracle:
             self.fail("exempt", f"{name} is managed by {truth.managed_by}")
         if job.suspended:
             self.fail("suspended", name)
+        if command.evidence.pod_ended and restart.touched == now and any(pod.is_active for pod in job.pods):
+            self.fail("another pod", f"{name} was judged by a pod that had ended, and another one has started")
         if job.ended.lower() not in {"", command.evidence.condition}:
             self.fail("ended", f"{name} is {job.ended}, and was judged {command.evidence.condition}")
         if truth.drained_since is not None and now - truth.drained_since > 1.0:
