@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from agents.cluster_steps import take
@@ -23,7 +24,17 @@ from sf_healer.core.admission import Fleet, Phase, fleet_of
 from sf_healer.core.commands import Command, Outcome, Result, Resume, Unreadable
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.groups import GroupLook
-from sf_healer.core.steps import Admitted, GroupLooked, Resulted, Step, StepResult, StepsRecord, What
+from sf_healer.core.policy import Limits
+from sf_healer.core.steps import (
+    Admitted,
+    GroupLooked,
+    LimitsChanged,
+    Resulted,
+    Step,
+    StepResult,
+    StepsRecord,
+    What,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -121,13 +132,15 @@ class Journal:
             metrics.COMMANDS.labels(kind="unreadable").inc()
             log.error("steps_record_unreadable", offset=offset, reason=record.reason, detail=record.detail)
             return True
-        phase = self.actuator.ledger.phase
+        phase, limits = self.actuator.ledger.phase, self.actuator.ledger.limits
         effects = self.actuator.apply(record, offset, at)
         await asyncio.gather(self._ports.publish(effects.outcomes), self._ports.append(effects.sends))
         if not self._ports.is_current(self.actuator):
             return False  # a write of ours would land on top of the new owner's
         if effects.write is not None:
             await self._ports.store(*effects.write)
+        if isinstance(record, LimitsChanged) and limits not in {None, record.limits}:
+            log.info("limits_changed", worker=record.worker, limits=_other(limits, record.limits))
         self._tell_audience(record, effects, phase)
         for task in effects.tasks:
             self._begin(self._take(task, self._clock()))
@@ -243,6 +256,11 @@ class Journal:
         )
         for listener in self._audience:
             listener.ended(outcome)
+
+
+def _other(before: Limits | None, limits: Limits) -> dict[str, float | bool | None]:
+    """Give the limits that are not as before."""
+    return {name: value for name, value in msgspec.structs.asdict(limits).items() if value != getattr(before, name)}
 
 
 def took(outcome: Outcome) -> dict[str, float]:

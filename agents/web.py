@@ -7,6 +7,7 @@ said in the answer, never left out silently. A view finds the data; `reply` show
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
 import tables.actions
-from agents import peers, watchdog
+from agents import peers, policies, watchdog
 from sf_healer import topics
 from sf_healer.app import actuator, detector, settings
 from sf_healer.core.partitioning import partition_of
@@ -188,15 +189,20 @@ class Fleet(View):
     async def get(self, request: Request) -> Response:
         """Show the fleet."""
         if peers.LOCAL in request.query:
-            return answer(self, build_fleet(list(hot.values())))
+            return answer(self, fleet_here())
         fleet = await fleet_of_all()
         return reply(self, request, Told(OK, fleet), lambda frame: draw_fleet(fleet, frame=frame))
+
+
+def fleet_here() -> dict[str, Any]:
+    """Give what this worker counts, and by which policies."""
+    return {**build_fleet(list(hot.values())), "policies": [policies.told()]}
 
 
 async def fleet_of_all() -> dict[str, Any]:
     """Add up what all workers count."""
     answers, unreachable = await peers.gather("/fleet/", read=_read_fleet)
-    told = [build_fleet(list(hot.values())), *answers]
+    told = [fleet_here(), *answers]
     verdicts: dict[str, int] = {}
     for fleet in told:
         for verdict, count in fleet["verdicts"].items():
@@ -206,6 +212,7 @@ async def fleet_of_all() -> dict[str, Any]:
         "verdicts": verdicts,
         "jobs": sum(verdicts.values()),
         "partitions": sorted(partitions, key=lambda row: row["partition"]),
+        "policies": _different(file for fleet in told for file in fleet["policies"]),
         "unreachable": unreachable,
         "partitions_missing": _missing(row["partition"] for row in partitions),
     }
@@ -216,7 +223,17 @@ def _read_fleet(answer: dict[str, Any]) -> dict[str, Any]:
     return {
         "verdicts": {verdict: int(answer["verdicts"][verdict]) for verdict in answer["verdicts"]},
         "partitions": [{**row, "partition": int(row["partition"])} for row in answer["partitions"]],
+        # A worker of before 0.2 does not say.
+        "policies": [
+            {"version": str(it["version"]), "refused": str(it["refused"])} for it in answer.get("policies", ())
+        ],
     }
+
+
+def _different(files: Iterable[dict[str, str]]) -> list[dict[str, Any]]:
+    """Say how many workers go by each of the policy files, that of the most first; all should go by one."""
+    workers = Counter((file["version"], file["refused"]) for file in files)
+    return [{"version": file[0], "refused": file[1], "workers": count} for file, count in workers.most_common()]
 
 
 def _missing(answered: Iterable[int]) -> list[int]:

@@ -13,6 +13,7 @@ import msgspec
 from agents.census import Census
 from agents.forwarding import Addressed
 from benchmarks.sources import report_around
+from sf_healer.commands.shared import SHIPPED_POLICY
 from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.changelog import states_of, writes_of
@@ -24,7 +25,6 @@ from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.policy import Limits, PolicyBook, parse
-from tables.jobs import SHIPPED_POLICY
 
 T0 = 1_760_000_000.0
 TOPIC_ID = "Zm9vYmFyYmF6cXV4cXV1eA"

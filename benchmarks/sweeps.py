@@ -3,11 +3,11 @@
 import time
 
 from benchmarks.results import Sweep
+from sf_healer.commands.shared import SHIPPED_POLICY
 from sf_healer.core import evidence
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.partition import Partition
 from sf_healer.core.policy import parse
-from tables.jobs import SHIPPED_POLICY
 
 THRESHOLD_SECONDS = 300.0
 TOPIC = "topic"

@@ -136,7 +136,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Which apps this worker runs; `all` is both, each with its own consumer group."),
     ] = Role.ALL
     policy_file: (
-        Annotated[str, Meta(description="TOML file of policies; without it the shipped one, for StreamForge.")] | None
+        Annotated[
+            str, Meta(description="TOML file of policies, followed while the worker runs; without it the shipped one.")
+        ]
+        | None
     ) = None
     identity: Annotated[
         Identity,

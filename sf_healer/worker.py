@@ -22,11 +22,13 @@ from mode import Service, ServiceT
 import agents.actuator
 import agents.control
 import agents.inventory
+import agents.policies
 import agents.sweeper
 import agents.telemetry
 import agents.web
 import tables.actions
 import tables.jobs
+import tables.policies
 from sf_healer import preflight
 from sf_healer.adapters import logs
 from sf_healer.app import actuator, detector
@@ -39,11 +41,13 @@ REGISTERED: tuple[ModuleType, ...] = (
     agents.actuator,
     agents.control,
     agents.inventory,
+    agents.policies,
     agents.sweeper,
     agents.telemetry,
     agents.web,
     tables.actions,
     tables.jobs,
+    tables.policies,
 )
 
 log = structlog.get_logger(__name__)

@@ -20,8 +20,7 @@ from sf_healer.core.actuator import Actuator
 from sf_healer.settings import Mode
 from sf_healer.views.actions import build_action, build_actions
 from sf_healer.views.admission import build_admission
-from tables import durable
-from tables.jobs import policies
+from tables import durable, policies
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +84,7 @@ async def rebuild() -> None:
     if current is not None:
         return
     ends = await app.consumer.highwaters(STEPS_LOG)
-    restored = Actuator(worker=WORKER, limits=policies.limits, observe_only=settings.mode is Mode.OBSERVE)
+    restored = Actuator(worker=WORKER, limits=policies.current.book.limits, observe_only=settings.mode is Mode.OBSERVE)
     restored.restore(list(actions.items()), log_end=ends.get(STEPS_LOG))
     current = restored
     log.info("steps_log_taken_over", worker=WORKER, open_actions=len(restored.open_actions()))

@@ -7,9 +7,7 @@ revoked ones with frozen times, and a sweep over those would call healthy Jobs s
 """
 
 import asyncio
-import sys
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,11 +17,9 @@ from sf_healer import topics
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
-from sf_healer.core import policy
 from sf_healer.core.changelog import UnknownVersion, meta_key, meta_of, states_of, writes_of
 from sf_healer.core.partition import Changes, Meta, Partition
-from sf_healer.settings import PREFIX
-from tables import durable
+from tables import durable, policies
 
 log = structlog.get_logger(__name__)
 
@@ -33,21 +29,6 @@ jobs = durable.ordered_table(
     partitions=settings.partitions,
     help="Last-seen loading of every Job: namespace/name to its state.",
 )
-
-SHIPPED_POLICY = Path(policy.__file__).parent.parent / "policy.toml"
-
-
-def _policies() -> policy.PolicyBook:
-    path = Path(settings.policy_file or SHIPPED_POLICY)
-    try:
-        return policy.parse(path.read_text())
-    except (policy.PolicyError, OSError, UnicodeDecodeError) as error:
-        # `sf-healer worker` has looked before; started by Faust's own command we are the first to.
-        sys.stderr.write(f"sf-healer: {PREFIX}POLICY_FILE: {path}: {error}\n")
-        raise SystemExit(2) from None
-
-
-policies = _policies()
 
 hot: dict[int, Partition] = {}
 
@@ -139,7 +120,7 @@ def new_partition(number: int) -> Partition:
     return Partition(
         number,
         partitions=settings.partitions,
-        policies=policies,
+        policies=policies.current.book,
         window_seconds=settings.sweep_window_seconds,
         feed_gap_seconds=settings.feed_gap_seconds,
         source_topic=settings.source_topic,

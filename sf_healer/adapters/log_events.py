@@ -113,6 +113,13 @@ SECTIONS: tuple[Section, ...] = (
                 "docs/runbook.md, SfHealerStorm.",
             ),
             _event(
+                "limits_changed",
+                Level.INFO,
+                "worker limits",
+                "From here on admission goes by other limits: those in the policy file of the worker that reads the "
+                "steps log. `limits` are the ones that changed.",
+            ),
+            _event(
                 "notification_lost",
                 Level.WARNING,
                 "kind job id reason",
@@ -269,6 +276,32 @@ SECTIONS: tuple[Section, ...] = (
                 "reason",
                 "A file of the login or the CA cannot be used now; what was in it before is.",
                 "Mend the Secret before the next start: then it is a wrong setting.",
+            ),
+            _event(
+                "policy_changed",
+                Level.INFO,
+                "file before version policies",
+                "The policy file holds other policies, and they hold from now on; `version` names the content.",
+            ),
+            _event(
+                "policies_followed",
+                Level.INFO,
+                "partition jobs",
+                "All Jobs of an evidence partition are judged anew, by the policies that hold now.",
+            ),
+            _event(
+                "policy_refused",
+                Level.ERROR,
+                "file version reason",
+                "The policy file cannot be used as it is now; the policies that held, of `version`, still do.",
+                "Mend the file (`sf-healer policy check`): no worker can be started with it. docs/runbook.md, "
+                "SfHealerPolicyRefused.",
+            ),
+            _event(
+                "policy_accepted",
+                Level.INFO,
+                "file version",
+                "What was wrong with the policy file is not any more.",
             ),
             _event(
                 "retrying",

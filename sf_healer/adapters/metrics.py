@@ -125,6 +125,18 @@ ADMISSION_PHASE = Gauge(
 )
 PAUSES = Gauge("sf_healer_pauses", "Pauses that hold now.")
 
+# --- policies
+
+POLICY_REFUSED = Gauge(
+    "sf_healer_policy_refused", "1 while the policy file holds what cannot be used; then the last good one holds."
+)
+POLICY_VERSION = Gauge(
+    "sf_healer_policy_version",
+    "1 for the policies that hold, named by their content; all workers need the same.",
+    ["version"],
+)
+POLICY_CHANGES = Counter("sf_healer_policy_changes", "Times other policies were taken from the file since the start.")
+
 # --- the cluster
 
 CLUSTER_CALLS = Histogram(

@@ -3,7 +3,7 @@
 import asyncio
 
 from sf_healer.adapters.threads import in_thread
-from sf_healer.checks import clocks, kafka, kubernetes, versions
+from sf_healer.checks import clocks, kafka, kubernetes, policy, versions
 from sf_healer.checks.findings import About, Finding
 from sf_healer.settings import Settings
 
@@ -17,5 +17,11 @@ async def examine(settings: Settings) -> list[Finding]:
         in_thread(lambda: kubernetes.check(settings)),
     )
     known = [clocks.HERE, *brokers.clocks, *([cluster.clock] if cluster.clock else [])]
-    findings = [*versions.check(), *brokers.findings, *cluster.findings, *clocks.compare(known)]
+    findings = [
+        *versions.check(),
+        *policy.check(settings),
+        *brokers.findings,
+        *cluster.findings,
+        *clocks.compare(known),
+    ]
     return sorted(findings, key=lambda finding: _ORDER.index(finding.about))

@@ -19,6 +19,7 @@ class About(StrEnum):
     """What a finding is about, in the order in which they are shown."""
 
     VERSIONS = "versions"
+    POLICY = "policy"
     BROKER = "broker"
     ACLS = "acls"
     TOPICS = "topics"

@@ -41,7 +41,7 @@ class _AccountType(click.ParamType):
 )
 @output_option
 def command(*, role: Role | None, only_rbac: bool, account: Account | None, output: Output) -> ExitCode:
-    """Check versions, brokers, ACLs, topics, cluster, RBAC and clocks, each with what mends it.
+    """Check versions, the policy file, brokers, ACLs, topics, cluster, RBAC and clocks, each with what mends it.
 
     Run it as the worker runs: its settings, its Kafka user, its ServiceAccount. Exit code 0: all is well; 3: something
     is wrong, or we may do more than we need; 5: a broker or the cluster does not answer. Nothing is changed, but that

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from sf_healer.core import policy
+from sf_healer.adapters import policy_file
+from sf_healer.core.policy import PolicyBook, PolicyError
 from sf_healer.settings import SettingsError
 
-SHIPPED_POLICY = Path(policy.__file__).parent.parent / "policy.toml"
+SHIPPED_POLICY = policy_file.SHIPPED
 
 
-def read_policies(file: Path | None, *, setting: str = "--policy") -> policy.PolicyBook:
+def read_policies(file: Path | None, *, setting: str = "--policy") -> PolicyBook:
     """Read a policy file, the shipped one without; raises SettingsError that names where it was set."""
     path = file or SHIPPED_POLICY
     try:
-        return policy.parse(path.read_text())
-    except (policy.PolicyError, OSError, UnicodeDecodeError) as error:
+        return policy_file.read(path).book
+    except PolicyError as error:
         raise SettingsError(setting, f"{path}: {error}") from None

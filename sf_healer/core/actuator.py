@@ -66,6 +66,7 @@ from sf_healer.core.steps import (
     Announced,
     FleetCounts,
     GroupLooked,
+    LimitsChanged,
     Resulted,
     Seen,
     Settled,
@@ -184,16 +185,25 @@ class Actuator:
         pace: Pace | None = None,
     ) -> None:
         self.worker = worker
-        if observe_only and limits.idle_unknown_acts is None:
-            limits = msgspec.structs.replace(limits, idle_unknown_acts=True)  # nothing is touched: say what would be
-        self.limits = limits
         self.observe_only = observe_only
+        self.ask_for(limits)
         self.pace = pace or Pace()
         self.ledger = Ledger()
         self.jobs: dict[str, JobRecord] = {}
         self.now = 0.0
         self._open: dict[str, None] = {}  # keys of the Jobs with an action, in order of admission
         self._said: dict[tuple[str, str, int], float] = {}
+
+    def ask_for(self, limits: Limits) -> None:
+        """Take the limits of this worker's policy file: a tick says them, and they hold once that is read back."""
+        if self.observe_only and limits.idle_unknown_acts is None:
+            limits = msgspec.structs.replace(limits, idle_unknown_acts=True)  # nothing is touched: say what would be
+        self._asked_for = limits
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that hold: what the log said last, so that all who read it decide alike."""
+        return self.ledger.limits or self._asked_for
 
     def restore(self, items: Iterable[tuple[bytes, bytes]], *, log_end: int | None = None) -> None:
         """Take over the stored state.
@@ -220,7 +230,7 @@ class Actuator:
         match record:
             case Command() if offset > self.ledger.offset:
                 self._command(record, offset, effects)
-            case FleetCounts() | Pause() | Resume() | Settled() if offset > self.ledger.offset:
+            case FleetCounts() | Pause() | Resume() | Settled() | LimitsChanged() if offset > self.ledger.offset:
                 self._fold_ledger(record, offset, effects)
             case GroupLooked() if offset > self.ledger.offset:
                 self._group_looked(record, offset, effects)
@@ -367,10 +377,15 @@ class Actuator:
         self._decide_held(effects)
         self._write_ledger(offset, effects)
 
-    def _fold_ledger(self, record: FleetCounts | Pause | Resume | Settled, offset: int, effects: Effects) -> None:
+    def _fold_ledger(
+        self, record: FleetCounts | Pause | Resume | Settled | LimitsChanged, offset: int, effects: Effects
+    ) -> None:
         match record:
             case FleetCounts():
                 self.ledger = admission.count(self.ledger, record, self.limits, self.now)
+                self._decide_held(effects)
+            case LimitsChanged():
+                self.ledger = admission.change_limits(self.ledger, record.limits, self.now)
                 self._decide_held(effects)
             case Settled() if self._still_holds(record):
                 return  # a leak that was none: the admission had only not been read yet when this was said
@@ -484,6 +499,8 @@ class Actuator:
     def _tick(self, offset: int, effects: Effects) -> None:
         """Say what is due: steps of all actions, calls that will not be answered, looks, expired commands."""
         self._look_at_groups(effects)
+        if self._asked_for != self.ledger.limits and self._say("", "limits", hash(self._asked_for)):
+            effects.sends.append(LimitsChanged(limits=self._asked_for, worker=self.worker))
         for key in self._open:
             action = self.jobs[key].action
             assert action is not None

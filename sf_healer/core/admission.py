@@ -1,10 +1,10 @@
 """The safety valve: may this command be followed now? One function, `admit`, over one ledger.
 
 The ledger is folded from `sf-healer-steps` alone, so a restarted actuator has neither forgotten a storm nor
-refilled its budget. Time is an argument (append time of that log, epoch seconds), the numbers come from
-policy.Limits. A refusal is a value with a named reason. Sources of the rules: Cluster API's maxUnhealthy and
-maxInFlight, node-lifecycle's disruption modes, the Job controller's back-off, TCP's slow start; see
-docs/decisions/0006.
+refilled its budget. Time is an argument (append time of that log, epoch seconds), the numbers are policy.Limits, and
+a change of them is a record of that log too. A refusal is a value with a named reason. Sources of the rules: Cluster
+API's maxUnhealthy and maxInFlight, node-lifecycle's disruption modes, the Job controller's back-off, TCP's slow start;
+see docs/decisions/0006.
 """
 
 from collections.abc import Iterable
@@ -25,6 +25,8 @@ REMEMBERED = MOST_ATTEMPTS
 _COUNTS_RETRY_SECONDS = 5.0  # counts come this often
 _IN_FLIGHT_RETRY_SECONDS = 10.0
 _QUARANTINED_RETRY_SECONDS = 60.0
+# A rate that allows none for long may be another one soon: a policy file is read again while we run.
+_RATE_RETRY_SECONDS = 60.0
 
 
 class Reason(StrEnum):
@@ -131,6 +133,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True):
     held: tuple[Command, ...] = ()
     inquiries: dict[str, Inquiry] = {}  # by the id of a held command
     passed: bool = False  # the storm that is held for passed; the next is another one
+    limits: Limits | None = None  # that were said last; None: none were yet
 
 
 NO_HISTORY = History()
@@ -175,6 +178,18 @@ def reserve(ledger: Ledger, command: Command, limits: Limits, now: float) -> Led
     )
 
 
+def change_limits(ledger: Ledger, limits: Limits, now: float) -> Ledger:
+    """Go on by other numbers: what has been saved up by the old ones is kept as far as the new ones allow."""
+    saved = ledger.tokens if ledger.limits is None else tokens_left(ledger, ledger.limits, now)
+    return msgspec.structs.replace(
+        ledger,
+        limits=limits,
+        tokens=min(saved, float(limits.rate_burst)),
+        tokens_at=now if ledger.limits is not None else ledger.tokens_at,
+        window=max(1, min(ledger.window, limits.in_flight)),
+    )
+
+
 def settle(ledger: Ledger, action_id: str, limits: Limits, now: float, *, repaired: bool | None) -> Ledger:
     """Give a slot back, and learn from a repair that worked (True) or did not (False)."""
     if all(slot.action_id != action_id for slot in ledger.slots):
@@ -184,8 +199,8 @@ def settle(ledger: Ledger, action_id: str, limits: Limits, now: float, *, repair
     if repaired is None:
         return ledger
     if repaired:
-        window = min(2 * ledger.window, limits.in_flight)
-        phase = Phase.CALM if window == limits.in_flight and ledger.phase is Phase.PROBING else ledger.phase
+        window = max(1, min(2 * ledger.window, limits.in_flight))
+        phase = Phase.CALM if window >= limits.in_flight and ledger.phase is Phase.PROBING else ledger.phase
         return _moved(ledger, phase, now, window=window)
     phase = Phase.STORM if ledger.phase is Phase.PROBING else ledger.phase
     return _moved(ledger, phase, now, window=max(1, ledger.window // 2))
@@ -354,10 +369,10 @@ def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits
         return Refused(Reason.COUNTS, _COUNTS_RETRY_SECONDS, detail)
     tokens = tokens_left(ledger, limits, now)
     if tokens < 1.0:
-        wait = (1.0 - tokens) * 60.0 / limits.rate_per_minute
-        return Refused(Reason.RATE, wait, f"{limits.rate_per_minute:g} a minute")
-    if len(ledger.slots) >= ledger.window:
-        detail = f"{len(ledger.slots)} of {ledger.window} under way"
+        return Refused(Reason.RATE, _until_a_token(tokens, limits), f"{limits.rate_per_minute:g} a minute")
+    window = min(ledger.window, limits.in_flight)
+    if len(ledger.slots) >= window:
+        detail = f"{len(ledger.slots)} of {window} under way"
         return Refused(Reason.IN_FLIGHT, _IN_FLIGHT_RETRY_SECONDS, detail)
     return None
 
@@ -376,11 +391,19 @@ def _exceeds(unhealthy: int, fleet: Fleet, limits: Limits) -> bool:
 
 
 def tokens_left(ledger: Ledger, limits: Limits, now: float) -> float:
-    """Say how many restarts the rate allows now; a clock that went back fills nothing."""
+    """Say how many restarts the rate allows now; a clock that went back fills nothing, and a rate of 0 allows none."""
+    if limits.rate_per_minute <= 0.0:
+        return 0.0
     if ledger.tokens < 0.0:
         return float(limits.rate_burst)
     filled = max(0.0, now - ledger.tokens_at) * limits.rate_per_minute / 60.0
     return min(ledger.tokens + filled, float(limits.rate_burst))
+
+
+def _until_a_token(tokens: float, limits: Limits) -> float:
+    """Return the seconds after which it is worth while to ask again."""
+    missing, rate = 1.0 - tokens, limits.rate_per_minute
+    return _RATE_RETRY_SECONDS if missing * 60.0 >= _RATE_RETRY_SECONDS * rate else missing * 60.0 / rate
 
 
 def _moved(ledger: Ledger, phase: Phase, now: float, *, window: int, again: bool = False) -> Ledger:

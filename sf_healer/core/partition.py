@@ -10,11 +10,14 @@ otherwise a redelivered `loading` would get a fresh append time and hide a stuck
 
 What `take` hands out must be stored in its order, the partition's own state last: it says which offsets have
 been folded, so a crash half way must leave it older than the Jobs, never newer.
+
+Policies are not on the log: they are those of the worker, at its start or changed while it runs. Either way the state
+stays, and the Jobs are judged anew.
 """
 
 from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -46,6 +49,9 @@ from sf_healer.core.windows import NO_WINDOW, Windows
 FORGET_GONE_SECONDS = 3600.0
 
 _HEALTHY = Verdict.HEALTHY
+#: So many Jobs are judged anew before somebody else has a turn: some milliseconds.
+JUDGED_IN_A_STEP = 1_000
+
 #: Checkpoints are told apart by whole milliseconds; this close to an end of one the exact rule is asked.
 _ROUNDING_SECONDS = 0.002
 
@@ -118,8 +124,10 @@ class Partition:
         self.counts_by_verdict: Counter[str] = Counter()
         self.last_at = 0.0
         self._source_topic = source_topic
-        self._checkpoint_seconds = policies.checkpoint_seconds
-        self._learns = any(policy.learn_cadence for policy in policies.policies())
+        self._take_policies(policies)
+        #: Jobs whose stored times end no checkpoint as these are now long, but one that was shorter: what would be kept
+        #: back as known might be later than what is stored. So the next sign of life of each is stored.
+        self._loosely_stored: set[str] = set()
         self._forwarded: dict[tuple[str, int], int] = {}
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
         self._gone_since: OrderedDict[str, float] = OrderedDict()
@@ -169,6 +177,41 @@ class Partition:
         self._reset_changes()
         return changes
 
+    # ---- other policies
+
+    def _take_policies(self, policies: PolicyBook) -> None:
+        self.policies = policies
+        self._checkpoint_seconds = policies.checkpoint_seconds
+        self._checkpoint_ms = round(policies.checkpoint_seconds * 1000)
+        self._learns = any(policy.learn_cadence for policy in policies.policies())
+
+    def change_policies(self, policies: PolicyBook) -> Iterator[int]:
+        """Go on by other policies, at once, and judge every Job anew; gives how many were judged after each step.
+
+        Whoever calls it goes through all steps, and may fold evidence between them. A Job that is due earlier now is
+        found by the next sweep; one that is sick no longer has its command withdrawn. A Job that was refused is asked
+        about again soon, for what it was refused for may hold no more.
+        """
+        before, before_ms = self.policies, self._checkpoint_ms
+        self._take_policies(policies)
+        if before_ms % self._checkpoint_ms:
+            self._loosely_stored.update(self.jobs)
+        retry_seconds = None if policies.limits == before.limits else policies.limits.refused_retry_seconds
+        return self._judge_anew(list(self.jobs), retry_seconds)
+
+    def _judge_anew(self, keys: list[str], retry_seconds: float | None) -> Iterator[int]:
+        for begin in range(0, len(keys), JUDGED_IN_A_STEP):
+            now = self.watermark.value
+            for key in keys[begin : begin + JUDGED_IN_A_STEP]:
+                state = self.jobs.get(key)
+                if state is None:
+                    continue  # forgotten meanwhile
+                if retry_seconds is not None and state.retry_at > now + retry_seconds:
+                    state.retry_at = now + retry_seconds
+                    self._dirty[key] = None
+                self._schedule(state, now)
+            yield min(begin + JUDGED_IN_A_STEP, len(keys))
+
     def _durable(self, state: JobState) -> JobState:
         # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
         return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE)
@@ -211,8 +254,11 @@ class Partition:
         now = max(self.watermark.value, self.last_at)
         turned = len(self._turned_unhealthy)
         self._sorted_keys = None
+        checkpoint_ms = self._checkpoint_ms
         for state in states:
             self.jobs[state.key] = state
+            if round(state.loading_at * 1000) % checkpoint_ms or round(state.progress_at * 1000) % checkpoint_ms:
+                self._loosely_stored.add(state.key)
             self.counts_by_verdict[state.verdict] += 1
             if state.unhealthy_at != NEVER:
                 self._turned_unhealthy.append((state.unhealthy_at, state.key))
@@ -331,6 +377,9 @@ class Partition:
             or not self._is_within(heard_at, checkpoint)
             or (state.progress_at != progress_at != heard_at and not self._is_within(progress_at, checkpoint))
         ):
+            self._dirty[state.key] = None
+        if self._loosely_stored and state.key in self._loosely_stored:
+            self._loosely_stored.discard(state.key)
             self._dirty[state.key] = None
         if not is_healthy or state.command_id or state.window == NO_WINDOW or self._unheard(state):
             self._tell_alive(state, at)
@@ -559,6 +608,7 @@ class Partition:
 
     def _forget(self, state: JobState) -> None:
         del self.jobs[state.key]
+        self._loosely_stored.discard(state.key)
         self._sorted_keys = None
         self._gone_since.pop(state.key, None)
         self._without_fact_since.pop(state.key, None)

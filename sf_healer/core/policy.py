@@ -20,6 +20,11 @@ ANSWERS_KEPT = 100_000
 MOST_ATTEMPTS = 8
 #: Last-seen is counted in milliseconds, as Kafka's timestamps are: no checkpoint is shorter than one.
 _SHORTEST_CHECKPOINT_SECONDS = 0.001
+#: The shipped text has 1,300 characters. Made to, longer ones, or longer lines, take a parser of TOML minutes.
+_LONGEST_TEXT = 65_536
+_LONGEST_LINE = 4_096
+#: 31 years. What is beyond a few powers of ten more cannot be calculated with: a sum of two is infinite.
+_LARGEST_NUMBER = 1e9
 
 
 class PolicyError(ValueError):
@@ -60,8 +65,10 @@ class _Rule(Expectations, frozen=True, kw_only=True, forbid_unknown_fields=True)
     labels: dict[str, str] = {}
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The safety valve's numbers, [admission] in the policy text; durations in seconds.
+
+    They are on the actuator's log too (steps.LimitsChanged), where an older worker passes over what it does not know.
 
     Sources: Cluster API's maxUnhealthy and maxInFlight, the Job controller's back-off (10 s, doubling,
     6 min), KubeadmControlPlane's remediation retry (minHealthyPeriod 1 h); see docs/decisions/0006.
@@ -90,9 +97,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     idle_unknown_acts: bool | None = None
 
 
+class _Admission(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[admission] as a person writes it: a word that is misspelt is refused."""
+
+
 class _Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     defaults: Expectations = Expectations()
-    admission: Limits = Limits()
+    admission: _Admission = _Admission()
     policy: tuple[_Rule, ...] = ()
 
 
@@ -195,17 +206,33 @@ class PolicyBook:
 
 def parse(text: str) -> PolicyBook:
     """Read a policy text; raises PolicyError that says where and what."""
+    _check_size(text)
     try:
         document = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
         raise PolicyError(_not_toml(str(error), text)) from None
+    except RecursionError:
+        raise PolicyError("line 1: not a policy: it is nested too deeply to be read") from None
     try:
         parsed = msgspec.convert(document, _Text)
     except msgspec.ValidationError as error:
         raise _at(_place(str(error)), text, str(error)) from None
     for place, problem in _problems(parsed):
         raise _at(place, text, problem)
-    return PolicyBook(parsed.policy, parsed.defaults, parsed.admission)
+    return PolicyBook(parsed.policy, parsed.defaults, Limits(**msgspec.structs.asdict(parsed.admission)))
+
+
+def fault_of(limits: Limits) -> str | None:
+    """Say what is wrong with the numbers of a safety valve, wherever they come from; None where nothing is."""
+    return next((problem for _, problem in _wrong_limits(limits)), None)
+
+
+def _check_size(text: str) -> None:
+    if len(text) > _LONGEST_TEXT:
+        raise PolicyError(f"line 1: not a policy: {len(text):,} characters, at most {_LONGEST_TEXT:,} are read")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise PolicyError(f"line {number}: {len(line):,} characters, at most {_LONGEST_LINE:,} are read")
 
 
 def _policy(name: str, said: Expectations, defaults: Expectations) -> Policy:
@@ -249,8 +276,12 @@ def _problems(parsed: _Text) -> Iterator[tuple[_Place, str]]:
             problem = f"policy {rule.name!r}: learn_floor_seconds is more than learn_ceiling_seconds"
             yield _Place("policy", number, "learn_floor_seconds"), problem
     yield from _wrong_numbers(parsed.defaults, _Place("defaults"), "defaults")
-    yield from _wrong_numbers(parsed.admission, _Place("admission"), "admission")
-    if parsed.admission.idle_look_seconds >= parsed.admission.command_expires_seconds:
+    yield from _wrong_limits(parsed.admission)
+
+
+def _wrong_limits(limits: Limits) -> Iterator[tuple[_Place, str]]:
+    yield from _wrong_numbers(limits, _Place("admission"), "admission")
+    if limits.idle_look_seconds >= limits.command_expires_seconds:
         problem = "admission: idle_look_seconds is not less than command_expires_seconds: no command lives that long"
         yield _Place("admission", key="idle_look_seconds"), problem
 
@@ -265,6 +296,8 @@ def _wrong_numbers(values: Expectations | Limits, place: _Place, owner: str) -> 
             yield at, f"{owner}: {field} is not a finite number"
         elif value < 0:
             yield at, f"{owner}: {field} is negative"
+        elif value > _LARGEST_NUMBER:
+            yield at, f"{owner}: {field} is more than {_LARGEST_NUMBER:,.0f}"
         elif value == 0 and field in _NEVER_ZERO:
             yield at, f"{owner}: {field} is 0: every Job would be sick"
         elif field == "attempts" and not 1 <= value <= MOST_ATTEMPTS:

@@ -1,8 +1,9 @@
 """The records of `sf-healer-steps`, the actuator's write-ahead log, as values and as JSON.
 
 One partition: one order. Copies of commands, withdrawals and pauses; what admission let through; each step
-announced before it is taken, and its result; counts of the fleet; a tick a second. What they mean is said in
-admission.py and actions.py. Manifests are in here, and they hold secrets: never print a record of this log.
+announced before it is taken, and its result; counts of the fleet; the limits of admission; a tick a second. What they
+mean is said in admission.py and actions.py. Manifests are in here, and they hold secrets: never print a record of
+this log.
 """
 
 from enum import StrEnum
@@ -22,6 +23,7 @@ from sf_healer.core.commands import (
 )
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
+from sf_healer.core.policy import Limits, fault_of
 from sf_healer.core.wire import Count, JobKey, Moment, Seconds
 
 
@@ -145,6 +147,20 @@ class GroupLooked(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     look: GroupLook
 
 
+class LimitsChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="limits"):
+    """The safety valve's numbers from here on, as `worker`, who owns the log, has them in its policy file."""
+
+    schema_version: int = SCHEMA_VERSION
+    limits: Limits
+    worker: str
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that admission cannot calculate with."""
+        fault = fault_of(self.limits)
+        if fault is not None:
+            raise ValueError(fault)
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tick"):
     """A second has passed for the worker that owns the log."""
 
@@ -166,6 +182,7 @@ StepsRecord = (
     | Settled
     | FleetCounts
     | GroupLooked
+    | LimitsChanged
     | Tick
 )
 
@@ -184,6 +201,7 @@ _KINDS = frozenset(
         "settled",
         "counts",
         "group",
+        "limits",
         "tick",
     }
 )
@@ -208,7 +226,7 @@ def key_of(record: StepsRecord) -> str:
             return record.command.key
         case Seen():
             return record.fact.key
-        case Pause() | Resume() | FleetCounts() | Tick():
+        case Pause() | Resume() | FleetCounts() | LimitsChanged() | Tick():
             return ""
         case _:
             return record.key

@@ -3,7 +3,7 @@
 A line that belongs to the one above begins with two blanks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -181,6 +181,25 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     if wide:
         for name, value in valve["limits"].items():
             yield f"  limit {name}", "as the mode says" if value is None else value
+
+
+def policy_notes(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what is wrong with the policy files that the workers go by."""
+    notes = [
+        f"the policy file cannot be used ({file['refused']}): {file['version']} holds"
+        for file in files
+        if file["refused"]
+    ]
+    versions = {file["version"] for file in files}
+    return [*notes, *([f"the workers go by {len(versions)} different policy files"] if len(versions) > 1 else [])]
+
+
+def policy_file_lines(files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+    """Tell by which policy files the workers go, and which of them are refused."""
+    for file in files:
+        yield "policy file", file["version"] if len(files) == 1 else f"{file['version']} at {file['workers']} workers"
+        if file["refused"]:
+            yield "  a change is refused", file["refused"]
 
 
 def grounds_lines(grounds: Mapping[str, Any]) -> Iterator[Line]:

@@ -135,7 +135,7 @@ async def test_a_storm_is_told_when_it_begins_and_when_it_is_over(producer, actu
             log = Log(driven, producer, actuator)
             await log.take(counts(base=10, unhealthy=0))
             await log.take(counts(base=10, unhealthy=6))
-            actuator.limits = msgspec.structs.replace(actuator.limits, storm_canary_after_seconds=0.0)
+            actuator.ask_for(msgspec.structs.replace(actuator.limits, storm_canary_after_seconds=0.0))
             await log.take(counts(base=10, unhealthy=0))
             await log.until(lambda: len(receiver.bodies) == 2, "the webhook to be told")
             await module.disconnect(None)

@@ -32,6 +32,7 @@ from sf_healer.core.steps import (
     Announced,
     FleetCounts,
     GroupLooked,
+    LimitsChanged,
     Resulted,
     Seen,
     Settled,
@@ -1112,3 +1113,107 @@ def test_a_state_stored_before_what_it_caused_is_sent_would_be_caught(monkeypatc
 )
 def test_a_record_that_could_not_be_stored_or_would_take_the_ledgers_key_is_unreadable(hostile):
     assert isinstance(steps.decode(hostile), Unreadable)
+
+
+# ---- the limits, a record like everything that decides
+
+
+def test_the_first_tick_says_the_limits_of_the_file_and_no_other_does():
+    log = Log().tick().tick().tick(60)
+    said = [record for record, _ in log.records if isinstance(record, LimitsChanged)]
+    assert said == [LimitsChanged(limits=Limits(), worker="w1")]
+    assert log.ledger.limits == Limits()
+
+
+def test_other_limits_hold_once_they_are_read_back_and_not_before():
+    log = Log().tick()
+    log.actuator.ask_for(Limits(rate_per_minute=0.0))
+    assert log.actuator.limits == Limits()
+    log.append(counts(log.now), a_command()).drain()
+    assert len(log.ledger.slots) == 1
+    log.tick()
+    assert log.actuator.limits == Limits(rate_per_minute=0.0)
+    evidence = Grounds(unhealthy_at=log.now)
+    log.append(counts(log.now), a_command("b", "u-b", expires_at=log.now + 60, evidence=evidence)).drain()
+    assert (log.outcomes[-1].reason, log.outcomes[-1].detail) == ("rate", "0 a minute")
+
+
+def test_what_is_held_is_decided_anew_by_other_limits():
+    log = Log(limits=Limits(counts_stale_after_seconds=0.0)).tick().append(counts(), a_command()).drain()
+    assert log.ledger.held
+    log.actuator.ask_for(Limits())
+    log.tick()
+    assert not log.ledger.held
+    assert log.actuator.open_actions()
+
+
+def test_a_worker_that_takes_over_with_another_file_goes_on_by_the_log_until_its_own_limits_are_on_it():
+    log = Log().tick()
+    log.options["limits"] = Limits(in_flight=2)
+    log.restart()
+    assert log.actuator.limits == Limits()
+    log.tick()
+    assert log.actuator.limits == Limits(in_flight=2)
+    log.restart()
+    assert log.actuator.limits == Limits(in_flight=2)
+
+
+def test_limits_that_a_worker_said_late_are_corrected_by_who_reads_the_log():
+    log = Log().tick().tick(60)
+    log.append(LimitsChanged(limits=Limits(attempts=8), worker="w0")).drain()
+    assert log.actuator.limits.attempts == 8
+    log.tick()
+    assert log.actuator.limits == Limits()
+
+
+def test_an_observer_says_that_an_unknown_group_would_not_stop_it():
+    log = Log(observe_only=True).tick()
+    assert log.ledger.limits == Limits(idle_unknown_acts=True)
+
+
+def test_whatever_is_asked_for_when_the_decisions_are_those_of_one_who_reads_the_log_with_any_file():
+    """Replayable: the fold of the log by somebody with yet another file gives the same state."""
+    rng = random.Random(7)
+    choices = [
+        Limits(),
+        Limits(rate_per_minute=60.0, rate_burst=9, in_flight=1),
+        Limits(in_flight=0),
+        Limits(attempts=1, attempts_window_seconds=60.0),
+        Limits(storm_jobs=0, storm_share=0.0),
+    ]
+    log = Log().tick()
+    for number in range(60):
+        log.actuator.ask_for(rng.choice(choices))
+        if rng.random() < 0.2:
+            log.restart()
+        name = rng.choice("abcdef")
+        evidence = Grounds(unhealthy_at=log.now)
+        uid = f"u-{name}-{number}"
+        log.append(
+            counts(log.now, unhealthy=rng.randrange(4)),
+            a_command(name, uid, decided_at=log.now, expires_at=log.now + 60, evidence=evidence),
+        ).tick(rng.choice((1.0, 5.0, 20.0)))
+        while log.tasks:
+            log.answer(rng.choice((found(uid), DONE, ABSENT, REFUSED)))
+    assert len({record.limits for record, _ in log.records if isinstance(record, LimitsChanged)}) == len(choices)
+    assert len(log.outcomes) > 50
+    reader = Actuator(worker="reader", limits=Limits(attempts=5), observe_only=False)
+    for offset, (record, at) in enumerate(log.records):
+        again = steps.decode(steps.encode(record))
+        assert not isinstance(again, Unreadable)
+        reader.apply(again, offset, at)
+    assert reader.ledger == log.ledger
+    assert {key: record.action for key, record in reader.jobs.items()} == {
+        key: record.action for key, record in log.actuator.jobs.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"attempts": 0}, {"rate_per_minute": -1.0}, {"backoff_seconds": 1e300}, {"idle_look_seconds": 60.0}],
+)
+def test_limits_that_nobody_can_calculate_with_are_unreadable(limits):
+    value = msgspec.json.encode({"schema_version": 1, "kind": "limits", "worker": "w1", "limits": limits})
+    unreadable = steps.decode(value)
+    assert isinstance(unreadable, Unreadable)
+    assert unreadable.reason == "invalid"

@@ -19,12 +19,14 @@ from sf_healer.core.admission import (
     Refused,
     Slot,
     admit,
+    change_limits,
     count,
     fleet_of,
     quarantine,
     quarantine_ends_at,
     reserve,
     settle,
+    tokens_left,
     watch_fleet,
 )
 from sf_healer.core.commands import REQUESTED_VERDICT, Command, Grounds, Pause
@@ -399,12 +401,13 @@ def test_stale_counts_move_nothing():
 
 
 def test_six_a_minute_with_a_burst_of_three():
+    limits = Limits(in_flight=64)
     ledger, now, allowed = Ledger(window=64), NOW, []
     for second in range(180):
         now = NOW + second
         command = a_command(id=f"c{second}", key=f"stf/j{second}", expires_at=now + 60)
-        if admit(ledger, command, msgspec.structs.replace(WELL, as_of=now), LIMITS, now) == Allowed():
-            ledger = reserve(ledger, command, LIMITS, now)
+        if admit(ledger, command, msgspec.structs.replace(WELL, as_of=now), limits, now) == Allowed():
+            ledger = reserve(ledger, command, limits, now)
             allowed.append(second)
     assert allowed[:4] == [0, 1, 2, 10]
     assert len(allowed) == 3 + 17
@@ -505,3 +508,59 @@ def test_suspects_are_added_up_over_the_partitions():
         ledger = count(ledger, made, LIMITS, NOW)
     fleet = fleet_of(ledger)
     assert (fleet.unhealthy, fleet.suspected) == (6, 3)
+
+
+# ---- other limits
+
+
+def allowed_by(limits, ledger=None, now=NOW):
+    return admit(ledger or Ledger(), a_command(expires_at=now + 60.0), WELL_AT(now), limits, now)
+
+
+def WELL_AT(now):  # noqa: N802  WELL at another time
+    return msgspec.structs.replace(WELL, as_of=now)
+
+
+@pytest.mark.parametrize("ledger", [Ledger(), EMPTY_BUCKET], ids=["a bucket never used", "an empty one"])
+@pytest.mark.parametrize("rate", [0.0, 1e-300, 0.01])
+def test_a_rate_of_none_or_nearly_none_refuses_and_asks_again_soon(ledger, rate):
+    """Soon the policy may be another one."""
+    limits = Limits(rate_per_minute=rate)
+    empty = msgspec.structs.replace(ledger, tokens=0.0, tokens_at=NOW)
+    answer = allowed_by(limits, ledger if rate == 0.0 else empty)
+    assert isinstance(answer, Refused)
+    assert (answer.reason, answer.retry_after) == (Reason.RATE, 60.0)
+
+
+def test_a_limit_of_none_at_once_allows_none_and_a_later_one_allows_again():
+    none, some = Limits(in_flight=0), Limits(in_flight=4)
+    answer = allowed_by(none)
+    assert isinstance(answer, Refused)
+    assert (answer.reason, answer.detail) == (Reason.IN_FLIGHT, "0 of 0 under way")
+    busy = Ledger(slots=(Slot("stf/b", "c0", NOW),))
+    ledger = change_limits(settle(busy, "c0", none, NOW, repaired=True), some, NOW)
+    assert allowed_by(some, ledger) == Allowed()
+
+
+def test_fewer_at_once_hold_for_what_is_asked_next_and_what_is_under_way_goes_on():
+    slots = tuple(Slot(f"stf/{name}", name, NOW) for name in "bcd")
+    ledger = change_limits(Ledger(window=8, slots=slots), Limits(in_flight=2), NOW)
+    assert (ledger.window, ledger.slots) == (2, slots)
+    assert isinstance(allowed_by(Limits(in_flight=2), ledger), Refused)
+
+
+@given(
+    st.floats(0.0, 100.0),
+    st.integers(0, 20),
+    st.floats(0.0, 1000.0),
+    st.integers(0, 20),
+    st.floats(0.0, 3600.0),
+)
+def test_other_limits_give_away_no_more_than_the_old_ones_had_saved_and_the_new_ones_keep(
+    rate, burst, new_rate, new_burst, later
+):
+    old, new = Limits(rate_per_minute=rate, rate_burst=burst), Limits(rate_per_minute=new_rate, rate_burst=new_burst)
+    ledger = change_limits(Ledger(tokens=0.0, tokens_at=NOW), old, NOW)
+    saved = tokens_left(ledger, old, NOW + later)
+    changed = change_limits(ledger, new, NOW + later)
+    assert tokens_left(changed, new, NOW + later) <= min(saved, new_burst)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sf_healer import preflight
 from sf_healer.access import Access, Account, in_words, needed, rbac
-from sf_healer.checks import clocks, kubernetes, versions
+from sf_healer.checks import clocks, kubernetes, policy, versions
 from sf_healer.checks.clocks import HERE, LIMIT_SECONDS, Clock
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.cli import ExitCode, run
@@ -273,7 +273,7 @@ def test_what_is_wrong_is_said_below_the_table_with_what_mends_it(nowhere: str, 
     assert run(["doctor"]) is ExitCode.UNREACHABLE
     told = capsys.readouterr()
     states = [tuple(line.split()[:2]) for line in told.out.splitlines()[1:]]
-    assert states == [("ok", "versions")] * 3 + [("unreachable", "broker"), ("wrong", "cluster")]
+    assert states == [("ok", "versions")] * 3 + [("ok", "policy"), ("unreachable", "broker"), ("wrong", "cluster")]
     assert f"broker: Kafka at {nowhere}: connection refused\n  fix: sf-healer settings\n" in told.err
     assert "  fix: kubectl config view, kubectl auth whoami\n" in told.err
 
@@ -293,3 +293,26 @@ def test_the_role_is_that_of_the_option_else_that_of_the_settings(
 @pytest.mark.parametrize("wrong", [["--account", "kafka/healer"], ["--rbac", "--account", "healer"]])
 def test_an_account_is_for_a_manifest_and_has_a_namespace(wrong: list[str]):
     assert run(["doctor", *wrong]) is ExitCode.USAGE
+
+
+# ---- the policy file
+
+
+def test_a_policy_file_that_can_be_used_is_well_and_the_shipped_one_is(tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text("[admission]\nattempts = 2\n")
+    for settings in (Settings(), Settings(policy_file=str(file))):
+        (finding,) = policy.check(settings)
+        assert (finding.about, finding.state) == (About.POLICY, State.OK)
+        assert "version " in finding.what
+
+
+@pytest.mark.parametrize("text", ["[admission]\nattempts = 0\n", None], ids=["wrong", "not there"])
+def test_a_policy_file_that_cannot_be_used_is_told_with_what_mends_it(tmp_path, text):
+    file = tmp_path / "policy.toml"
+    if text is not None:
+        file.write_text(text)
+    (finding,) = policy.check(Settings(policy_file=str(file)))
+    assert finding.state is State.WRONG
+    assert ("line 2: " if text else "No such file") in finding.what
+    assert f"sf-healer policy check {file}" in finding.fix

@@ -11,14 +11,15 @@ from sf_healer.core.commands import Alive, Command, ProofKind, ProofOfLife, With
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Bundle, Fact, Hold, HoldCause, Mark, OutcomeSeen, Snapshot, Word
 from sf_healer.core.facts import Condition, PodState
-from sf_healer.core.partition import FORGET_GONE_SECONDS, Meta
-from sf_healer.core.policy import Limits
+from sf_healer.core.partition import FORGET_GONE_SECONDS, JUDGED_IN_A_STEP, Meta
+from sf_healer.core.policy import Limits, parse
 from sf_healer.core.state import NEVER, JobState
 from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Rule, Verdict, judge
 from sf_healer.core.windows import NO_WINDOW
 from tests.core.strategies import (
     FEED_GAP_SECONDS,
     JOB,
+    POLICY,
     T0,
     TOPIC,
     WINDOW_SECONDS,
@@ -1374,3 +1375,167 @@ def test_beats_alone_never_cost_more_than_one_look_a_threshold(beats):
 def test_the_state_of_a_job_is_a_plain_record():
     assert JobState(JOB).verdict == Verdict.UNKNOWN
     assert frozenset({"stuck", "never_started", "failed", "stalled"}) == RESTARTABLE
+
+
+# ---- other policies while it runs
+
+#: As strategies.POLICY, but for the thresholds of who has no policy of its own.
+LONGER = POLICY.replace("silence_threshold_seconds = 40", "silence_threshold_seconds = 400").replace(
+    "stall_threshold_seconds = 60", "stall_threshold_seconds = 600"
+)
+SHORTER = POLICY.replace("silence_threshold_seconds = 40", "silence_threshold_seconds = 20")
+EXEMPT = POLICY.replace('targets = ["loader"]\n', 'targets = ["loader"]\nexempt = true\n')
+
+
+def change_policies(driver, text):
+    return list(driver.partition.change_policies(parse(text)))
+
+
+def test_a_job_that_is_silent_for_too_long_by_other_policies_is_found_by_the_next_sweep():
+    driver = a_driver()
+    driver.loading()
+    driver.run(30)
+    assert driver.effects() == []
+    change_policies(driver, SHORTER)
+    driver.run(SLACK)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.threshold_seconds) == ("stuck", 20.0)
+
+
+def test_a_job_that_is_well_by_other_policies_has_its_command_withdrawn_at_once():
+    driver, command = a_stuck_driver()
+    change_policies(driver, LONGER)
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="reports")]
+    driver.run(400)
+    (command,) = driver.effects()
+    assert command.evidence.threshold_seconds == 400.0
+
+
+def test_a_job_that_is_exempt_by_other_policies_is_left_alone():
+    driver, command = a_stuck_driver()
+    change_policies(driver, EXEMPT)
+    assert driver.effects() == [Withdraw(id=command.id, key=JOB, reason="exempt_by_policy")]
+    driver.run(1000)
+    assert driver.effects() == []
+    assert driver.state().verdict == Verdict.EXEMPT
+
+
+def test_policies_that_change_nothing_for_a_job_change_nothing():
+    driver, _ = a_stuck_driver()
+    driver.take()
+    before = msgspec.structs.replace(driver.state(), window=NO_WINDOW)
+    assert change_policies(driver, POLICY + "# a comment\n") == [1]
+    changes = driver.take()
+    assert (changes.effects, changes.jobs, changes.judged) == ((), {}, ())
+    assert msgspec.structs.replace(driver.state(), window=NO_WINDOW) == before
+
+
+def test_a_refused_job_is_asked_about_again_soon_when_the_limits_are_other_ones():
+    driver, command = a_stuck_driver()
+    driver.apply(
+        an_outcome(command.id, at=driver.now, uid=command.uid, result="refused", reason="rate", retry_after=600.0)
+    )
+    driver.run(RETRY + SLACK)
+    assert driver.effects() == []
+    change_policies(driver, POLICY + "\n[admission]\nrate_per_minute = 60\n")
+    driver.run(RETRY + SLACK)
+    (again,) = driver.effects()
+    assert again.id == command.id
+
+
+def test_jobs_are_judged_anew_in_steps_and_what_comes_between_them_counts():
+    driver = Driver()
+    keys = [f"stf/job-{number}" for number in range(JUDGED_IN_A_STEP + 1)]
+    for key in keys:
+        driver.fact(key=key)
+    driver.run(1)
+    driver.take()
+    steps = driver.partition.change_policies(parse(EXEMPT))
+    assert next(steps) == JUDGED_IN_A_STEP
+    driver.fact(key="stf/job-new")
+    assert list(steps) == [JUDGED_IN_A_STEP + 1]
+    assert {driver.state(key).verdict for key in (*keys, "stf/job-new")} == {Verdict.EXEMPT}
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["while it runs", "at a restart"])
+@pytest.mark.parametrize("other", [LONGER, SHORTER.replace("= 20", "= 30")], ids=["longer", "shorter, no divisor"])
+def test_a_checkpoint_of_another_length_makes_no_job_look_more_silent_after_a_crash(restarted, other):
+    """What was stored ended a checkpoint of the old length; in one of the new length later reports are kept back."""
+    driver, stored = a_driver(), Stored()
+    driver.loading()  # T0 + 1: stored as the end of a checkpoint of 4 s
+    stored.store(driver.take())
+    if restarted:
+        driver.partition = stored.restored(other)
+    else:
+        change_policies(driver, other)
+    for _ in range(20):
+        driver.run(1)
+        driver.loading()
+        stored.store(driver.take())
+        assert stored.restored(other).jobs[JOB].loading_at >= driver.now
+
+
+def test_a_checkpoint_of_another_length_makes_no_progress_look_older_after_a_crash():
+    steppers = POLICY.replace("stall_threshold_seconds = 60", "stall_threshold_seconds = 600")
+    other = steppers.replace("silence_threshold_seconds = 40", "silence_threshold_seconds = 400")
+    driver, stored = Driver(), Stored()
+    driver.fact(target="stepper")
+    driver.apply(a_bundle(a_beat(T0 + 1, offset=1, records_written=1)), at=T0 + 1)
+    stored.store(driver.take())
+    change_policies(driver, other)
+    for written in range(2, 20):
+        driver.now += 1
+        driver.apply(a_bundle(a_beat(driver.now, offset=written, records_written=written)))
+        stored.store(driver.take())
+        assert stored.restored(other).jobs[JOB].progress_at >= driver.now
+
+
+def test_after_a_change_of_the_checkpoint_each_job_is_stored_once_more_and_then_as_seldom_as_ever():
+    driver = a_driver()
+    driver.loading()
+    driver.take()
+    change_policies(driver, LONGER)
+    stores = 0
+    for _ in range(30):
+        driver.run(1)
+        driver.loading()
+        stores += len(driver.take().jobs)
+    assert stores <= 30 / parse(LONGER).checkpoint_seconds + 3
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["loading", "crash", "gap"]),
+            st.sampled_from([POLICY, LONGER, SHORTER, EXEMPT]),
+            st.integers(1, 45),
+        ),
+        max_size=40,
+    )
+)
+def test_no_change_of_policies_and_no_crash_makes_a_job_look_more_silent_than_it_is(story):
+    """Whatever happens in whichever order, a command rests on a silence that there was, by the threshold that held."""
+    driver, stored, text = a_driver(), Stored(), POLICY
+    stored.store(driver.take())
+    heard_at = None
+    for happens in story:
+        if happens == "loading":
+            driver.loading()
+            heard_at = driver.now
+        elif happens == "crash":
+            driver.partition = stored.restored(text)
+        elif happens == "gap":
+            driver.now += 60
+            driver.run(1)
+        elif isinstance(happens, int):
+            driver.run(happens)
+        else:
+            text = happens
+            change_policies(driver, text)
+        changes = driver.take()
+        stored.store(changes)
+        for command in commands_of(changes):
+            silence = command.decided_at - (heard_at or T0)
+            assert silence > command.evidence.threshold_seconds - 1e-6
+            assert command.evidence.threshold_seconds in {20.0, 40.0, 400.0, float(STARTUP)}

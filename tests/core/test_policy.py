@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sf_healer.core import policy
-from sf_healer.core.policy import Limits, Policy, PolicyError, parse
+from sf_healer.core.policy import Limits, Policy, PolicyError, fault_of, parse
 from tests.core.strategies import a_fact
 
 SHIPPED = Path(policy.__file__).parent.parent / "policy.toml"
@@ -259,3 +260,42 @@ def test_a_book_that_asks_for_targets_alone_answers_by_target_and_remembers_a_bo
     assert answers == {"a": "default", "loader": "loaders", "b": "default", "c": "default", "d": "default"}
     assert book.for_job(a_fact(target="loader")).name == "loaders"
     assert len(book._answer_of_target) <= 3
+
+
+# ---- what nobody could calculate with
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("x = " + "[" * 2_000, "nested too deeply"),
+        ("x = " + "{a=" * 1_000, "nested too deeply"),
+        ("#\n" * 33_000, "66,000 characters, at most 65,536"),
+        ("[defaults]\n" + "." * 5_000, "line 2: 5,000 characters, at most 4,096"),
+        ("[defaults]\nsilence_threshold_seconds = 1e12", "line 2: defaults: silence_threshold_seconds is more than"),
+        ("[admission]\nrate_burst = 99999999999999999999", "line 2: admission: rate_burst is more than"),
+        ("[admission]\nbackoff_seconds = " + "9" * 400, "line 2: Number out of range"),
+        ("[admission]\nbackoff_seconds = 1e400", "is not a finite number"),
+    ],
+    ids=["nested arrays", "nested tables", "long", "a long line", "far", "a large count", "digits", "infinite"],
+)
+def test_what_is_too_large_or_too_deep_to_be_a_policy_is_refused(text, what):
+    with pytest.raises(PolicyError, match=f"^(line \\d+: .*)?{what}"):
+        parse(text)
+
+
+@given(st.sampled_from(sorted(Limits.__struct_fields__)), st.sampled_from([0, 1, 1e-300, 1e9]))
+def test_every_number_that_is_taken_can_be_calculated_with(field, number):
+    """A worker asks for its checkpoint, and admission for everything else, in any case."""
+    try:
+        book = parse(f"[admission]\n{field} = {number}")
+    except PolicyError:
+        return
+    assert fault_of(book.limits) is None
+
+
+def test_the_limits_are_read_from_a_log_whatever_a_later_version_adds_to_them():
+    """Only a person's text is refused for a word that is not known."""
+    assert msgspec.convert({"attempts": 2, "of_tomorrow": 1}, Limits) == Limits(attempts=2)
+    with pytest.raises(PolicyError, match="unknown field `of_tomorrow`"):
+        parse("[admission]\nof_tomorrow = 1")

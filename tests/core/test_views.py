@@ -15,6 +15,7 @@ from sf_healer.core.verdicts import Rule
 from sf_healer.views import words
 from sf_healer.views.admission import build_admission
 from sf_healer.views.jobs import build_job
+from sf_healer.views.lines import policy_file_lines, policy_notes
 from tests.core.strategies import Driver, an_outcome
 
 NOW = 1_000_000.0
@@ -78,3 +79,26 @@ def test_a_job_says_why_it_is_not_restarted():
     assert (shown["last_outcome"]["reason"], shown["last_outcome"]["detail"]) == ("idle", "its group g has no lag")
     assert shown["group_found_idle_at"] == driver.now
     assert shown["why"]["looks_again_at"] == driver.now + 40
+
+
+# ---- the policy files that the workers go by
+
+ONE = {"version": "1a2b", "refused": "", "workers": 2}
+OTHER = {"version": "3c4d", "refused": "line 2: not TOML", "workers": 1}
+
+
+def test_one_policy_file_at_all_workers_is_a_line_and_no_matter():
+    assert list(policy_file_lines([ONE])) == [("policy file", "1a2b")]
+    assert policy_notes([ONE]) == []
+
+
+def test_policy_files_that_differ_or_are_refused_are_told():
+    assert list(policy_file_lines([ONE, OTHER])) == [
+        ("policy file", "1a2b at 2 workers"),
+        ("policy file", "3c4d at 1 workers"),
+        ("  a change is refused", "line 2: not TOML"),
+    ]
+    assert policy_notes([ONE, OTHER]) == [
+        "the policy file cannot be used (line 2: not TOML): 3c4d holds",
+        "the workers go by 2 different policy files",
+    ]

@@ -41,7 +41,7 @@ NEVER_EMPTY = {
     "Workers", "Oldest watermark", "Partitions judged", "Fleet is seen as", "Wait for a person", "Pauses",
     "Age of the watermark", "Up since", "Since the last sweep", "Jobs by verdict", "Verdicts that changed", "Commands",
     "Outcomes", "Restarts under way", "Reports", "Records of the source, by fate", "Time of one batch of evidence",
-    "Calls to Kubernetes, 99 of 100 within", "Processor", "Memory", "Evidence",
+    "Calls to Kubernetes, 99 of 100 within", "Processor", "Memory", "Evidence", "Policies",
 }  # fmt: skip
 PATIENCE_SECONDS = 150.0
 

@@ -6,7 +6,7 @@ from typing import Any
 from sf_healer.core.admission import Phase
 from sf_healer.core.commands import ALL_JOBS
 from sf_healer.views.actions import list_actions
-from sf_healer.views.lines import admission_lines, missing_notes, span
+from sf_healer.views.lines import admission_lines, missing_notes, policy_notes, span
 from sf_healer.views.pages.actions import actions_table
 from sf_healer.views.pages.jobs import jobs_section, verdict_counts
 from sf_healer.views.pages.markup import Child, Html, action_path, element, link, table
@@ -41,7 +41,7 @@ def _fleet_section(fleet: Mapping[str, Any], *, now: float) -> Html:
     return section(
         "fleet",
         f"{fleet['jobs']:,} Jobs",
-        notice(*missing_notes(fleet)),
+        notice(*missing_notes(fleet), *policy_notes(fleet.get("policies", ()))),
         verdict_counts(fleet["verdicts"], path="/"),
         element("p", _in_short(fleet["partitions"], now), " ", element("a", "By partition", href="#watermarks")),
     )
