@@ -55,6 +55,7 @@ lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control 
 	$(BIN)/python -m tests.lab.browser install
 	$(BIN)/python -m tests.lab.crds install
 	$(BIN)/python -m tests.lab.checkers install
+	$(BIN)/python -m tests.lab.toxiproxy install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser (AGAIN=1: what failed)
 	$(PYTEST) $(if $(AGAIN),--last-failed) -m '(kafka or kube or prometheus or browser or image) and not soak'

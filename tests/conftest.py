@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import browser, checkers, crds, kafka, kube, prometheus
+from tests.lab import browser, checkers, crds, kafka, kube, prometheus, toxiproxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,7 @@ MISSING = {
     "browser": functools.cache(browser.missing),
     "crds": functools.cache(crds.missing),
     "image": functools.cache(checkers.missing),
+    "toxiproxy": functools.cache(toxiproxy.missing),
 }
 RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
 

@@ -37,18 +37,34 @@ def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     Raises WorkerUnreachableError, and WorkerRefusedError for a status other than 2xx or an answer that is
     no JSON.
     """
+    answer = _asked("GET", url, timeout_seconds=timeout_seconds)
     try:
-        answer = httpx.get(url, timeout=timeout_seconds, follow_redirects=True, headers={"Accept": "application/json"})
+        return answer.json()
+    except ValueError as problem:
+        raise WorkerRefusedError(f"{url} answered no JSON", answer.status_code) from problem
+
+
+def post_json(url: str, body: object) -> None:
+    """Post JSON to a tool of the lab; raises as get_json does."""
+    _asked("POST", url, body=body)
+
+
+def delete(url: str) -> None:
+    """Delete what a tool of the lab has at a URL; raises as get_json does."""
+    _asked("DELETE", url)
+
+
+def _asked(method: str, url: str, *, body: object = None, timeout_seconds: float = TIMEOUT_SECONDS) -> httpx.Response:
+    headers = {"Accept": "application/json"}
+    try:
+        answer = httpx.request(method, url, json=body, timeout=timeout_seconds, follow_redirects=True, headers=headers)
     except httpx.TimeoutException as problem:
         raise WorkerUnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
     except httpx.TransportError as problem:
         raise WorkerUnreachableError(f"{url}: {problem}") from problem
     if not answer.is_success:
         raise WorkerRefusedError(f"{url} answered {answer.status_code}: {_reason(answer)}", answer.status_code)
-    try:
-        return answer.json()
-    except ValueError as problem:
-        raise WorkerRefusedError(f"{url} answered no JSON", answer.status_code) from problem
+    return answer
 
 
 def get_status(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> int:

@@ -7,6 +7,10 @@ stf = "lab-3f2a"
 [cluster]
 kubeconfig = "admin.kubeconfig"                # beside this file
 kubectl = ["kubectl"]                          # what cmdProbes run
+[toxiproxy]
+url = "http://127.0.0.1:8474"
+[toxiproxy.proxies]                            # a destination of an engine = what everything to it goes through
+"kafka-brokers.kafka.svc|9093" = ["broker-0", "broker-1", "broker-2"]
 """
 
 from pathlib import Path
@@ -25,12 +29,20 @@ class ClusterBinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kubectl: tuple[str, ...] = ("kubectl",)
 
 
+class ToxiproxyBinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where latency is injected: the API of toxiproxy, and the proxies that stand for each `host|port`."""
+
+    url: str = ""
+    proxies: dict[str, tuple[str, ...]] = {}
+
+
 class Bindings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands for what. An address or a namespace that is not named stands for itself."""
 
     addresses: dict[str, str] = {}
     namespaces: dict[str, str] = {}
     cluster: ClusterBinding = ClusterBinding()
+    toxiproxy: ToxiproxyBinding = ToxiproxyBinding()
 
     def url(self, told: str) -> str:
         """Give the URL to ask: the longest address that it begins with is replaced."""

@@ -21,7 +21,7 @@ class LabQuestions:
     """Asks by the bindings."""
 
     def __init__(self, bindings: Bindings) -> None:
-        self._bindings = bindings
+        self.bindings = bindings
         self._clusters: dict[str, Cluster] = {}
 
     async def ask(self, probe: Probe) -> Answer:
@@ -39,14 +39,14 @@ class LabQuestions:
 
     def _page(self, inputs: HttpInputs, limit: float) -> Answer:
         try:
-            return Answer(Saw.VALUE, str(get_status(self._bindings.url(inputs.url), timeout_seconds=limit)))
+            return Answer(Saw.VALUE, str(get_status(self.bindings.url(inputs.url), timeout_seconds=limit)))
         except WorkerUnreachableError as problem:
             return Answer(Saw.NOTHING, str(problem))
 
     def _query(self, inputs: PrometheusInputs, limit: float) -> Answer:
         asked = urllib.parse.urlencode({"query": inputs.query})
         try:
-            told = get_json(f"{self._bindings.url(inputs.endpoint)}/api/v1/query?{asked}", timeout_seconds=limit)
+            told = get_json(f"{self.bindings.url(inputs.endpoint)}/api/v1/query?{asked}", timeout_seconds=limit)
             data = told["data"]
             if data["resultType"] == "scalar":
                 return Answer(Saw.VALUE, str(data["result"][1]))
@@ -66,9 +66,9 @@ class LabQuestions:
 
     def cluster(self, namespace: str) -> Cluster:
         """Give the client for a namespace as the engine calls it."""
-        at = self._bindings.namespace(namespace)
+        at = self.bindings.namespace(namespace)
         if at not in self._clusters:
-            kubeconfig = self._bindings.cluster.kubeconfig or None
+            kubeconfig = self.bindings.cluster.kubeconfig or None
             self._clusters[at] = Cluster.connect(namespace=at, kubeconfig=kubeconfig)
         return self._clusters[at]
 
@@ -76,9 +76,9 @@ class LabQuestions:
         first, *rest = (shlex.split(part) for part in inputs.command.split("|"))
         if first[:1] != ["kubectl"] or "get" not in first:
             return Answer(Saw.TROUBLE, f"{first[:1]} is not allowed here")
-        given = [self._bindings.namespace(each) if before == "-n" else each for before, each in pairwise(first)]
-        kubeconfig = self._bindings.cluster.kubeconfig
-        program, *own = self._bindings.cluster.kubectl
+        given = [self.bindings.namespace(each) if before == "-n" else each for before, each in pairwise(first)]
+        kubeconfig = self.bindings.cluster.kubeconfig
+        program, *own = self.bindings.cluster.kubectl
         process = await asyncio.create_subprocess_exec(
             program,
             *own,

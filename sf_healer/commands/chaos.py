@@ -126,7 +126,8 @@ def run_here(
 ) -> ExitCode:
     """Run the engines of FILES without Litmus, with its probes and verdicts; 0 if all are Pass.
 
-    Today pod-delete of named Pods can be injected. Ends at the first engine that is not Pass (exit code 3).
+    Pod-delete of named Pods and latency to brokers can be injected. Ends at the first engine that is not Pass (exit
+    code 3).
     """
     settings_for_a_command()
     try:
