@@ -227,6 +227,8 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
             continue
+        if field == "dated" and _words_dated(mine, its) == _words_dated(its, mine):
+            continue
         if field in _OF_WHAT_WAS_SAID and mine.command_source != its.command_source:
             continue
         if field.endswith("_at") and -early_seconds <= one - other <= late_seconds:
@@ -238,6 +240,12 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
             continue
         return f"{field} is {one!r}, and {other!r} by the log"
     return ""
+
+
+def _words_dated(state: JobState, other: JobState) -> dict[Kind, tuple[float, float]]:
+    """Give which words were dated back, without those of a Job that only one of the two has commanded."""
+    kinds = {Kind.STARTED} if state.command_source != other.command_source else set(Kind) - {Kind.LOADING}
+    return {kind: dated for kind, dated in (state.dated or {}).items() if kind in kinds}
 
 
 def _last_news_of(state: JobState) -> float:
