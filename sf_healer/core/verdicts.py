@@ -214,19 +214,18 @@ def _stands(state: JobState, end: Kind) -> bool:
     Clearly, for order between partitions means nothing. `started` is the first word of a process, and so of another
     one than that which has ended; a `loading` may have been late.
     """
-    ended, loading, started = time_of(state, end), time_of(state, Kind.LOADING), time_of(state, Kind.STARTED)
-    return (
-        ended.bounded != NEVER
-        and perhaps_after(ended, started, RIGHT_AFTER_SECONDS)
-        and perhaps_after(ended, loading, LATE_SECONDS)
-    )
+    ended = time_of(state, end)
+    if ended.bounded == NEVER:
+        return False
+    started, loading = time_of(state, Kind.STARTED), time_of(state, Kind.LOADING)
+    return perhaps_after(ended, started, RIGHT_AFTER_SECONDS) and perhaps_after(ended, loading, LATE_SECONDS)
 
 
 def _finished_by_error(state: JobState) -> bool:
     """Say whether the Job ended by an `error`: `finished` came with it, and surely no sign of life after them."""
-    finished, error = time_of(state, Kind.FINISHED), time_of(state, Kind.ERROR)
-    if NEVER in {finished.bounded, error.bounded}:
+    if NEVER in {state.finished_source, state.error_source}:
         return False
+    finished, error = time_of(state, Kind.FINISHED), time_of(state, Kind.ERROR)
     as_said = finished.said and error.said and abs(finished.said - error.said) <= RIGHT_AFTER_SECONDS
     together = as_said or abs(finished.bounded - error.bounded) <= RIGHT_AFTER_SECONDS
     return bool(together) and all(
