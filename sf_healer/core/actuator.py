@@ -77,6 +77,7 @@ from sf_healer.core.steps import (
     What,
 )
 from sf_healer.core.verdicts import SILENT
+from sf_healer.core.wire import other_version
 
 SCHEMA_VERSION = 1
 #: The ledger's key in the table; no Job has it, for a Job's key holds a slash.
@@ -149,7 +150,7 @@ def decode_job_record(value: bytes) -> JobRecord:
 def _check_version(value: bytes) -> None:
     version = _versions.decode(value).version
     if version != SCHEMA_VERSION:
-        raise UnknownSchema(f"actions of schema version {version}; this worker knows {SCHEMA_VERSION}")
+        raise UnknownSchema(other_version("actions", version, SCHEMA_VERSION))
 
 
 def shown(record: JobRecord) -> dict[str, object]:

@@ -13,6 +13,7 @@ import msgspec
 from sf_healer.core.common import Common
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.state import JobState
+from sf_healer.core.wire import other_version
 
 SCHEMA_VERSION = 2
 _META_KEY = b"\x00partition/%d"  # no Job's key begins with a NUL
@@ -128,5 +129,5 @@ def _state_of(value: bytes) -> JobState:
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:
     version, _, body = _envelopes.decode(value)
     if version != SCHEMA_VERSION:
-        raise UnknownVersion(f"jobs table of schema version {version}; this worker knows {SCHEMA_VERSION}")
+        raise UnknownVersion(other_version("jobs table", version, SCHEMA_VERSION))
     return decoder.decode(body)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sf_healer.core.wire import Count, JobKey, Moment, Number, Offset, Seconds
+from sf_healer.core.wire import Count, JobKey, Moment, Number, Offset, Seconds, other_version
 
 SCHEMA_VERSION = 1
 
@@ -285,8 +285,7 @@ def check_header(value: bytes | None, kinds: frozenset[str]) -> Unreadable | Non
     except _NOT_JSON as error:
         return Unreadable("not_json", str(error) or type(error).__name__)
     if header.schema_version != SCHEMA_VERSION:
-        detail = f"schema version {header.schema_version}; this worker knows {SCHEMA_VERSION}"
-        return Unreadable("unknown_version", detail)
+        return Unreadable("unknown_version", other_version("a record", header.schema_version, SCHEMA_VERSION))
     if header.kind not in kinds:
         return Unreadable("unknown_kind", f"kind {header.kind!r}; known here: {', '.join(sorted(kinds))}")
     return None

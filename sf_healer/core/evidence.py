@@ -12,7 +12,7 @@ import msgspec
 from sf_healer.core.commands import Outcome
 from sf_healer.core.events import Kind
 from sf_healer.core.facts import JobFact
-from sf_healer.core.wire import Count, Moment, Number, Offset, Seconds
+from sf_healer.core.wire import Count, Moment, Number, Offset, Seconds, other_version
 
 SCHEMA_VERSION = 1
 
@@ -184,7 +184,7 @@ def decode(value: bytes) -> Evidence:
             return _bodies.decode(body)
     except (UnicodeDecodeError, RecursionError) as error:  # msgspec passes these on as they are
         raise msgspec.DecodeError(str(error)) from error
-    raise UnknownSchema(f"evidence of schema version {version}; this worker knows {SCHEMA_VERSION}")
+    raise UnknownSchema(other_version("evidence", version, SCHEMA_VERSION))
 
 
 #: Asks the broker for its time: an evidence record that says nothing (the first W of a partition).

@@ -1,4 +1,4 @@
-"""What the numbers and names on our logs may be. Types only; msgspec holds every record that is read to them.
+"""What the numbers and names on our logs may be: types, to which msgspec holds every record that is read.
 
 A record that can be read but neither calculated with nor stored would end every worker that reads it, again and
 again. What is beyond these bounds is no record of ours, whoever wrote it, and treated as what cannot be read.
@@ -24,3 +24,9 @@ Number = Annotated[int, msgspec.Meta(ge=-1, le=_INT32)]
 Offset = Annotated[int, msgspec.Meta(ge=-1, le=_INT64)]
 #: namespace/name. Any other key could be taken for that of something else in the table (actuator.LEDGER_KEY).
 JobKey = Annotated[str, msgspec.Meta(pattern=r"\A[^/\x00]+/[^/\x00]+\Z")]
+
+
+def other_version(what: str, version: int, known: int) -> str:
+    """Say that a stored record cannot be read, and what then: nothing of it is lost, its reader stays where it is."""
+    wrote = "a later release wrote it. Run that one again" if version > known else "a release before wrote it"
+    return f"{what} of schema version {version}; this worker knows {known}: {wrote} (docs/deployment.md, Upgrade)"
