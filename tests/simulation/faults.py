@@ -55,6 +55,7 @@ class Faults(msgspec.Struct, kw_only=True):
     replacements: float = 0.0
     namesakes: float = 0.0  # chance, when a Job of the healer's is gone
     stop_commands: float = 0.0
+    policy_changes: float = 0.0  # each worker follows in its own time
 
 
 _FULL = {
@@ -98,6 +99,7 @@ _FULL = {
     "replacements": (0.5, 2.0),
     "namesakes": (0.1, 0.5),
     "stop_commands": (0.5, 4.0),
+    "policy_changes": (0.5, 4.0),
 }
 #: Each fault is in a seed with this chance.
 _SHARE = 0.35

@@ -19,7 +19,8 @@ from sf_healer.core.actions import Action
 from sf_healer.core.actuator import Actuator, Effects, Task
 from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
-from sf_healer.core.partition import Partition
+from sf_healer.core.partition import Changes, Partition
+from sf_healer.core.policy import Limits
 from sf_healer.core.state import JobState, durable
 from sf_healer.core.steps import Announced, StepResult, StepsRecord
 from sf_healer.core.watermark import Advance, Gaps, Watermark
@@ -152,6 +153,26 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
         return self.seeds, None
 
 
+class Unminded(Partition):
+    """Takes what is stored for what today's checkpoint would have stored, though other policies held then."""
+
+    def take(self) -> Changes:
+        self._loosely_stored.clear()
+        return super().take()
+
+    def apply(self, evidence: Evidence, at: float) -> Advance | None:
+        self._loosely_stored.clear()
+        return super().apply(evidence, at)
+
+
+class OwnLimits(Actuator):
+    """Decides by the limits of its own file, which is on no log."""
+
+    @property
+    def limits(self) -> Limits:
+        return self._asked_for
+
+
 def _all_keys(of: Partition, after: str | None, up_to: str | None) -> list[str]:
     del after, up_to
     return list(of.jobs)
@@ -211,6 +232,21 @@ MUTANTS = (
         patched=lambda: patch.object(partition, "durable", _exact),
         faults=Faults(rebalances=40.0, storms=6.0),
         ignored=_FOLDS,
+    ),
+    Mutant(
+        name="last-seen is stored by the checkpoint of the policies before",
+        shows=_VERDICTS,
+        pieces=Pieces(partition=Unminded),
+        faults=Faults(policy_changes=30.0, rebalances=60.0, storms=6.0),
+        ignored=_FOLDS,
+        first_seed=5,
+    ),
+    Mutant(
+        name="the limits are those of each worker's own file",
+        shows=_FOLDS | {"rate", "in flight"},
+        pieces=Pieces(actuator=OwnLimits),
+        faults=Faults(policy_changes=20.0, kills=10.0, storms=2.0),
+        first_seed=12,
     ),
     Mutant(
         name="a part of a snapshot is read as the whole",

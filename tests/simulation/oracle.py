@@ -23,8 +23,8 @@ from sf_healer.core.evidence import Bundle, Hold, Mark
 from sf_healer.core.facts import ACTION_ID_ANNOTATION
 from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.partitioning import partition_of
-from sf_healer.core.policy import Policy, PolicyBook
-from sf_healer.core.steps import Admitted, Announced, FleetCounts, Settled, Step
+from sf_healer.core.policy import Limits, Policy, PolicyBook
+from sf_healer.core.steps import Admitted, Announced, FleetCounts, LimitsChanged, Settled, Step
 from sf_healer.core.watermark import Advance
 from tests.simulation.clock import Process, Scheduler
 from tests.simulation.kafka import Broker, Log, Place, Record
@@ -110,8 +110,11 @@ class Oracle:
         self._scheduler = scheduler
         self._broker = broker
         self._kube = kube
-        self._policies = policies
+        self.policies = policies  # in the file
+        #: What each process goes by, and went by before: a command may be on its way while it follows.
+        self._followed: dict[Process, tuple[PolicyBook, ...]] = {}
         self._limits = policies.limits
+        self._limits_since: float | None = None  # None: none have been said yet
         self._partitions = partitions
         self._mark_interval = mark_interval_seconds
         self._feed_gap = feed_gap_seconds
@@ -283,7 +286,7 @@ class Oracle:
         is_zombies = (
             command.expires_at < record.landed + self._broker.clock_offset
         )  # somebody else counts the partition by now
-        watched = not self._policies_by_target(command.target).consumer and self._incarnation(command.uid) is not None
+        watched = not _by_target(self.policies, command.target).consumer and self._incarnation(command.uid) is not None
         if watched and (not is_zombies or command.id in self._turned):
             # Who has a state from its checkpoint takes it for well until later than who has heard it all.
             at, known = command.evidence.unhealthy_at or 0.0, self._turned.get(command.id)
@@ -292,9 +295,9 @@ class Oracle:
         if self.trace is not None:
             self.trace(process.name if process else "person", "command", command.verdict, command.key, command.uid)
         if process is not None:
-            self._check_verdict(command)
+            self._check_verdict(command, self._followed[process])
 
-    def _check_verdict(self, command: Command) -> None:
+    def _check_verdict(self, command: Command, books: tuple[PolicyBook, ...]) -> None:
         incarnation = self._incarnation(command.uid)
         if incarnation is None:
             self.fail("unknown", f"{command.key} has no incarnation {command.uid}")
@@ -305,15 +308,16 @@ class Oracle:
         moment = self._moment_of(partition, w)
         if not incarnation.managed:
             self.fail("foreign", f"{command.key} is none of the platform's Jobs")
+        policies = [_by_target(book, incarnation.target) for book in books]
         hold = self._holds.get(command.key)
         if hold is not None and hold / 1000 > self._clock(partition, incarnation.created):
             held = w - hold / 1000
-            policy = self.policy(incarnation)
-            if 0.0 <= held < policy.stop_hold_seconds - _TOLERANCE_SECONDS:
+            hold_seconds = min(policy.stop_hold_seconds for policy in policies)
+            if 0.0 <= held < hold_seconds - _TOLERANCE_SECONDS:
                 self.fail("held", f"{command.key} was told to stop {held:.1f} s before the watermark")
-        why = self._why_well(_Judged(incarnation, command, self.policy(incarnation), partition, moment, w))
-        if why:
-            self.fail("false verdict", f"{command.key} ({command.uid}) is no {command.verdict}: {why}")
+        whys = [self._why_well(_Judged(incarnation, command, each, partition, moment, w)) for each in policies]
+        if all(whys):
+            self.fail("false verdict", f"{command.key} ({command.uid}) is no {command.verdict}: {whys[0]}")
 
     def _why_well(self, judged: _Judged) -> str:
         """Say why a Job was not what it was judged to be at the moment of the watermark; "" if it was."""
@@ -402,6 +406,8 @@ class Oracle:
                 self._counted(entry, record.timestamp / 1000, process)
             case Settled():
                 self._settled(entry, record.offset)
+            case LimitsChanged():
+                self._change_limits(entry.limits, record.timestamp / 1000)
             case Pause():
                 self._pauses[entry.scope] = entry
             case Resume():
@@ -417,19 +423,38 @@ class Oracle:
         if process is not None and process.went_on_at > self._scheduler.now - _ZOMBIE_SECONDS:
             self.restarts.setdefault(command.id, _Restart(command, record.landed)).command = command
             return  # it may be nobody's word any more
-        limits = self._limits
-        self._tokens += max(0.0, now - self._tokens_at) * limits.rate_per_minute / 60.0
-        self._tokens = min(self._tokens, float(limits.rate_burst)) - 1.0
-        self._tokens_at = now
+        self._save_up(now)
+        self._tokens -= 1.0
+        # What was let through by the limits before may still be on its way to the log.
+        lately = self._limits_since is not None and self._scheduler.now - self._limits_since < _ZOMBIE_SECONDS
         if self._tokens < -1.0:  # one to spare: the budget is spent a moment before the record is written
-            self.fail("rate", f"{command.key} is one too many in a minute")
+            self._tokens = -1.0
+            if not lately:
+                self.fail("rate", f"{command.key} is one too many in a minute")
         open_ones = [each for each in self.restarts.values() if not each.settled]
-        if len(open_ones) >= self._window:
+        if len(open_ones) >= self._window and not lately:
             self.fail("in flight", f"{command.key} is one more than {self._window} at once")
         if any(each.command.key == command.key for each in open_ones):
             self.fail("in flight", f"{command.key} has a restart under way already")
         self.restarts[command.id] = _Restart(command, record.landed)
         self.counts["admitted"] += 1
+
+    def _save_up(self, now: float) -> None:
+        """Fill the budget up to now, by the limits that hold."""
+        limits = self._limits
+        self._tokens += max(0.0, now - self._tokens_at) * limits.rate_per_minute / 60.0
+        self._tokens = min(self._tokens, float(limits.rate_burst))
+        self._tokens_at = now
+
+    def _change_limits(self, limits: Limits, now: float) -> None:
+        self._save_up(now)
+        if self._limits_since is None:
+            self._tokens = float(limits.rate_burst)
+        elif limits != self._limits:
+            self.counts["other limits"] += 1
+        self._limits, self._limits_since = limits, self._scheduler.now
+        self._tokens = min(self._tokens, float(limits.rate_burst))
+        self._window = max(1, min(self._window, limits.in_flight))
 
     def _announced(self, announced: Announced) -> None:
         restart = self.restarts.get(announced.action_id)
@@ -454,7 +479,7 @@ class Oracle:
             return
         restart.settled, restart.settled_at = True, offset
         if settled.repaired is True:
-            self._window = min(2 * self._window, self._limits.in_flight)
+            self._window = max(1, min(2 * self._window, self._limits.in_flight))
         elif settled.repaired is False:
             self._window = max(1, self._window // 2)
 
@@ -606,6 +631,13 @@ class Oracle:
 
     # ---- the ear of the workers
 
+    def follows(self, worker: Any) -> None:
+        """A worker goes by the policies that it has now."""
+        before = self._followed.get(worker.process, ())
+        self._followed[worker.process] = (worker.policies, *before)[:2]
+        if before and self.trace is not None:
+            self.trace(worker.process.name, "goes by other policies")
+
     def folded(self, worker: Any, changes: Changes) -> None:
         """A worker folded a batch of evidence."""
         if self.trace is not None:
@@ -638,13 +670,12 @@ class Oracle:
         return found[-1] if found else None
 
     def policy(self, job: Incarnation) -> Policy:
-        return self._policies_by_target(job.target)
+        return _by_target(self.policies, job.target)
 
-    def _policies_by_target(self, target: str) -> Policy:
-        for policy in self._policies.policies():
-            if policy.name == target:
-                return policy
-        return self._policies.policies()[-1]
+
+def _by_target(policies: PolicyBook, target: str) -> Policy:
+    found = (policy for policy in policies.policies() if policy.name == target)
+    return next(found, policies.policies()[-1])
 
 
 def told(outcome: Outcome) -> bool:

@@ -53,7 +53,7 @@ def _nobody_forgotten(world: "World") -> None:
         if since < calm_from:
             # A feed gap may have re-based it, and a restart of its worker put it at the end of its checkpoint.
             since = calm_from
-            slack += world.policies.checkpoint_seconds
+            slack += world.checkpoint_seconds
         if world.faults.crash_loop:
             # The first gap of its silence re-bases it, what the others take away is less than half of the time.
             slack += threshold + 2 * 3600.0 / world.faults.crash_loop
@@ -181,7 +181,7 @@ def _compare_partition(world: "World", number: int, hot: Partition, position: in
     early = 2 * world.setup.mark_interval_seconds if world.faults.clock_steps else 0.0
     for key in sorted(hot.jobs.keys() | reference.jobs.keys()):
         mine, its = hot.jobs.get(key), reference.jobs.get(key)
-        difference = _difference(mine, its, world.policies.checkpoint_seconds, early)
+        difference = _difference(mine, its, world.checkpoint_seconds, early)
         if difference:
             world.oracle.fail("fold", f"{key} in partition {number}: {difference}")
     assert all(partition_of(key, world.setup.partitions) == number for key in hot.jobs)

@@ -74,6 +74,10 @@ class Pieces(msgspec.Struct, frozen=True):
     awaits_steps: bool = True
 
 
+_LOOK_AT_POLICIES_SECONDS = 10.0
+_POLICIES_ON_THEIR_WAY_SECONDS = 60.0
+
+
 class Identity(NamedTuple):
     topic_id: str
     partitions: int
@@ -88,7 +92,8 @@ class Surroundings(msgspec.Struct, kw_only=True):
     detectors: Group
     actuators: Group
     setup: Setup
-    policies: PolicyBook
+    policies: PolicyBook  # what is in the file now; a worker goes by what it has read of it
+    policies_change: bool = False
     pieces: Pieces
     watch: Any  # the oracle's ear, see Ear
     look: Callable[[str], GroupLook]  # at the consumer group of the pod of this address
@@ -450,7 +455,7 @@ class Detector(App):
             partition = world.pieces.partition(
                 number,
                 partitions=world.setup.partitions,
-                policies=world.policies,
+                policies=self.worker.policies,
                 window_seconds=world.setup.window_seconds,
                 feed_gap_seconds=world.setup.feed_gap_seconds,
             )
@@ -567,7 +572,7 @@ class Actions(App):
         store = self.worker.disk.store((self.changelog, 0))
         actuator = world.pieces.actuator(
             worker=self.process.name,
-            limits=world.policies.limits,
+            limits=self.worker.policies.limits,
             observe_only=world.observe_only,
         )
         actuator.restore(list(store.items()), log_end=world.broker.logs[topics.STEPS, 0].end)
@@ -628,6 +633,7 @@ class Worker:
         self.chance_of_death = 0.0  # at each point
         self.slow_batch_seconds = 0.0  # a worker that cannot keep up
         self.on_death: Callable[[Worker], None] = Worker.die
+        self.policies = world.policies
         self._wall_skew = wall_skew
         self.detector = Detector(self)
         self.actions = Actions(self)
@@ -636,6 +642,23 @@ class Worker:
         self.detector.start()
         self.actions.start()
         self.process.spawn(self._commits())
+        self.world.watch.follows(self)
+        if self.world.policies_change:
+            self.process.spawn(self._follow_policies())
+
+    async def _follow_policies(self) -> None:
+        """Do as agents/policies.py; the file is written here up to a minute after it was elsewhere."""
+        while True:
+            await self.process.sleep(_LOOK_AT_POLICIES_SECONDS)
+            if self.policies is not self.world.policies:
+                await self.process.sleep(self.rng.uniform(0.0, _POLICIES_ON_THEIR_WAY_SECONDS))
+                self.policies = self.world.policies
+                self.world.watch.follows(self)
+            if self.actions.current is not None:
+                self.actions.current.ask_for(self.policies.limits)
+            for partition in [each for each in self.detector.partitions.values() if each.policies is not self.policies]:
+                for _ in partition.change_policies(self.policies):
+                    await self.process.sleep(0.0)
 
     def wall_clock(self) -> float:
         return self.process.scheduler.now + self._wall_skew

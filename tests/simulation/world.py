@@ -67,6 +67,18 @@ name = "visualizer"
 targets = ["visualizer"]
 judge_silence = false
 """
+#: What a person makes of it, and takes back again.
+OTHER_POLICIES = (
+    POLICY,
+    # -- patient: a longer checkpoint, fewer restarts
+    POLICY.replace("= 300", "= 700").replace("= 400", "= 900").replace("= 60", "= 150").replace("= 120", "= 240")
+    + "[admission]\nrate_per_minute = 2\nrate_burst = 1\nin_flight = 2\n",
+    # -- impatient: a checkpoint that divides no other
+    POLICY.replace("= 300", "= 170").replace("= 400", "= 230").replace("= 60", "= 20").replace("= 120", "= 50")
+    + "[admission]\nrate_per_minute = 20\nrate_burst = 6\n",
+    # -- hands off
+    POLICY + "[admission]\nrate_per_minute = 0\n",
+)
 _TARGETS = ("loader-producer", "loader-producer", "arango-connector", "arango-connector", "odd-target", "visualizer")
 
 
@@ -100,6 +112,9 @@ class World:
         self.scheduler = Scheduler(EPOCH)
         self.faults = faults_module.draw(seed) if faults is None else faults
         self.policies: PolicyBook = parse(POLICY)
+        self.all_policies = [self.policies]  # that were, are or may be
+        if self.faults.policy_changes:
+            self.all_policies += [parse(text) for text in OTHER_POLICIES]
         self.lines: deque[str] = deque(maxlen=_TRACE_KEPT)
         self.calm = False
         self.calm_since = 0.0
@@ -150,6 +165,7 @@ class World:
             actuators=self._group((topics.STEPS, topics.ACTIONS, topics.CONTROL)),
             setup=setup,
             policies=self.policies,
+            policies_change=bool(self.faults.policy_changes),
             pieces=pieces,
             watch=self.oracle,
             look=self._look,
@@ -261,6 +277,7 @@ class World:
             (faults.removals, self._remove_a_job),
             (faults.replacements, self._replace_a_job),
             (faults.stop_commands, self._stop_command),
+            (faults.policy_changes, self._change_policies),
         ):
             if rate:
                 self._again(rate, what)
@@ -597,6 +614,11 @@ class World:
         if reached:
             self._after(0.05, 2.0, self._events.choice(reached).told_to_stop)
 
+    def _change_policies(self) -> None:
+        self.policies = self.surroundings.policies = self._events.choice(self.all_policies)
+        self.oracle.policies = self.policies
+        self.trace("person", "writes policies of number", self.all_policies.index(self.policies))
+
     def _resolve_all(self) -> None:
         """A person looks after what asked for one, for as long as the world lasts."""
         for name, worker in self.workers.items():
@@ -667,6 +689,11 @@ class World:
 
     # ---- for the reckoning
 
+    @property
+    def checkpoint_seconds(self) -> float:
+        """The longest that a last-seen may be rounded to, by any policies that held."""
+        return max(each.checkpoint_seconds for each in self.all_policies)
+
     def reference(self, number: int) -> Partition:
         """Make an evidence partition that has folded nothing yet."""
         return Partition(
@@ -678,7 +705,7 @@ class World:
         )
 
     def reference_actuator(self) -> Actuator:
-        return Actuator(worker="reference", limits=self.policies.limits, observe_only=False)
+        return Actuator(worker="reference", limits=self.all_policies[0].limits, observe_only=False)
 
 
 def env_of(manifest: Manifest) -> dict[str, str]:
