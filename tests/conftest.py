@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import browser, checkers, crds, kafka, kube, prometheus, toxiproxy
+from tests.lab import browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,12 +77,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Give the next test whole components, whatever this one killed or froze."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Give the next test whole components, whatever this one killed or froze, and a thread in which no loop runs."""
     if nextitem is not None:
         for component in item.config.stash[RUNNING]:
             component.make_whole()
+    try:
+        return (yield)
+    finally:
+        loops.leave_none_running()
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_a_file_is_read_as_what_it_holds_whatever_its_name(tmp_path, name):
     assert list(read_file(file)) == LINES
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")], ids=["plain", "packed"])
 def test_an_empty_file_is_an_empty_capture(tmp_path, content):
     (tmp_path / "empty").write_bytes(content)
     assert list(read_file(tmp_path / "empty")) == []

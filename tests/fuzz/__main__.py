@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import secrets
 import sys
 import time
 from pathlib import Path as File
@@ -53,12 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--messages", type=int, default=DEFAULT_MESSAGES, metavar="N")
     parser.add_argument("--seed", default="0", metavar="S")
+    parser.add_argument("--fresh", action="store_true", help="take a seed that nobody has seen before")
     parser.add_argument("--first-world", type=int, default=0, metavar="W", help="begin with this world")
     parser.add_argument("--corpus", type=File, metavar="DIR", help="recorded messages to begin with")
     chosen = parser.parse_args()
     logs.configure(LogLevel.ERROR)  # thousands of Jobs turn sick on the way
     began = time.monotonic()
-    worlds = run(chosen.messages, seed=chosen.seed, first_world=chosen.first_world, directory=chosen.corpus)
+    seed = secrets.token_hex(4) if chosen.fresh else chosen.seed
+    sys.stdout.write(f"seed {seed}\n")
+    worlds = run(chosen.messages, seed=seed, first_world=chosen.first_world, directory=chosen.corpus)
     seconds = time.monotonic() - began
     sys.stdout.write(f"{chosen.messages:,} messages in {worlds} worlds, {seconds:.0f} s: all accounted for\n")
 

@@ -18,13 +18,13 @@ class NotInTime(AssertionError):  # noqa: N818 - it says what happened
     """A condition did not come true before its deadline."""
 
 
-def until(condition: Callable[[], T], what: str, *, seconds: float) -> T:
+def until(condition: Callable[[], T], what: str, *, seconds: float, every_seconds: float = POLL_SECONDS) -> T:
     """Ask `condition` until it gives something true, and give that; raise NotInTime naming `what`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
             raise NotInTime(f"waited {seconds:g} s for {what}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every_seconds)
     return found
 
 

@@ -24,7 +24,7 @@ class Name(NamedTuple):
     name: str
 
 
-class Strict(yaml.SafeLoader):
+class Strict(yaml.CSafeLoader):
     """YAML without the silent overwriting of a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  PyYAML's signature

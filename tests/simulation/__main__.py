@@ -28,7 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     if mutant is not None:
         return 0 if _hunt(mutant) else 1
     first = secrets.randbelow(10**9) if chosen.first is None else chosen.first
-    return _run(range(first, first + chosen.seeds), processes=chosen.processes, go_on=chosen.go_on)
+    chosen_seeds = seeds_of(chosen.seeds, fixed=chosen.fixed, first_fresh=first)
+    return _run(chosen_seeds, processes=chosen.processes, go_on=chosen.go_on)
+
+
+def seeds_of(count: int, *, fixed: int, first_fresh: int) -> list[int]:
+    """Give so many seeds: first those that are always the same, from 0 on, then fresh ones."""
+    fixed = min(fixed, count)
+    return [*range(fixed), *range(first_fresh, first_fresh + count - fixed)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="run this one")
     parser.add_argument("--seeds", type=int, default=50, help="run so many fresh ones (default: %(default)s)")
-    parser.add_argument("--first", type=int, help="the first of them; default: at random")
+    parser.add_argument("--fixed", type=int, default=0, help="so many of them are always the same: 0, 1, 2 and so on")
+    parser.add_argument("--first", type=int, help="the first of the fresh ones; default: at random")
     parser.add_argument("--processes", type=int, default=cores(), help="default: one for each core")
     parser.add_argument("--go-on", action="store_true", help="do not end at the first failure")
     parser.add_argument("--trace", action="store_true", help="with --seed: show what happened")
@@ -72,9 +80,11 @@ def _show(result: Result, *, trace: bool, grep: str) -> int:
 # ---- many seeds
 
 
-def _run(seeds: range, *, processes: int, go_on: bool) -> int:
+def _run(seeds: list[int], *, processes: int, go_on: bool) -> int:
     processes = max(1, min(processes, len(seeds)))
-    print(f"{len(seeds)} seeds from {seeds[0]}, {HOURS_OF_A_SEED:g} simulated hours each, on {processes} cores")  # noqa: T201
+    print(  # noqa: T201
+        f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}, {HOURS_OF_A_SEED:g} simulated hours each, on {processes} cores"
+    )
     began = said = time.monotonic()
     done: list[Ran] = []
     for ran in run_all(seeds, processes=processes):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.simulation import seeds
+from tests.simulation.__main__ import seeds_of
 from tests.simulation.world import World
 
 #: What one core has to do in a minute, in simulated hours.
@@ -25,6 +26,13 @@ def test_a_world_that_is_always_the_same_breaks_no_rule(fixed_seed: int) -> None
 
 def test_a_world_that_nobody_has_seen_before_breaks_no_rule(fresh_seed: int) -> None:
     _breaks_no_rule(fresh_seed)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "chosen"), [(0, [70, 71, 72, 73]), (3, [0, 1, 2, 70]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])]
+)
+def test_of_so_many_worlds_as_many_as_asked_for_are_always_the_same(fixed: int, chosen: list[int]) -> None:
+    assert seeds_of(4, fixed=fixed, first_fresh=70) == chosen
 
 
 def test_a_seed_gives_the_same_world_in_another_process_whatever_its_hashes() -> None:
