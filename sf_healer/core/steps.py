@@ -22,6 +22,7 @@ from sf_healer.core.commands import (
 )
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
+from sf_healer.core.rollouts import RolloutView
 from sf_healer.core.wire import Count, JobKey, Moment, Seconds
 
 
@@ -145,6 +146,13 @@ class GroupLooked(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     look: GroupLook
 
 
+class RolloutSeen(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="rollout"):
+    """What the Rollout of the platform's queue-manager showed just now."""
+
+    schema_version: int = SCHEMA_VERSION
+    view: RolloutView
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tick"):
     """A second has passed for the worker that owns the log."""
 
@@ -166,6 +174,7 @@ StepsRecord = (
     | Settled
     | FleetCounts
     | GroupLooked
+    | RolloutSeen
     | Tick
 )
 
@@ -184,6 +193,7 @@ _KINDS = frozenset(
         "settled",
         "counts",
         "group",
+        "rollout",
         "tick",
     }
 )
@@ -208,7 +218,7 @@ def key_of(record: StepsRecord) -> str:
             return record.command.key
         case Seen():
             return record.fact.key
-        case Pause() | Resume() | FleetCounts() | Tick():
+        case Pause() | Resume() | FleetCounts() | RolloutSeen() | Tick():
             return ""
         case _:
             return record.key

@@ -172,6 +172,8 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     yield "  counted", f"{moment(fleet['counted_at'])}{missing}"
     yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"
     yield "  restarts allowed now", valve["restarts_allowed_now"]
+    if valve["rollout"] is not None:
+        yield "  rollout of queue-manager", _rollout(valve["rollout"])
     for held in valve["held"]:
         yield "  held", f"{held['job']} ({held['verdict']}){': ' + held['group'] if held['group'] else ''}"
     for pause in valve["pauses"]:
@@ -181,6 +183,12 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     if wide:
         for name, value in valve["limits"].items():
             yield f"  limit {name}", "as the mode says" if value is None else value
+
+
+def _rollout(seen: Mapping[str, Any]) -> str:
+    if seen["in_the_way"] is None:
+        return seen["phase"] or "none"
+    return f"{seen['in_the_way']}: {'restarts are held' if seen['holds'] else 'a warning, nothing is held'}"
 
 
 def grounds_lines(grounds: Mapping[str, Any]) -> Iterator[Line]:
