@@ -172,8 +172,8 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     yield "  counted", f"{moment(fleet['counted_at'])}{missing}"
     yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"
     yield "  restarts allowed now", valve["restarts_allowed_now"]
-    if valve["rollout"] is not None:
-        yield "  rollout of queue-manager", _rollout(valve["rollout"])
+    if (rollout := valve.get("rollout")) is not None:
+        yield "  rollout of queue-manager", _rollout(rollout)
     for held in valve["held"]:
         yield "  held", f"{held['job']} ({held['verdict']}){': ' + held['group'] if held['group'] else ''}"
     for pause in valve["pauses"]:

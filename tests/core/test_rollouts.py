@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from sf_healer.core import rollouts, steps
+from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Allowed, Ledger, Reason, Refused, admit
 from sf_healer.core.policy import Limits, PolicyError, parse
 from sf_healer.core.rollouts import NO_ROLLOUT, DuringRollout, RolloutView, view, why_held
 from sf_healer.core.steps import RolloutSeen
+from sf_healer.views.admission import build_admission
+from sf_healer.views.lines import admission_lines
+from sf_healer.views.pages.fleet import _held_back
 from tests.core.test_admission import LIMITS, NOW, WELL, a_command
 
 TRIED = RolloutView(progressing=True, phase="Paused")
@@ -84,3 +90,39 @@ def test_a_record_of_it_is_read_back_from_the_log_as_it_was_written():
     assert steps.decode(steps.encode(record)) == record
     assert steps.key_of(record) == ""
     assert rollouts.NAME == "queue-manager"
+
+
+def the_valve(view_: RolloutView, during: DuringRollout = DuringRollout.HOLD) -> dict[str, Any]:
+    actuator = Actuator(worker="w", limits=Limits(platform_rollout=during), observe_only=False)
+    actuator.apply(RolloutSeen(view=view_), 0, NOW)
+    return build_admission(actuator)
+
+
+@pytest.mark.parametrize(
+    ("view_", "during", "told"),
+    [
+        (TRIED, DuringRollout.HOLD, "a new version of queue-manager is being tried (Paused): restarts are held"),
+        (
+            TRIED,
+            DuringRollout.WARN,
+            "a new version of queue-manager is being tried (Paused): a warning, nothing is held",
+        ),
+        (TAKEN_BACK, DuringRollout.HOLD, "a new version of queue-manager was taken back 60 s ago: restarts are held"),
+        (RolloutView(phase="Healthy"), DuringRollout.HOLD, "Healthy"),
+    ],
+)  # fmt: skip
+def test_the_fleet_tells_of_it(view_, during, told):
+    assert dict(admission_lines(the_valve(view_, during), wide=False))["  rollout of queue-manager"] == told
+
+
+def test_without_a_rollout_and_of_an_older_worker_the_fleet_tells_nothing_of_it():
+    valve = build_admission(Actuator(worker="w", limits=Limits(), observe_only=False))
+    assert valve["rollout"] is None
+    del valve["rollout"]
+    assert "  rollout of queue-manager" not in dict(admission_lines(valve, wide=False))
+    assert not list(_held_back(valve))
+
+
+def test_on_the_dashboard_it_cannot_be_overlooked():
+    assert list(_held_back(the_valve(TRIED))) == ["a new version of queue-manager is being tried (Paused)"]
+    assert list(_held_back(the_valve(RolloutView(phase="Healthy")))) == []
