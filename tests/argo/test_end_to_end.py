@@ -314,7 +314,7 @@ def lab(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iter
             for played in [players.submit(lab.play, scenario) for scenario in SCENARIOS]:
                 played.result()
         lab.exported = {each["metric"]["__name__"] for each in lab.prometheus.ask('{job="argo-rollouts"}')}
-        lab.series = lab.prometheus.ask("http_requests_total")
+        lab.series = lab.prometheus.ask("last_over_time(http_requests_total[20m])")
         lab.events = lab.prometheus.ask('rollout_events_total{reason="RolloutAborted"}')
         lab.info = lab.prometheus.ask("rollout_info")
     return lab
