@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 comma := ,
 
-.PHONY: help venv demo up feed down test simulate fuzz soak lab test-lab steady-load bench bench-smoke screenshot check format lock clean
+.PHONY: help venv demo up feed down test simulate fuzz soak lab test-lab canary steady-load bench bench-smoke screenshot check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -52,18 +52,22 @@ soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soa
 	$(BIN)/python -m tests.simulation --go-on --seeds 1000
 	$(PYTEST) -m soak
 
-lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control plane (Java, Maven, Go), Prometheus, axe-core
+lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control plane, Argo Rollouts (Java, Maven, Go), Prometheus, axe-core
 	$(BIN)/python -m tests.lab.kafka install
 	$(BIN)/python -m tests.lab.kafka install --version 4.0.1
 	$(BIN)/python -m tests.lab.kube install
 	$(BIN)/python -m tests.lab.prometheus install
 	$(BIN)/python -m tests.lab.browser install
 	$(BIN)/python -m tests.lab.crds install
+	$(BIN)/python -m tests.lab.argo install
 	$(BIN)/python -m tests.lab.checkers install
 	$(BIN)/python -m tests.lab.toxiproxy install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser (AGAIN=1: what failed)
 	$(PYTEST) $(if $(AGAIN),--last-failed) -m '(kafka or kube or prometheus or browser or image) and not soak'
+
+canary: $(READY) ## Canaries of queue-manager, good, slow, failing, unseen, by the real rollouts controller (needs make lab)
+	$(PYTEST) tests/argo
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load

@@ -16,6 +16,7 @@ from agents.dead_letters import dead_letter
 from agents.job_events import JobEvents
 from agents.journal import Journal, copy_of_command, copy_of_pause
 from agents.notifications import Notifier
+from agents.rollout import LOOK_SECONDS, tell
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
@@ -167,6 +168,16 @@ async def tick_loop() -> None:
         if _reader.unread_ticks < _TICKS_UNREAD:
             _reader.unread_ticks += 1
             await acknowledged([_step(_TICK, "")])
+
+
+@app.task  # type: ignore[untyped-decorator]  # Faust's
+async def rollout_loop() -> None:
+    """Look at queue-manager's Rollout while the log is ours and being read."""
+    while not app.should_stop:
+        await app.sleep(LOOK_SECONDS)
+        journal = None if app.rebalancing or app.in_recovery or not owns_log() else _reader.current()
+        if journal is not None and _reader.cluster is not None:
+            await tell(journal.actuator, _reader.cluster, _Faust().append)
 
 
 def show(actuator: Actuator | None) -> None:

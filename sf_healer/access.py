@@ -14,6 +14,7 @@ from sf_healer.settings import Mode, Role
 
 CORE = ""
 BATCH = "batch"
+ARGO = "argoproj.io"
 RBAC = "rbac.authorization.k8s.io"
 ANY = "*"
 
@@ -62,6 +63,8 @@ _ACTUATOR = (
     Need(Access(BATCH, "jobs", "get"), "the Job as it is, before and after each step"),
     Need(Access(CORE, "pods", "list"), "are the old pods gone, does the new one run"),
 )
+# agents/rollout.py; of a cluster without Argo Rollouts the rule speaks of nothing
+_ROLLOUT = (Need(Access(ARGO, "rollouts", "get"), "is a new queue-manager being tried", required=False),)
 # adapters/cluster.py: delete_job, create_job, emit_event
 _HANDS = (
     Need(Access(BATCH, "jobs", "delete"), "the sick incarnation, by its uid"),
@@ -110,7 +113,7 @@ def needed(role: Role, mode: Mode) -> tuple[Need, ...]:
     if role is not Role.ACTUATOR:
         wanted += _DETECTOR
     if role is not Role.DETECTOR:
-        wanted += _ACTUATOR + (_HANDS if mode is Mode.HEAL else ())
+        wanted += _ACTUATOR + _ROLLOUT + (_HANDS if mode is Mode.HEAL else ())
     return tuple(_united(wanted))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy
+from tests.lab import argo, browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,7 @@ MISSING = {
     "prometheus": functools.cache(prometheus.missing),
     "browser": functools.cache(browser.missing),
     "crds": functools.cache(crds.missing),
+    "argo": functools.cache(argo.missing),
     "image": functools.cache(checkers.missing),
     "toxiproxy": functools.cache(toxiproxy.missing),
 }

@@ -105,6 +105,14 @@ SECTIONS: tuple[Section, ...] = (
                 "If `unknown` speaks of rights: manifests/kafka has the two that are missing.",
             ),
             _event(
+                "rollout_seen",
+                Level.INFO,
+                "rollout before phase progressing aborted message",
+                "The Argo Rollout of queue-manager is seen in another way; while it progresses, and for ten minutes "
+                "after an abort, restarts are held.",
+                "argo/README.md; `platform_rollout` in the policy.",
+            ),
+            _event(
                 "fleet_moved",
                 (Level.INFO, Level.WARNING),
                 "before phase base unhealthy suspected",

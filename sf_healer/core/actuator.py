@@ -68,6 +68,7 @@ from sf_healer.core.steps import (
     GroupLooked,
     LimitsChanged,
     Resulted,
+    RolloutSeen,
     Seen,
     Settled,
     Step,
@@ -233,6 +234,9 @@ class Actuator:
                 self._command(record, offset, effects)
             case FleetCounts() | Pause() | Resume() | Settled() | LimitsChanged() if offset > self.ledger.offset:
                 self._fold_ledger(record, offset, effects)
+            case RolloutSeen() if offset > self.ledger.offset:
+                self.ledger = msgspec.structs.replace(self.ledger, rollout=record.view, rollout_at=self.now)
+                self._write_ledger(offset, effects)
             case GroupLooked() if offset > self.ledger.offset:
                 self._group_looked(record, offset, effects)
             case Admitted():

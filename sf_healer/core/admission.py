@@ -16,6 +16,7 @@ from sf_healer.core.commands import ALL_JOBS, REQUESTED_VERDICT, Command, Pause
 from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.groups import GroupLook, Idle
 from sf_healer.core.policy import MOST_ATTEMPTS, Limits
+from sf_healer.core.rollouts import NO_ROLLOUT, DuringRollout, RolloutView, retry_after, why_held
 from sf_healer.core.steps import FleetCounts
 
 # Commands kept until the fleet is counted or a group looked at; more are refused, for the ledger is one record.
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     ASKING = "asking"
     QUARANTINED = "quarantined"
     BACKOFF = "backoff"
+    PLATFORM_ROLLOUT = "platform_rollout"
     COUNTS = "counts"
     STORM = "storm"
     RATE = "rate"
@@ -134,6 +136,8 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True):
     inquiries: dict[str, Inquiry] = {}  # by the id of a held command
     passed: bool = False  # the storm that is held for passed; the next is another one
     limits: Limits | None = None  # that were said last; None: none were yet
+    rollout: RolloutView = NO_ROLLOUT  # of queue-manager, as last seen
+    rollout_at: float = 0.0
 
 
 NO_HISTORY = History()
@@ -356,6 +360,10 @@ def _tried_too_often(history: History, limits: Limits, now: float) -> Refused | 
 
 def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
     """Refuse on account of what happens to all Jobs together."""
+    rollout = rollout_in_the_way(ledger, now)
+    if rollout and limits.platform_rollout is DuringRollout.HOLD:
+        wait = retry_after(ledger.rollout, now, at_least=limits.refused_retry_seconds)
+        return Refused(Reason.PLATFORM_ROLLOUT, wait, rollout)
     # A count older than the verdict does not know whether this Job is alone: a burst would slip through.
     if not _is_fresh(fleet, limits, now) or fleet.as_of < (command.evidence.unhealthy_at or 0.0):
         detail = f"{fleet.missing} partitions are not counted" if fleet.missing else "the counts are old"
@@ -375,6 +383,11 @@ def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits
         detail = f"{len(ledger.slots)} of {window} under way"
         return Refused(Reason.IN_FLIGHT, _IN_FLIGHT_RETRY_SECONDS, detail)
     return None
+
+
+def rollout_in_the_way(ledger: Ledger, now: float) -> str:
+    """Say why a rollout of queue-manager speaks against restarts now, "" if none does; the policy says what follows."""
+    return why_held(ledger.rollout, ledger.rollout_at, now)
 
 
 def _is_fresh(fleet: Fleet, limits: Limits, now: float) -> bool:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from sf_healer.core.facts import JobFact
+from sf_healer.core.rollouts import DuringRollout
 
 ANSWERS_KEPT = 100_000
 #: More attempts than this are not remembered of a Job (core/admission.py).
@@ -95,6 +96,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     refused_retry_seconds: float = 30.0
     idle_look_seconds: float = 15.0
     idle_unknown_acts: bool | None = None
+    platform_rollout: DuringRollout = DuringRollout.HOLD
 
 
 class _Admission(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,7 @@ from sf_healer.core.commands import (
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits, fault_of
+from sf_healer.core.rollouts import RolloutView
 from sf_healer.core.wire import Count, JobKey, Moment, Seconds
 
 
@@ -161,6 +162,13 @@ class LimitsChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind",
             raise ValueError(fault)
 
 
+class RolloutSeen(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="rollout"):
+    """What the Rollout of the platform's queue-manager showed just now."""
+
+    schema_version: int = SCHEMA_VERSION
+    view: RolloutView
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tick"):
     """A second has passed for the worker that owns the log."""
 
@@ -183,6 +191,7 @@ StepsRecord = (
     | FleetCounts
     | GroupLooked
     | LimitsChanged
+    | RolloutSeen
     | Tick
 )
 
@@ -202,6 +211,7 @@ _KINDS = frozenset(
         "counts",
         "group",
         "limits",
+        "rollout",
         "tick",
     }
 )
@@ -226,7 +236,7 @@ def key_of(record: StepsRecord) -> str:
             return record.command.key
         case Seen():
             return record.fact.key
-        case Pause() | Resume() | FleetCounts() | LimitsChanged() | Tick():
+        case Pause() | Resume() | FleetCounts() | LimitsChanged() | RolloutSeen() | Tick():
             return ""
         case _:
             return record.key

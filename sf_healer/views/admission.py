@@ -7,6 +7,7 @@ import msgspec
 from sf_healer.core import admission
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.commands import Command
+from sf_healer.core.rollouts import DuringRollout
 from sf_healer.core.state import NEVER
 
 
@@ -28,6 +29,7 @@ def build_admission(actuator: Actuator) -> dict[str, Any]:
             {key: value for key, value in msgspec.to_builtins(pause).items() if key not in {"kind", "schema_version"}}
             for _, pause in sorted(pauses.items())
         ],
+        "rollout": _rollout(actuator),
         "fleet": {
             "base": fleet.base,
             "unhealthy": fleet.unhealthy,
@@ -37,6 +39,19 @@ def build_admission(actuator: Actuator) -> dict[str, Any]:
             "partitions_not_counted": fleet.missing,
         },
         "limits": msgspec.to_builtins(limits),
+    }
+
+
+def _rollout(actuator: Actuator) -> dict[str, Any] | None:
+    ledger = actuator.ledger
+    if not ledger.rollout_at:
+        return None
+    return {
+        **msgspec.structs.asdict(ledger.rollout),
+        "aborted_at": ledger.rollout.aborted_at or None,
+        "seen_at": ledger.rollout_at,
+        "in_the_way": admission.rollout_in_the_way(ledger, actuator.now) or None,
+        "holds": actuator.limits.platform_rollout is DuringRollout.HOLD,
     }
 
 

@@ -172,6 +172,8 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     yield "  counted", f"{moment(fleet['counted_at'])}{missing}"
     yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"
     yield "  restarts allowed now", valve["restarts_allowed_now"]
+    if (rollout := valve.get("rollout")) is not None:
+        yield "  rollout of queue-manager", _rollout(rollout)
     for held in valve["held"]:
         yield "  held", f"{held['job']} ({held['verdict']}){': ' + held['group'] if held['group'] else ''}"
     for pause in valve["pauses"]:
@@ -200,6 +202,12 @@ def policy_file_lines(files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
         yield "policy file", file["version"] if len(files) == 1 else f"{file['version']} at {file['workers']} workers"
         if file["refused"]:
             yield "  a change is refused", file["refused"]
+
+
+def _rollout(seen: Mapping[str, Any]) -> str:
+    if seen["in_the_way"] is None:
+        return seen["phase"] or "none"
+    return f"{seen['in_the_way']}: {'restarts are held' if seen['holds'] else 'a warning, nothing is held'}"
 
 
 def grounds_lines(grounds: Mapping[str, Any]) -> Iterator[Line]:

@@ -133,10 +133,10 @@ EXTRA = {
     "* jobs.batch": {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["*"]},
     "get *": {"apiGroups": [""], "resources": ["*"], "verbs": ["get"]},
     "get configmaps": {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
-    "get, list rollouts.argoproj.io": {
+    "list, patch rollouts.argoproj.io": {
         "apiGroups": ["argoproj.io"],
         "resources": ["rollouts"],
-        "verbs": ["get", "list"],
+        "verbs": ["list", "patch"],
     },
 }
 

@@ -32,6 +32,7 @@ from sf_healer.core.admission import (
 from sf_healer.core.commands import REQUESTED_VERDICT, Command, Grounds, Pause
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.policy import Limits
+from sf_healer.core.rollouts import NO_ROLLOUT, RolloutView
 from sf_healer.core.steps import FleetCounts
 
 NOW = 1_000_000.0
@@ -80,6 +81,7 @@ EMPTY_BUCKET = Ledger(tokens=0.0, tokens_at=NOW)
 STORM = Ledger(phase=Phase.STORM, phase_since=NOW - 60.0, counted_at=NOW)
 THREE = History(attempts=(NOW - 900.0, NOW - 600.0, NOW - 300.0), ended_at=NOW - 200.0)
 ONE = History(attempts=(NOW - 5.0,), ended_at=NOW - 4.0)
+TRIED = Ledger(rollout=RolloutView(progressing=True, phase="Paused"), rollout_at=NOW)
 
 EVERY_REASON = {
     Reason.EXPIRED: {"now": NOW + 59.0},
@@ -92,6 +94,7 @@ EVERY_REASON = {
     Reason.ASKING: {"idle": Idle.TO_ASK},
     Reason.QUARANTINED: {"history": THREE},
     Reason.BACKOFF: {"history": ONE},
+    Reason.PLATFORM_ROLLOUT: {"ledger": TRIED},
     Reason.COUNTS: {"fleet": msgspec.structs.replace(WELL, missing=1, as_of=0.0)},
     Reason.STORM: {"ledger": STORM},
     Reason.RATE: {"ledger": EMPTY_BUCKET},
@@ -118,6 +121,8 @@ def test_the_reasons_are_checked_in_the_order_of_the_design():
         phase=Phase.STORM,
         phase_since=NOW,
         counted_at=NOW,
+        rollout=TRIED.rollout,
+        rollout_at=NOW,
     )
     history = msgspec.structs.replace(THREE, acted=("c1",), replaced=("u1",))
     arguments = {
@@ -139,6 +144,7 @@ def test_the_reasons_are_checked_in_the_order_of_the_design():
         Reason.ASKING: lambda a: a | {"idle": Idle.BUSY},
         Reason.QUARANTINED: lambda a: a | {"history": ONE},
         Reason.BACKOFF: lambda a: a | {"history": History()},
+        Reason.PLATFORM_ROLLOUT: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], rollout=NO_ROLLOUT)},
         Reason.COUNTS: lambda a: a | {"fleet": WELL},
         Reason.STORM: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], phase=Phase.CALM)},
         Reason.RATE: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], tokens=1.0)},

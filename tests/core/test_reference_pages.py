@@ -64,6 +64,8 @@ def test_every_limit_is_explained_with_its_default():
 
 
 def as_written(value):
+    if isinstance(value, str):
+        return f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 

@@ -93,6 +93,9 @@ def _held_back(valve: Mapping[str, Any]) -> Iterator[str]:
     """Give what a person must not overlook."""
     if valve["phase"] != Phase.CALM:
         yield f"{valve['phase']}: {PHASES.get(valve['phase'], 'restarts are held back')}"
+    rollout = valve.get("rollout")  # None also of a worker that knows nothing of it
+    if rollout is not None and rollout["in_the_way"]:
+        yield rollout["in_the_way"] + ("" if rollout["holds"] else " (a warning, nothing is held)")
     for pause in valve["pauses"]:
         yield f"paused: {'all Jobs' if pause['scope'] == ALL_JOBS else pause['scope']}"
 
