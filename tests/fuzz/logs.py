@@ -19,7 +19,7 @@ from sf_healer.core.commands import Alive, Command, Decision, Grounds, Pause, Re
 from sf_healer.core.evidence import Fact, Hold, HoldCause, Snapshot, SnapshotPart, UnknownSchema
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
-from sf_healer.core.steps import FleetCounts, GroupLooked, Resulted, Seen, StepResult, Tick, What
+from sf_healer.core.steps import FleetCounts, GroupLooked, LimitsChanged, Resulted, Seen, StepResult, Tick, What
 from sf_healer.views.admission import build_admission
 from sf_healer.views.jobs import build_fleet, build_job, build_jobs
 from sf_healer.views.notices import describe
@@ -177,6 +177,9 @@ def _some_step(rng: random.Random, now: float) -> steps.StepsRecord:
         lambda: Resolve(key=key, action_id=command, decision=rng.choice(list(Decision))),
         lambda: GroupLooked(key=key, command_id=command, seq=0, look=GroupLook(group="g", members=1)),
         lambda: Seen(fact=a_fact(key)),
+        lambda: LimitsChanged(
+            limits=Limits(rate_per_minute=rng.choice((0.0, 6.0)), in_flight=rng.randrange(4)), worker="w2"
+        ),
         lambda: Tick(worker="w1"),
         lambda: Tick(worker="w1"),
     )
