@@ -440,14 +440,18 @@ def test_the_alerts_rest_on_what_the_controller_really_exports(lab: Lab):
     assert {"rollout_info", "rollout_events_total", "analysis_run_info"} <= lab.exported
     aborted = {each["metric"]["namespace"] for each in lab.events}
     assert aborted == {scenario.namespace for scenario in ABORTED}
-    degraded = {each["metric"]["namespace"] for each in lab.info if each["metric"]["phase"] == "Degraded"}
-    assert degraded == aborted
+    phases = {each["metric"]["namespace"]: each["metric"]["phase"] for each in lab.info}
+    assert {namespace for namespace, phase in phases.items() if phase == "Abort"} == aborted
+    assert phases[OUTAGE.namespace] == "Completed"
     assert {each["metric"]["name"] for each in lab.info} == {"queue-manager"}
 
 
 def test_somebody_is_told_of_each_that_was_taken_back(lab: Lab):
     told = [json.loads(body) for body in lab.told.bodies]
-    assert {each["namespace"] for each in told if each["aborted"]} == {each.namespace for each in ABORTED}
+    by_what = {what: {each["namespace"] for each in told if each["what"] == what} for what in {e["what"] for e in told}}
+    taken_back = {scenario.namespace for scenario in ABORTED}
+    assert by_what["rollout-aborted"] == by_what["analysis-run-failed"] == taken_back
+    assert by_what["rollout-completed"] >= {GOOD.namespace, OUTAGE.namespace}
     assert all(each["rollout"] == "queue-manager" for each in told)
 
 
