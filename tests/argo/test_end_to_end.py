@@ -58,7 +58,8 @@ READY_SECONDS = 180.0
 CONCLUDED_SECONDS = 480.0
 WINDOW_SECONDS = 300.0  # of the recording rules: it is the shipped one here, too
 LOOK_SECONDS = 0.25
-SERVES_ON_SECONDS = 3.0  # how long requests go on after the end
+SERVES_ON_SECONDS = 10.0  # how long requests go on after the end
+LATE_SECONDS = 6.0  # what is answered then was chosen after the router saw it, and its view is old on a busy machine
 PAGE_BASES = {"argo/migration": "migration", "argo": "overlays/traefik"}
 
 
@@ -414,7 +415,7 @@ def test_the_traffic_is_back_within_the_window_and_stays_away(lab: Lab, scenario
     since, _ = story.at_weight(10)
     back = next(look.at for look in story.looks if look.at > since and look.weight == 0)
     assert back - since < WINDOW_SECONDS
-    after = [each for each in story.outside if each.at > back + 1.5]
+    after = [each for each in story.outside if each.at > back + LATE_SECONDS]
     assert after
     assert {each.version for each in after} == {story.old}
     assert {each.status for each in after} == {200}
