@@ -42,7 +42,7 @@ pytestmark = [
     pytest.mark.crds,
     pytest.mark.prometheus,
     pytest.mark.argo,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 GOOD = Scenario("good")
@@ -54,10 +54,12 @@ UNMEASURED = Scenario("unmeasured", asked=False, without_the_wait=True)
 SCENARIOS = (GOOD, SLOW, FAILING, OUTAGE, UNSEEN, UNMEASURED)
 
 REQUESTS_A_SECOND = 20.0
-READY_SECONDS = 120.0
-CONCLUDED_SECONDS = 240.0
+READY_SECONDS = 180.0
+CONCLUDED_SECONDS = 480.0
+WINDOW_SECONDS = 300.0  # of the recording rules: it is the shipped one here, too
 LOOK_SECONDS = 0.25
-SERVES_ON_SECONDS = 3.0  # how long requests go on after the end
+SERVES_ON_SECONDS = 10.0  # how long requests go on after the end
+LATE_SECONDS = 6.0  # what is answered then was chosen after the router saw it, and its view is old on a busy machine
 PAGE_BASES = {"argo/migration": "migration", "argo": "overlays/traefik"}
 
 
@@ -412,9 +414,8 @@ def test_the_traffic_is_back_within_the_window_and_stays_away(lab: Lab, scenario
     story = story_of(lab, scenario)
     since, _ = story.at_weight(10)
     back = next(look.at for look in story.looks if look.at > since and look.weight == 0)
-    window = 60.0  # of the shipped five minutes; the intervals are scaled by 30
-    assert back - since < window
-    after = [each for each in story.outside if each.at > back + 1.5]
+    assert back - since < WINDOW_SECONDS
+    after = [each for each in story.outside if each.at > back + LATE_SECONDS]
     assert after
     assert {each.version for each in after} == {story.old}
     assert {each.status for each in after} == {200}
@@ -440,14 +441,18 @@ def test_the_alerts_rest_on_what_the_controller_really_exports(lab: Lab):
     assert {"rollout_info", "rollout_events_total", "analysis_run_info"} <= lab.exported
     aborted = {each["metric"]["namespace"] for each in lab.events}
     assert aborted == {scenario.namespace for scenario in ABORTED}
-    degraded = {each["metric"]["namespace"] for each in lab.info if each["metric"]["phase"] == "Degraded"}
-    assert degraded == aborted
+    phases = {each["metric"]["namespace"]: each["metric"]["phase"] for each in lab.info}
+    assert {namespace for namespace, phase in phases.items() if phase == "Abort"} == aborted
+    assert phases[OUTAGE.namespace] == "Completed"
     assert {each["metric"]["name"] for each in lab.info} == {"queue-manager"}
 
 
 def test_somebody_is_told_of_each_that_was_taken_back(lab: Lab):
     told = [json.loads(body) for body in lab.told.bodies]
-    assert {each["namespace"] for each in told if each["aborted"]} == {each.namespace for each in ABORTED}
+    by_what = {what: {each["namespace"] for each in told if each["what"] == what} for what in {e["what"] for e in told}}
+    taken_back = {scenario.namespace for scenario in ABORTED}
+    assert by_what["rollout-aborted"] == by_what["analysis-run-failed"] == taken_back
+    assert by_what["rollout-completed"] >= {GOOD.namespace, OUTAGE.namespace}
     assert all(each["rollout"] == "queue-manager" for each in told)
 
 
