@@ -267,9 +267,9 @@ class _Gathered:
 def _within(said_at: float, low: float, high: float) -> tuple[float, float | None]:
     """Give a source time within its bounds, and as it was said where they raise it, None where they do not.
 
-    Where the bounds contradict each other, the upper one holds.
+    Where the bounds contradict each other, the upper one holds. Kafka says -1 where there is no timestamp.
     """
-    source_at = min(max(said_at, low), high)
+    source_at, said_at = min(max(said_at, low), high), max(said_at, 0.0)
     return source_at, said_at if said_at < source_at else None
 
 

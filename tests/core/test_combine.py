@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sf_healer.core.combine import Combiner, Ignored
 from sf_healer.core.events import Kind
-from sf_healer.core.evidence import Beat, Fact, Word
+from sf_healer.core.evidence import Beat, Fact, Word, decode, encode
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partitioning import partition_of
@@ -191,6 +191,13 @@ def test_source_times_are_clamped_by_the_polls_around_each_offset():
 def test_a_record_without_a_timestamp_has_no_time_of_its_own():
     (bundle,) = combine(says("loading", -T0 - 0.001)).bundles.values()
     assert bundle.beats[0].source_at == 0.0
+
+
+@pytest.mark.parametrize("kind", ["loading", "error"])
+def test_a_record_dated_before_all_time_makes_evidence_that_can_be_read(kind):
+    """Any client may send any timestamp of 64 bits; what could not be read again would be lost with its whole bundle."""
+    (bundle,) = combine(says(kind, -(2.0**63) / 1000)).bundles.values()
+    assert decode(encode(bundle)) == bundle
 
 
 # ---- cut into batches anywhere
