@@ -232,9 +232,11 @@ def watch_fleet(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Led
         case Phase.CALM:
             return _moved(ledger, Phase.STORM, now, window=1) if stormy else ledger
         case Phase.STORM:
-            if not seen_without_break or (stormy and ledger.passed):
+            if stormy and ledger.passed:  # another one
                 return _moved(ledger, Phase.STORM, now, window=1, again=True)
             ledger = msgspec.structs.replace(ledger, passed=ledger.passed or calm)
+            if not seen_without_break:
+                return msgspec.structs.replace(ledger, phase_since=now, window=1)
             if now - ledger.phase_since < limits.storm_canary_after_seconds:
                 return ledger
             return _moved(ledger, Phase.CALM if ledger.passed else Phase.PROBING, now, window=1)

@@ -378,6 +378,16 @@ def test_a_storm_that_follows_one_that_passed_has_ten_minutes_of_its_own():
     assert ledger.phase is Phase.PROBING
 
 
+def test_a_storm_that_passed_has_passed_although_counts_were_missing_after_it():
+    ledger, now = watched(in_storm(), 100.0, unhealthy=0, sick=0)
+    ledger, now = watched(ledger, 400.0, unhealthy=0, sick=30, start=now + 120.0)
+    ledger, second = watched(ledger, 5.0, unhealthy=60, sick=90, start=now)
+    ledger, now = watched(ledger, 595.0, unhealthy=60, sick=90, start=second)
+    assert (ledger.phase, ledger.phase_since) == (Phase.STORM, second)
+    ledger, _ = watched(ledger, 5.0, unhealthy=60, sick=90, start=now)
+    assert ledger.phase is Phase.PROBING
+
+
 def test_a_storm_that_begins_when_the_hold_of_one_that_passed_ends_is_not_probed():
     ledger, now = watched(in_storm(), 590.0, unhealthy=0, sick=0)
     ledger, now = watched(ledger, 10.0, unhealthy=30, sick=30, start=now)
