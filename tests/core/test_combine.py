@@ -195,7 +195,7 @@ def test_a_record_without_a_timestamp_has_no_time_of_its_own():
 
 @pytest.mark.parametrize("kind", ["loading", "error"])
 def test_a_record_dated_before_all_time_makes_evidence_that_can_be_read(kind):
-    """Any client may send any timestamp of 64 bits; what could not be read again would be lost with its whole bundle."""
+    """Any client may send any timestamp of 64 bits; what cannot be read again is lost with its whole bundle."""
     (bundle,) = combine(says(kind, -(2.0**63) / 1000)).bundles.values()
     assert decode(encode(bundle)) == bundle
 
