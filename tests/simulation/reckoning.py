@@ -205,7 +205,8 @@ _OWN = frozenset(
 
 #: After a restart things may be dated later, never earlier: by the end of a checkpoint, by the newest record there
 #: was, by a `loading` that was sent again.
-_HEARD_AGAIN_SECONDS = 900.0  # with the longest time the broker is away
+#: That is as long ago as nobody was there: the longest outage of the broker, and the hour that all workers are gone.
+_HEARD_AGAIN_SECONDS = 900.0 + 3600.0
 #: Not every `loading` is stored: after a restart these are as of one that was.
 #: What had been said when a Job was commanded is not of the next incarnation: of what is told only who commanded it.
 _OF_WHAT_WAS_SAID = frozenset(
