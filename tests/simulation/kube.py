@@ -270,6 +270,7 @@ class Kube:
             return
         pod.manifest["status"] |= {"phase": "Running", "podIP": pod.address}
         job.truth.running.append((self._scheduler.now, None))
+        job.truth.drained_since = None  # that was the pod before
         self._bump_pod(job, pod)
         pod.process = self._start_pod(job, pod)
 
