@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from sf_healer.adapters.groups import GroupReader
 from sf_healer.core.groups import GroupLook, Idle, is_idle
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.settings import Settings
-from tests.lab.kafka import KafkaCluster
+from tests.lab.kafka import KafkaCluster, acls
 
 WAIT_SECONDS = 30.0
 HERE = "127.0.0.1"
@@ -206,21 +205,8 @@ def kafka_with_rights(tmp_path) -> Iterator[KafkaCluster]:
         yield cluster
 
 
-def deny(cluster: KafkaCluster, *resource: str) -> None:
-    subprocess.run(
-        [
-            *cluster._java_command("-Xmx64m", "-XX:TieredStopAtLevel=1"),
-            "org.apache.kafka.tools.AclCommand",
-            f"--bootstrap-server={cluster.bootstrap}",
-            "--add",
-            "--deny-principal=User:ANONYMOUS",
-            "--operation=Describe",
-            *resource,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=WAIT_SECONDS,
-    )
+async def deny(cluster: KafkaCluster, kind: str, name: str) -> None:
+    await acls.deny(cluster.bootstrap, "ANONYMOUS", [acls.Acl(kind, name, "literal", "Describe")])
 
 
 @pytest.mark.kafka
@@ -233,11 +219,11 @@ async def test_a_right_that_is_missing_is_told_and_never_taken_for_a_missing_gro
             assert (await look(reader, queue)).members == 1
             assert await look(reader, queue, queue_id="loader-nobodys") == GroupLook()
 
-            await asyncio.to_thread(deny, kafka_with_rights, "--group=*")
+            await deny(kafka_with_rights, "group", "*")
             assert "may not be described" in (await look(reader, queue)).unknown
             assert "may not be described" in (await look(reader, queue, queue_id="loader-nobodys")).unknown
 
-            await asyncio.to_thread(deny, kafka_with_rights, "--cluster")  # now the list leaves the group out
+            await deny(kafka_with_rights, "cluster", "kafka-cluster")  # now the list leaves the group out
             assert "may not be described" in (await look(reader, queue)).unknown
     finally:
         await reader.close()
@@ -250,7 +236,7 @@ async def test_a_topic_that_may_not_be_described_gives_no_answer(kafka_with_righ
     reader = GroupReader(settings_of(bootstrap), clock=itertools.count(0.0, 100.0).__next__)
     try:
         async with a_member(bootstrap, queue):
-            await asyncio.to_thread(deny, kafka_with_rights, "--topic=*")
+            await deny(kafka_with_rights, "topic", "*")
             assert "may not be described" in (await look(reader, queue)).unknown
     finally:
         await reader.close()

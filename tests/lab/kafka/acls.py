@@ -20,13 +20,13 @@ _TYPES = {"topic": 2, "group": 3, "cluster": 4}
 _PATTERNS = {"literal": 3, "prefix": 4}
 _OPERATIONS = {"All": 2, "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8}
 _OPERATIONS |= {"ClusterAction": 9, "DescribeConfigs": 10, "AlterConfigs": 11, "IdempotentWrite": 12}
-_ALLOW = 3
+_DENY, _ALLOW = 2, 3
 _CLUSTER = "kafka-cluster"
 _ANY_HOST = "*"
 
 
 class Acl(NamedTuple):
-    """One operation allowed on one resource."""
+    """One operation on one resource."""
 
     type: str
     name: str
@@ -53,21 +53,32 @@ async def allow(bootstrap: str, user: str, acls: Iterable[Acl]) -> None:
     """Allow a user what the ACLs say."""
     async with _admin(bootstrap) as admin:
         for acl in acls:
-            answer = await admin._send_request(CreateAclsRequest(*_fields(user, acl)))
-            assert all(code == 0 for code, _ in answer.creation_responses), (acl, answer)
+            await _create(admin, user, acl, _ALLOW)
+
+
+async def deny(bootstrap: str, user: str, acls: Iterable[Acl]) -> None:
+    """Deny a user what the ACLs say, whoever allows it."""
+    async with _admin(bootstrap) as admin:
+        for acl in acls:
+            await _create(admin, user, acl, _DENY)
+
+
+async def _create(admin: AIOKafkaAdminClient, user: str, acl: Acl, permission: int) -> None:
+    answer = await admin._send_request(CreateAclsRequest(*_fields(user, acl, permission)))
+    assert all(code == 0 for code, _ in answer.creation_responses), (acl, answer)
 
 
 async def forbid(bootstrap: str, user: str, acls: Iterable[Acl]) -> None:
     """Take ACLs back from a user; each must be there."""
     async with _admin(bootstrap) as admin:
         for acl in acls:
-            answer = await admin._send_request(DeleteAclsRequest(*_fields(user, acl)))
+            answer = await admin._send_request(DeleteAclsRequest(*_fields(user, acl, _ALLOW)))
             assert all(code == 0 and matching for code, _, matching in answer.filter_responses), (acl, answer)
 
 
-def _fields(user: str, acl: Acl) -> tuple[object, ...]:
+def _fields(user: str, acl: Acl, permission: int) -> tuple[object, ...]:
     operation = _OPERATIONS[acl.operation]
-    return (_TYPES[acl.type], acl.name, _PATTERNS[acl.pattern], f"User:{user}", _ANY_HOST, operation, _ALLOW)
+    return (_TYPES[acl.type], acl.name, _PATTERNS[acl.pattern], f"User:{user}", _ANY_HOST, operation, permission)
 
 
 @asynccontextmanager
