@@ -188,6 +188,7 @@ def test_a_detector_with_the_rights_of_all_has_too_much(control_plane: ControlPl
     kubeconfig = account_with(control_plane, namespace, rules_of(n.access for n in needed(Role.ALL, Mode.HEAL)))
     assert said(findings_of(settings_of(Role.DETECTOR, Mode.HEAL, namespace, kubeconfig)), State.TOO_MUCH) == [
         f"may create events in namespace {namespace}",
+        f"may get rollouts.argoproj.io in namespace {namespace}",
         f"may create, delete, get jobs.batch in namespace {namespace}",
     ]
 

@@ -55,7 +55,7 @@ attempts = 8
 SEEN_SECONDS = 120.0
 FORBIDDEN = 403
 _PATH = re.compile(
-    r"/(?:api|apis/(?P<group>[^/]+))/v1(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?"
+    r"/(?:api|apis/(?P<group>[^/]+))/v1(?:alpha1)?(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?"
 )
 _VERBS = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
 #: Whoever is authenticated may ask for it (system:public-info-viewer); the inventory reads the server's clock from it.
