@@ -6,14 +6,11 @@ Two changes are made to a copy of the module: the controller listens on loopback
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from tests.lab import cache
-from tests.lab.kube.installation import go_command
+from tests.lab.golang import go, module
 
 ARGO_ROLLOUTS_VERSION = "1.9.1"  # the newest that Go 1.26 builds; 1.10 was a candidate when this was written
 TRAEFIK_VERSION = "3.7.13"
@@ -68,11 +65,11 @@ def install() -> bool:
 
 
 def _build(at: Path) -> None:
-    module = _module(f"github.com/argoproj/argo-rollouts@v{ARGO_ROLLOUTS_VERSION}", at)
-    shutil.copytree(module / "manifests", at / "manifests", copy_function=shutil.copyfile)
-    _copy_crds(module, at)
+    rollouts = module(f"github.com/argoproj/argo-rollouts@v{ARGO_ROLLOUTS_VERSION}", at)
+    shutil.copytree(rollouts / "manifests", at / "manifests", copy_function=shutil.copyfile)
+    _copy_crds(rollouts, at)
     source = at / "source"
-    shutil.copytree(module, source, copy_function=shutil.copyfile)
+    shutil.copytree(rollouts, source, copy_function=shutil.copyfile)
     for path in (at, *at.rglob("*")):  # a module is read only, and so are its copied directories
         if path.is_dir():
             path.chmod(0o755)
@@ -85,35 +82,16 @@ def _build(at: Path) -> None:
     shutil.copy(CHECKS, source / "cmd" / "checks")
     for name in ("rollouts-controller", "checks"):
         flags = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w")
-        _go(source, "build", *flags, "-o", str(at / name), f"./cmd/{name}")
+        go(source, "build", *flags, "-o", str(at / name), f"./cmd/{name}")
     shutil.rmtree(source)
 
 
-def _copy_crds(module: Path, at: Path) -> None:
+def _copy_crds(rollouts: Path, at: Path) -> None:
     into = at / "crds"
     into.mkdir()
-    for path in (module / "manifests" / "crds").glob("*-crd.yaml"):
+    for path in (rollouts / "manifests" / "crds").glob("*-crd.yaml"):
         shutil.copyfile(path, into / path.name)
-    traefik = _module(f"github.com/traefik/traefik/v3@v{TRAEFIK_VERSION}", at)
+    traefik = module(f"github.com/traefik/traefik/v3@v{TRAEFIK_VERSION}", at)
     shutil.copyfile(traefik / _TRAEFIK_CRDS, into / "traefik.yaml")
-    gateway = _module(f"sigs.k8s.io/gateway-api@v{GATEWAY_API_VERSION}", at)
+    gateway = module(f"sigs.k8s.io/gateway-api@v{GATEWAY_API_VERSION}", at)
     shutil.copyfile(gateway / _HTTP_ROUTE_CRD, into / "httproutes.yaml")
-
-
-def _module(module: str, at: Path) -> Path:
-    """Fetch a module and give the place of its files; Go holds them against its checksum database."""
-    return Path(json.loads(_go(at, "mod", "download", "-json", module))["Dir"])
-
-
-def _go(at: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["nice", "-n", "5", go_command(), *arguments],
-        cwd=at,
-        env={**os.environ, "CGO_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"go {arguments[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return done.stdout

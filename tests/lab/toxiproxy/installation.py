@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from typing import TYPE_CHECKING
 
 from tests.lab import cache
-from tests.lab.kube.installation import go_command
+from tests.lab.golang import go
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,13 +36,5 @@ def install() -> bool:
 
 
 def _build(at: Path) -> None:
-    done = subprocess.run(
-        ["nice", "-n", "5", go_command(), "install", _MODULE],
-        env={**os.environ, "GOBIN": str(at), "CGO_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"toxiproxy cannot be built:\n{done.stderr[-2000:]}")
+    go(at, "install", _MODULE, GOBIN=str(at))
     (at / "server").rename(at / "toxiproxy-server")
