@@ -55,6 +55,32 @@ def down(directory: Path) -> None:
     record.unlink()
 
 
+def of_component(
+    summary: str,
+    name: str,
+    *,
+    install: Callable[[], bool],
+    where: Callable[[], object],
+    missing: Callable[[], str | None],
+    done: str = "installed in",
+) -> click.Group:
+    """Make the command line of a component that has nothing to start: `install` and `missing`."""
+    group = click.Group(help=summary)
+
+    @group.command("install")
+    def _install() -> None:
+        """Set it up in the lab's cache, unless it is there."""
+        click.echo(f"{name} ...")
+        print_installed(install, where, done=done)
+
+    @group.command("missing")
+    def _missing() -> None:
+        """Say what is missing; exit status 1 if anything is."""
+        print_missing(missing())
+
+    return group
+
+
 def print_installed(install: Callable[[], bool], where: Callable[[], object], *, done: str = "installed in") -> None:
     """Set a component up unless it is there, and print where it is; `install` says whether it had to be made."""
     try:

@@ -1,32 +1,17 @@
-"""The command line of the lab's browser, for `make lab`."""
+"""The command line of the lab's browser, for `make lab`; Chromium is the machine's."""
 
 from __future__ import annotations
 
-import click
-
 from tests.lab import command_line
-from tests.lab.browser import axe, program
-from tests.lab.browser import install as fetch
-from tests.lab.browser import missing as missing_reason
+from tests.lab.browser import axe, install, missing, program
 
-
-@click.group()
-def main() -> None:
-    """Chromium and axe-core, for the tests of pages."""
-
-
-@main.command()
-def install() -> None:
-    """Fetch axe-core, unless it is there; Chromium is the machine's."""
-    click.echo("Browser ...")
-    command_line.print_installed(fetch, lambda: f"{axe().parent}; Chromium: {program() or 'not installed'}")
-
-
-@main.command()
-def missing() -> None:
-    """Say what is missing; exit status 1 if anything is."""
-    command_line.print_missing(missing_reason())
-
+main = command_line.of_component(
+    "Chromium and axe-core, for the tests of pages.",
+    "Browser",
+    install=install,
+    where=lambda: f"{axe().parent}; Chromium: {program() or 'not installed'}",
+    missing=missing,
+)
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m tests.lab.browser")

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import click
-
 from tests.lab import command_line
-from tests.lab.checkers import directory
-from tests.lab.checkers import install as build
-from tests.lab.checkers import missing as missing_reason
+from tests.lab.checkers import directory, install, missing
 
-
-@click.group()
-def main() -> None:
-    """The Compose validator and hadolint, for the tests of docker-compose.yml and the Dockerfile."""
-
-
-@main.command()
-def install() -> None:
-    """Fetch and build them, unless they are there."""
-    click.echo("checkers ...")
-    command_line.print_installed(build, directory)
-
-
-@main.command()
-def missing() -> None:
-    """Say what is missing; exit status 1 if anything is."""
-    command_line.print_missing(missing_reason())
-
+main = command_line.of_component(
+    "The Compose validator and hadolint, for the tests of docker-compose.yml and the Dockerfile.",
+    "checkers",
+    install=install,
+    where=directory,
+    missing=missing,
+)
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m tests.lab.checkers")

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import click
-
 from tests.lab import command_line
-from tests.lab.crds import install as write
-from tests.lab.crds import installation
-from tests.lab.crds import missing as missing_reason
+from tests.lab.crds import install, installation, missing
 
-
-@click.group()
-def main() -> None:
-    """The CRDs of Strimzi and prometheus-operator, for the tests of the manifests."""
-
-
-@main.command()
-def install() -> None:
-    """Write them into the cache, unless they are there."""
-    click.echo("CRDs ...")
-    command_line.print_installed(write, installation.directory)
-
-
-@main.command()
-def missing() -> None:
-    """Say what is missing; exit status 1 if anything is."""
-    command_line.print_missing(missing_reason())
-
+main = command_line.of_component(
+    "The CRDs of Strimzi and prometheus-operator, for the tests of the manifests.",
+    "CRDs",
+    install=install,
+    where=installation.directory,
+    missing=missing,
+)
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m tests.lab.crds")

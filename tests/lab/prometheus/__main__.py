@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import click
-
 from tests.lab import command_line
-from tests.lab.prometheus import install as unpack
-from tests.lab.prometheus import missing as missing_reason
-from tests.lab.prometheus import program
+from tests.lab.prometheus import install, missing, program
 
-
-@click.group()
-def main() -> None:
-    """Prometheus and promtool, for the tests of alert rules and dashboards."""
-
-
-@main.command()
-def install() -> None:
-    """Fetch Debian's package and unpack it, unless it is there."""
-    click.echo("Prometheus ...")
-    command_line.print_installed(unpack, lambda: program("prometheus").parent)
-
-
-@main.command()
-def missing() -> None:
-    """Say what is missing; exit status 1 if anything is."""
-    command_line.print_missing(missing_reason())
-
+main = command_line.of_component(
+    "Prometheus and promtool, for the tests of alert rules and dashboards.",
+    "Prometheus",
+    install=install,
+    where=lambda: program("prometheus").parent,
+    missing=missing,
+)
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m tests.lab.prometheus")

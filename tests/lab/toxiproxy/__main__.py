@@ -1,32 +1,17 @@
-"""The command line of the toxiproxy lab, for `make lab`."""
+"""The command line of the lab's toxiproxy, for `make lab`."""
 
 from __future__ import annotations
 
-import click
-
 from tests.lab import command_line
-from tests.lab.toxiproxy import directory
-from tests.lab.toxiproxy import install as build
-from tests.lab.toxiproxy import missing as missing_reason
+from tests.lab.toxiproxy import directory, install, missing
 
-
-@click.group()
-def main() -> None:
-    """Toxiproxy, for the chaos experiments that make the network slow."""
-
-
-@main.command()
-def install() -> None:
-    """Build it, unless it is there."""
-    click.echo("toxiproxy ...")
-    command_line.print_installed(build, directory)
-
-
-@main.command()
-def missing() -> None:
-    """Say what is missing; exit status 1 if anything is."""
-    command_line.print_missing(missing_reason())
-
+main = command_line.of_component(
+    "Toxiproxy, for the chaos experiments that make the network slow.",
+    "toxiproxy",
+    install=install,
+    where=directory,
+    missing=missing,
+)
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m tests.lab.toxiproxy")
