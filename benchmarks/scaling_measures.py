@@ -13,7 +13,7 @@ import msgspec
 from agents.census import Census
 from agents.forwarding import Addressed
 from benchmarks.sources import report_around
-from sf_healer.commands.shared import SHIPPED_POLICY
+from sf_healer.adapters.policy_file import SHIPPED_POLICY
 from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.changelog import states_of, writes_of

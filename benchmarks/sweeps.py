@@ -3,7 +3,7 @@
 import time
 
 from benchmarks.results import Sweep
-from sf_healer.commands.shared import SHIPPED_POLICY
+from sf_healer.adapters.policy_file import SHIPPED_POLICY
 from sf_healer.core import evidence
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.partition import Partition

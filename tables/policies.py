@@ -1,7 +1,6 @@
 """The policies that hold in this process, for both apps; agents/policies.py exchanges them while it runs."""
 
 import sys
-from pathlib import Path
 
 from sf_healer.adapters import policy_file
 from sf_healer.adapters.policy_file import PolicyFile
@@ -11,7 +10,7 @@ from sf_healer.settings import PREFIX
 
 
 def _read() -> PolicyFile:
-    path = Path(settings.policy_file or policy_file.SHIPPED)
+    path = policy_file.path_of(settings)
     try:
         return policy_file.read(path)
     except PolicyError as error:

@@ -1,4 +1,4 @@
-"""HTTP: the only module that imports httpx. Reads pages of workers and of Prometheus, and posts to a webhook."""
+"""HTTP: the only module that imports httpx. Pages of workers and of Prometheus, the lab's tools, a webhook."""
 
 import asyncio
 from http import HTTPStatus

@@ -12,11 +12,12 @@ import msgspec
 
 from sf_healer.core import policy
 from sf_healer.core.policy import PolicyBook, PolicyError
+from sf_healer.settings import Settings
 
 #: For StreamForge; what holds where no file is set.
-SHIPPED = Path(policy.__file__).parent.parent / "policy.toml"
-#: The longest text (core/policy.py) if every character took four bytes; a file that never ends is not read to its end.
-_MOST_BYTES = 4 * 65_536
+SHIPPED_POLICY = Path(policy.__file__).parent.parent / "policy.toml"
+#: The longest text if every character took four bytes; a file that never ends is not read to its end.
+_MOST_BYTES = 4 * policy.LONGEST_TEXT
 _VERSION_DIGITS = 12
 
 
@@ -30,6 +31,11 @@ class PolicyFile(msgspec.Struct, frozen=True):
     refused: str = ""  # why what is in the file now does not hold; "": it does
     seen: bytes | PolicyError = b""  # what the last look found
     judged: bytes | None = None  # the content that is refused
+
+
+def path_of(settings: Settings) -> Path:
+    """Name the file of the settings, the shipped one without."""
+    return Path(settings.policy_file or SHIPPED_POLICY)
 
 
 def read(path: Path) -> PolicyFile:

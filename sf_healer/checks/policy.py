@@ -1,7 +1,6 @@
 """Can the policy file be used, as it is now: by a worker that would be started, and by those that follow it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from sf_healer.adapters import policy_file
 from sf_healer.checks.findings import About, Finding, State
@@ -11,7 +10,7 @@ from sf_healer.settings import PREFIX, Settings
 
 def check(settings: Settings) -> Iterator[Finding]:
     """Read the file as a worker does."""
-    path = Path(settings.policy_file or policy_file.SHIPPED)
+    path = policy_file.path_of(settings)
     try:
         file = policy_file.read(path)
     except PolicyError as error:

@@ -22,7 +22,7 @@ MOST_ATTEMPTS = 8
 #: Last-seen is counted in milliseconds, as Kafka's timestamps are: no checkpoint is shorter than one.
 _SHORTEST_CHECKPOINT_SECONDS = 0.001
 #: The shipped text has 1,300 characters. Made to, longer ones, or longer lines, take a parser of TOML minutes.
-_LONGEST_TEXT = 65_536
+LONGEST_TEXT = 65_536
 _LONGEST_LINE = 4_096
 #: 31 years. What is beyond a few powers of ten more cannot be calculated with: a sum of two is infinite.
 _LARGEST_NUMBER = 1e9
@@ -230,8 +230,8 @@ def fault_of(limits: Limits) -> str | None:
 
 
 def _check_size(text: str) -> None:
-    if len(text) > _LONGEST_TEXT:
-        raise PolicyError(f"line 1: not a policy: {len(text):,} characters, at most {_LONGEST_TEXT:,} are read")
+    if len(text) > LONGEST_TEXT:
+        raise PolicyError(f"line 1: not a policy: {len(text):,} characters, at most {LONGEST_TEXT:,} are read")
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > _LONGEST_LINE:
             raise PolicyError(f"line {number}: {len(line):,} characters, at most {_LONGEST_LINE:,} are read")

@@ -199,14 +199,14 @@ _SOURCES = {
 }
 
 
-def surely_after(one: Time, other: Time, slack: float = 0.0) -> bool:
+def surely_after(one: Time, other: Time, slack: float) -> bool:
     """Say whether a report came later than another, or earlier by less than `slack` seconds, by whichever time."""
     if one.said and other.said and one.said <= other.said - slack:
         return False
     return one.bounded > other.bounded - slack
 
 
-def perhaps_after(one: Time, other: Time, slack: float = 0.0) -> bool:
+def perhaps_after(one: Time, other: Time, slack: float) -> bool:
     """Say the same, if it holds by one of the two times."""
     if one.said and other.said and one.said > other.said - slack:
         return True

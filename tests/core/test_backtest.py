@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sf_healer.adapters.policy_file import SHIPPED_POLICY
 from sf_healer.backtest import Change, Difference, differences
 from sf_healer.captures import Line, written
 from sf_healer.cli import ExitCode, run
-from sf_healer.commands.shared import SHIPPED_POLICY
 from sf_healer.replay import Decision, Truth, TruthRow, percentile, score
 
 T0 = 1_750_000_000.0

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
+from sf_healer.adapters.policy_file import SHIPPED_POLICY
 from sf_healer.cli import ExitCode, run
-from sf_healer.commands.shared import SHIPPED_POLICY
 
 TEXT = """\
 [defaults]

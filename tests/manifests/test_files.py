@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sf_healer import topics
-from sf_healer.commands.shared import SHIPPED_POLICY
+from sf_healer.adapters.policy_file import SHIPPED_POLICY
 from sf_healer.settings import Settings
 from tests.manifests.built import MANIFESTS, Strict
 
