@@ -8,7 +8,6 @@ Traefik. All canaries run side by side, once for all tests here.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from tests.argo.scenario import Scenario, canary_of, commands, made_quick, platf
 from tests.lab.argo import installation
 from tests.lab.argo.controller import Controller
 from tests.lab.argo.traffic import LOST, Client, Router, Sent, Serving, through
+from tests.lab.beside import Looking
 from tests.lab.process import Server
 from tests.lab.prometheus.server import Prometheus
 from tests.lab.receiver import Receiver
@@ -96,43 +96,34 @@ class Story(msgspec.Struct):
         return since, until_
 
 
-class Watching:
+class Watching(Looking):
     """Looks at all Rollouts and weights again and again, and keeps what changes."""
 
     def __init__(self, plane: ControlPlane, stories: dict[str, Story]) -> None:
+        super().__init__("watching", every_seconds=LOOK_SECONDS)
         self._plane, self._stories = plane, stories
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watching")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            try:
-                rollouts = self._plane.call("GET", "/apis/argoproj.io/v1alpha1/rollouts").body.get("items", [])
-                services = self._plane.call("GET", "/apis/traefik.io/v1alpha1/traefikservices").body.get("items", [])
-            except OSError:
-                continue
-            weights = {each["metadata"]["namespace"]: _canary_weight(each) for each in services}
-            for rollout in rollouts:
-                namespace, status = rollout["metadata"]["namespace"], rollout.get("status", {})
-                look = Look(
-                    at=time.monotonic(),
-                    phase=status.get("phase", ""),
-                    aborted=status.get("abort", False),
-                    weight=weights.get(namespace, 0),
-                    canary=status.get("currentPodHash", ""),
-                    stable=status.get("stableRS", ""),
-                    message=status.get("message", ""),
-                )
-                if namespace in self._stories:
-                    self._stories[namespace].looks.append(look)
+    def look(self) -> None:
+        """Note how every Rollout stands."""
+        try:
+            rollouts = self._plane.call("GET", "/apis/argoproj.io/v1alpha1/rollouts").body.get("items", [])
+            services = self._plane.call("GET", "/apis/traefik.io/v1alpha1/traefikservices").body.get("items", [])
+        except OSError:
+            return
+        weights = {each["metadata"]["namespace"]: _canary_weight(each) for each in services}
+        for rollout in rollouts:
+            namespace, status = rollout["metadata"]["namespace"], rollout.get("status", {})
+            look = Look(
+                at=time.monotonic(),
+                phase=status.get("phase", ""),
+                aborted=status.get("abort", False),
+                weight=weights.get(namespace, 0),
+                canary=status.get("currentPodHash", ""),
+                stable=status.get("stableRS", ""),
+                message=status.get("message", ""),
+            )
+            if namespace in self._stories:
+                self._stories[namespace].looks.append(look)
 
 
 def _canary_weight(service: dict[str, Any]) -> int:

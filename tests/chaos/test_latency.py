@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from contextlib import asynccontextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -19,6 +18,7 @@ from sf_healer.chaos.latency import Latency, LatencyError, slowed
 from sf_healer.chaos.questions import LabQuestions
 from sf_healer.chaos.run import InjectionError
 from tests.chaos.engines import LITMUS, documents
+from tests.lab.beside import Served
 from tests.lab.toxiproxy import Toxiproxy
 from tests.lab.waiting import until_async
 
@@ -33,7 +33,7 @@ NONE = Latency(milliseconds=0, jitter=0)
 DESTINATIONS = ("k3-kafka-bootstrap.kafka.svc.cluster.local|9093", "k3-kafka-brokers.kafka.svc.cluster.local|9093")
 
 
-class Proxies:
+class Proxies(Served):
     """Toxiproxy's API that does as it is told and slows nothing; `refuses` names a proxy that it knows no more."""
 
     def __init__(self) -> None:
@@ -73,18 +73,7 @@ class Proxies:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 @pytest.fixture
@@ -111,7 +100,7 @@ async def a_broker() -> AsyncIterator[str]:
 async def test_what_was_measured_is_told_and_taken_back_after(proxies: Proxies):
     async with a_broker() as address:
         proxies.listen = {"one": address, "two": address}
-        async with slowed(proxies.url, ["one", "two"], NONE) as measured:
+        async with slowed(proxies.address, ["one", "two"], NONE) as measured:
             assert all(proxies.toxics.values())
         assert set(measured) == {"seconds to an answer through one", "seconds to an answer through two"}
     assert proxies.toxics == {"one": [], "two": []}
@@ -121,7 +110,7 @@ async def test_a_latency_that_is_not_there_was_not_injected(proxies: Proxies):
     async with a_broker() as address:
         proxies.listen = {"one": address}
         with pytest.raises(LatencyError, match=r"not after 0\.15 s"):
-            async with slowed(proxies.url, ["one"], FAST):
+            async with slowed(proxies.address, ["one"], FAST):
                 pytest.fail("it was held for injected")
     assert proxies.toxics == {"one": []}
 
@@ -130,7 +119,7 @@ async def test_what_is_slow_already_is_taken_back_when_another_cannot_be_slowed(
     async with a_broker() as address:
         proxies.listen, proxies.refuses = {"one": address, "two": address}, "two"
         with pytest.raises(LatencyError, match=r"two may still be slow: .*toxic not found"):
-            async with slowed(proxies.url, ["one", "two"], NONE):
+            async with slowed(proxies.address, ["one", "two"], NONE):
                 pytest.fail("it was held for injected")
     assert proxies.toxics == {"one": []}
 
@@ -138,7 +127,7 @@ async def test_what_is_slow_already_is_taken_back_when_another_cannot_be_slowed(
 async def test_a_broker_that_does_not_answer_is_no_slow_one(proxies: Proxies):
     proxies.listen = {"one": "127.0.0.1:1"}
     with pytest.raises(LatencyError, match="the broker behind one gives no answer"):
-        async with slowed(proxies.url, ["one"], NONE):
+        async with slowed(proxies.address, ["one"], NONE):
             pytest.fail("it was held for injected")
     assert proxies.toxics == {}
 
@@ -166,13 +155,13 @@ def fault(url: str, *names: str, destinations: tuple[str, ...] = DESTINATIONS) -
 
 async def test_a_destination_without_proxies_is_named(proxies: Proxies):
     with pytest.raises(InjectionError, match=DESTINATIONS[1].replace("|", r"\|")):
-        await fault(proxies.url, "one", destinations=DESTINATIONS[:1]).inject(engine())
+        await fault(proxies.address, "one", destinations=DESTINATIONS[:1]).inject(engine())
     assert proxies.toxics == {}
 
 
 async def test_latency_to_everybody_is_refused(proxies: Proxies):
     with pytest.raises(InjectionError, match="DESTINATION_HOSTS is empty"):
-        await fault(proxies.url, "one").inject(engine(DESTINATION_HOSTS=""))
+        await fault(proxies.address, "one").inject(engine(DESTINATION_HOSTS=""))
 
 
 @pytest.mark.toxiproxy

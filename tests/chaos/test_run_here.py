@@ -9,12 +9,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import urllib.parse
 import xml.etree.ElementTree as ET
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -26,6 +25,7 @@ from sf_healer.chaos.experiment import Saw
 from sf_healer.chaos.questions import LabQuestions
 from sf_healer.cli import ExitCode
 from tests.chaos.engines import LITMUS, documents
+from tests.lab.beside import Served
 from tests.lab.kube.installation import binary
 from tests.lab.waiting import until
 
@@ -50,7 +50,7 @@ SECONDS = 120.0
 INTERVAL = "15"
 
 
-class Pages:
+class Pages(Served):
     """A Prometheus and a worker in one server: a value for each query that has a word in it."""
 
     def __init__(self) -> None:
@@ -70,23 +70,12 @@ class Pages:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        super().__init__(Handler)
 
     def answer(self, query: str) -> bytes:
         value = next((value for word, value in self.values.items() if word in query), "0")
         result = [{"metric": {}, "value": [0, value]}] * self.rows
         return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @pytest.fixture
@@ -103,7 +92,10 @@ def asked(name: str) -> litmus.Probe:
 
 def bindings(pages: Pages) -> Bindings:
     return Bindings(
-        {"http://prometheus-prometheus.monitoring.svc:9090": pages.url, "http://sf-healer.kafka.svc:6066": pages.url}
+        {
+            "http://prometheus-prometheus.monitoring.svc:9090": pages.address,
+            "http://sf-healer.kafka.svc:6066": pages.address,
+        }
     )
 
 
@@ -197,8 +189,8 @@ class Stage:
         (directory / "kubectl").write_text(f'#!/bin/sh\nexec {binary()} kubectl --cache-dir={directory} "$@"\n')
         (directory / "kubectl").chmod(0o755)
         (directory / "lab.toml").write_text(
-            f'[addresses]\n"http://prometheus-prometheus.monitoring.svc:9090" = "{pages.url}"\n'
-            f'"http://sf-healer.kafka.svc:6066" = "{pages.url}"\n[namespaces]\nstf = "{self.namespace}"\n'
+            f'[addresses]\n"http://prometheus-prometheus.monitoring.svc:9090" = "{pages.address}"\n'
+            f'"http://sf-healer.kafka.svc:6066" = "{pages.address}"\n[namespaces]\nstf = "{self.namespace}"\n'
             f'[cluster]\nkubeconfig = "{plane.kubeconfig}"\nkubectl = ["{directory / "kubectl"}"]\n'
         )
 

@@ -7,12 +7,12 @@ enums, unknown fields), which is more than one with Litmus' own.
 from __future__ import annotations
 
 import re
-import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sf_healer.chaos import litmus
+from tests.lab.beside import Looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,37 +74,28 @@ def _structural(schema: dict[str, Any], components: dict[str, Any]) -> dict[str,
     return made
 
 
-class Operator:
+class Operator(Looking):
     """Stands in for chaos-operator and go-runner: takes engines one by one, hurts nothing, says what it is told."""
 
     def __init__(self, plane: ControlPlane, namespace: str, answer: Callable[[str], str | None]) -> None:
+        super().__init__("litmus-operator", every_seconds=_LOOK_SECONDS)
         self._plane = plane
         self._base = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}"
         self._answer = answer  # the verdict for an engine's name; None: it never ends
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="litmus-operator")
         self.seen: list[dict[str, Any]] = []
         self.overlapped = False
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def engines(self) -> list[dict[str, Any]]:
         """List the engines there are."""
         items: list[dict[str, Any]] = self._plane.call("GET", f"{self._base}/chaosengines").body["items"]
         return items
 
-    def _run(self) -> None:
-        while not self._over.wait(_LOOK_SECONDS):
-            going = [each for each in self.engines() if "status" not in each]
-            self.overlapped |= len(going) > 1
-            for engine in going:
-                self._play(engine)
+    def look(self) -> None:
+        """Take the engines that nobody has played yet."""
+        going = [each for each in self.engines() if "status" not in each]
+        self.overlapped |= len(going) > 1
+        for engine in going:
+            self._play(engine)
 
     def _play(self, engine: dict[str, Any]) -> None:
         name = engine["metadata"]["name"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.lab.beside import Served
 
 #: How a request is answered; given the handler, after the body was read.
 Answer = Callable[["BaseHTTPRequestHandler"], None]
@@ -34,7 +36,7 @@ def raw(data: bytes) -> Answer:
     return answer
 
 
-class Receiver:
+class Receiver(Served):
     """Takes what is posted; the answers are given in order, the last of them for ever."""
 
     def __init__(self, *answers: Answer) -> None:
@@ -63,14 +65,12 @@ class Receiver:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        super().__init__(Handler)
 
     @property
     def url(self) -> str:
         """Its address, with a path that nobody else may see."""
-        return f"http://127.0.0.1:{self._server.server_port}/services/T0/hunter2"
+        return f"{self.address}/services/T0/hunter2"
 
     def hang(self, _handler: BaseHTTPRequestHandler) -> None:
         """Answer nothing."""
@@ -89,12 +89,6 @@ class Receiver:
         while not self.over.is_set():
             handler.wfile.write(chunk)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.over.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__exit__()

@@ -13,11 +13,13 @@ import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from tests.lab.beside import Looking
 from tests.lab.ports import LOOPBACK, free_ports, is_answering
 from tests.lab.process import Server, stop_together
 
@@ -55,43 +57,31 @@ class View(msgspec.Struct, frozen=True):
     weights: dict[str, int] | None = None  # of the router's Services; None: there is no IngressRoute
 
 
-class Serving:
+class Serving(Looking):
     """The processes behind all Pods of queue-manager, and what each namespace looks like."""
 
     def __init__(self, plane: ControlPlane, directory: Path) -> None:
+        super().__init__("serving", every_seconds=LOOK_SECONDS)
         self._plane = plane
         self._directory = directory
         self.targets = directory / "targets.json"  # for file_sd_configs
         self.targets.write_text("[]")
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="serving")
         self._processes: dict[str, tuple[Server, int]] = {}  # by uid
         self._missed: dict[str, float] = {}
         self._views: dict[str, View] = {}
-        self.failure: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+        super().__exit__()
         stop_together((server for server, _ in self._processes.values()), patience_seconds=5.0)
 
     def view(self, namespace: str) -> View:
         """Give what was seen of a namespace last."""
         return self._views.get(namespace, View())
 
-    def _run(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            try:
-                self._look()
-            except OSError:  # the API server was too busy: what was seen stays
-                continue
-            except BaseException as failure:
-                self.failure = failure
-                raise
+    def look(self) -> None:
+        """Look once; where the API server is too busy, what was seen stays."""
+        with suppress(OSError):
+            self._look()
 
     def _look(self) -> None:
         pods = self._items("/api/v1/pods?labelSelector=app%3Dqueue-manager")
