@@ -376,6 +376,8 @@ class Partition:
             or state.doubtful_life_at != doubtful_at
             or not self._is_within(heard_at, checkpoint)
             or (state.progress_at != progress_at != heard_at and not self._is_within(progress_at, checkpoint))
+            # Whose it is, the fact will say: the one stored may be of the incarnation before, and this one of the next.
+            or state.fact is None
         ):
             self._dirty[state.key] = None
         if self._loosely_stored and state.key in self._loosely_stored:

@@ -717,6 +717,21 @@ def test_a_job_is_not_judged_earlier_after_a_crash_for_reports_that_were_not_sto
     assert heard_at + SILENCE < command.decided_at
 
 
+def test_a_job_that_reported_before_its_fact_came_is_one_that_has_reported_after_a_crash_too():
+    """Of two reports in one checkpoint the first may be of the incarnation before: its fact makes nothing of that."""
+    driver, stored = Driver(), Stored()
+    for _ in range(2):
+        driver.run(1)
+        driver.loading()
+        stored.store(driver.take())
+    driver.partition = stored.restored()
+    driver.fact(created_at=T0 + 2)
+    assert driver.judgement().rule is Rule.REPORTS
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    assert command.verdict == Verdict.STUCK
+
+
 def test_an_error_answered_just_after_a_crash_is_answered_after_the_next_one_too():
     """Last-seen was restored as the end of its checkpoint: a report before that end is news all the same."""
     driver, stored = a_driver(), Stored()
