@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 comma := ,
 
-.PHONY: help venv demo up feed down test simulate fuzz soak lab test-lab canary steady-load bench bench-smoke screenshot check format lock clean
+.PHONY: help venv demo up feed down test simulate mutants tutorial fuzz soak lab test-lab canary steady-load bench bench-smoke screenshot check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -40,13 +40,19 @@ down: ## End them and forget what they kept
 # Three processes for two cores: half of the time these tests wait for other processes. What they start shares its bytecode.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not kafka and not kube and not prometheus and not browser and not image and not soak'
+	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not kafka and not kube and not prometheus and not browser and not image and not apart and not soak'
 
 simulate: $(READY) ## SEEDS=50 worlds of two simulated hours each, on all cores, all fresh or FIXED=40 always the same (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50) --fixed $(or $(FIXED),0)
 
 fuzz: $(READY) ## MESSAGES=200000 hostile messages through the agents: all are accounted for
 	$(BIN)/python -m tests.fuzz --fresh --messages $(or $(MESSAGES),200000)
+
+mutants: $(READY) ## Put known faults into the simulation: each must be found, and nothing without it
+	$(PYTEST) --numprocesses 2 --dist worksteal -m 'apart and not soak' tests/simulation
+
+tutorial: $(READY) ## Follow docs/tutorial.md step by step: each command must print what the page says
+	$(PYTEST) -m apart tests/docs
 
 soak: $(READY) ## What takes long: 1,000 fresh worlds, then the tests marked soak (needs make lab)
 	$(BIN)/python -m tests.simulation --go-on --seeds 1000

@@ -133,6 +133,7 @@ def shell(checkout: Path, environment: dict[str, str]) -> Iterator[Shell]:
     opened.close()
 
 
+@pytest.mark.apart
 def test_each_command_of_the_tutorial_prints_what_the_page_says(
     tmp_path: Path, checkout: Path, environment: dict[str, str], shell: Shell
 ):
