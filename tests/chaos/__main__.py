@@ -1,47 +1,90 @@
-"""`make chaos`: every trial, or those that are named, and what became of them; `--list` names them."""
+"""A game day: `make chaos` plays every trial, or those that are named; `make chaos-soak` plays on for half an hour.
+
+The soak takes the quick engines with the healer as it is, in an order that a seed chooses, while each Job reports fifty
+times a second.
+"""
 
 from __future__ import annotations
 
+import random
+import secrets
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tests.chaos.game_day import TRIALS, line, summary
-from tests.chaos.stage import Stage
+from sf_healer.chaos.verdict import Verdict
+from tests.chaos.game_day import QUICK, TRIALS, line, summary
+from tests.chaos.stage import REPORT_SECONDS, Stage
 from tests.chaos.trials import play
 from tests.lab.kube import ControlPlane
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tests.chaos.trials import Trial
+
 RECORDS = Path("build/chaos")
+SOAK_REPORT_SECONDS = 0.02
 
 
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--list", "listing", is_flag=True, help="Name the trials.")
-def main(*, names: tuple[str, ...], listing: bool) -> None:
-    """Run trials one after the other on one stage; exit code 1 unless each came to its verdict."""
+@click.option("--soak-minutes", type=float, help="Play on for so long, under load.")
+@click.option("--seed", type=int, help="The order of a soak; printed by every one.")
+def main(*, names: tuple[str, ...], listing: bool, soak_minutes: float | None, seed: int | None) -> None:
+    """Play trials one after the other on one stage; exit code 1 unless each came to its verdict."""
     if listing:
         click.echo("\n".join(each.name for each in TRIALS))
-        return
-    chosen = [each for each in TRIALS if not names or any(name in each.name for name in names)]
-    if not chosen:
-        raise click.UsageError("no trial has such a name")
+    elif soak_minutes is not None:
+        seed = secrets.randbelow(2**32) if seed is None else seed
+        click.echo(f"seed {seed}")
+        _play(_until(time.monotonic() + soak_minutes * 60, seed), report_seconds=SOAK_REPORT_SECONDS)
+    else:
+        chosen = [each for each in TRIALS if not names or any(name in each.name for name in names)]
+        if not chosen:
+            raise click.UsageError("no trial has such a name")
+        _play(chosen, report_seconds=REPORT_SECONDS)
+
+
+def _until(over_at: float, seed: int) -> Iterator[Trial]:
+    """Give trials until it is over (monotonic seconds): all kinds, each time in another order."""
+    chance = random.Random(seed)
+    kinds = [trial for trial in QUICK if trial.expected is Verdict.PASS]
+    while time.monotonic() < over_at:
+        chance.shuffle(kinds)
+        yield from kinds
+
+
+def _play(trials: Iterable[Trial], *, report_seconds: float) -> None:
     shutil.rmtree(RECORDS, ignore_errors=True)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sf-healer-chaos-") as directory:
-        at = Path(directory)
-        with ControlPlane.start(at / "control-plane") as plane, Stage(plane, at / "stage") as stage:
-            click.echo(f"the stage stands after {time.monotonic() - began:.0f} s")
-            done = []
-            for trial in chosen:
-                done.append(play(trial, stage, RECORDS))
-                click.echo(line(done[-1]))
+    done = []
+    with _stage(report_seconds) as stage:
+        click.echo(f"the stage stands after {time.monotonic() - began:.0f} s")
+        for number, trial in enumerate(trials, 1):
+            done.append(play(trial, stage, RECORDS / f"{number:02d}-{trial.name}"))
+            click.echo(line(done[-1]))
     text = summary(done, time.monotonic() - began)
     (RECORDS / "summary.md").write_text(text)
     click.echo(text)
     raise SystemExit(not all(each.is_right for each in done))
+
+
+@contextmanager
+def _stage(report_seconds: float) -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="sf-healer-chaos-") as directory:
+        at = Path(directory)
+        with (
+            ControlPlane.start(at / "control-plane") as plane,
+            Stage(plane, at / "stage", report_seconds=report_seconds) as stage,
+        ):
+            yield stage
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -80,10 +81,14 @@ SETTLED = {
 
 
 class Stage:
-    """The stage, set up once; a healer and a Prometheus are new for each experiment: no query sees the one before."""
+    """The stage, set up once; a healer and a Prometheus are new for each experiment: no query sees the one before.
 
-    def __init__(self, plane: ControlPlane, directory: Path) -> None:
+    Each Job reports every `report_seconds`.
+    """
+
+    def __init__(self, plane: ControlPlane, directory: Path, *, report_seconds: float = REPORT_SECONDS) -> None:
         self.plane, self.directory = plane, directory
+        self._report_seconds = report_seconds
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -138,7 +143,7 @@ class Stage:
         chance = random.Random(1)
         for target, type_ in list(JOBS.items()) * JOBS_EACH:
             queue = launcher.Queue.launch("ETH", type_, "2026-01-01", launcher.short_id(chance))
-            extra = {loader.CADENCE: str(REPORT_SECONDS)}
+            extra = {loader.CADENCE: str(self._report_seconds)}
             env = launcher.environment(queue, target, bootstrap=self.kafka.bootstrap, extra=extra)
             manifest = launcher.job_manifest(queue, target, env, namespace=self.namespace)
             answer = self.plane.call("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", manifest)
@@ -154,8 +159,7 @@ class Stage:
         """Start a healer, a Prometheus that scrapes it, and wait until all is as it should be before an experiment."""
         until(self._is_staffed, "a process for each Pod", seconds=SETTLED_SECONDS)
         program = SF_HEALER if fault is None else (sys.executable, "-m", "tests.chaos.builds", fault.value)
-        at = self.directory / name
-        at.mkdir()
+        at = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
         with self._healer(program, mode) as healer, self._prometheus(at, healer) as prometheus:
             scene = Scene(self, at, healer, prometheus)
             scene.settle()

@@ -111,15 +111,15 @@ def quicker(document: dict[str, Any], patience: float) -> dict[str, Any]:
 
 
 def play(trial: Trial, stage: Stage, records: Path) -> Played:
-    """Run a trial to its end; its records are in a directory of its name."""
+    """Run a trial to its end; `records` is a directory of its own."""
     fault, mode = FAULTS.get(trial.healer), Mode.OBSERVE if trial.healer is Healer.WATCHING else Mode.HEAL
     with stage.played(trial.name, fault=fault, mode=mode) as scene:
         began = time.monotonic()
         file = scene.at / f"{trial.engine}.yaml"
         engines = documents(LITMUS / "engines" / file.name)
         file.write_text(yaml.safe_dump_all([quicker(each, trial.patience) for each in engines]))
-        said = _run(trial, scene, file, records / trial.name)
-    told = [msgspec.json.decode(each.read_bytes()) for each in _in_order(records / trial.name)]
+        said = _run(trial, scene, file, records)
+    told = [msgspec.json.decode(each.read_bytes()) for each in _in_order(records)]
     assert told, said
     probes = told[-1]["status"]["probeStatuses"]
     return Played(
