@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from tests.chaos.trials import Trial
 
-RECORDS = Path("build/chaos")
 SOAK_REPORT_SECONDS = 0.02
 
 
@@ -37,19 +36,20 @@ SOAK_REPORT_SECONDS = 0.02
 @click.option("--list", "listing", is_flag=True, help="Name the trials.")
 @click.option("--soak-minutes", type=float, help="Play on for so long, under load.")
 @click.option("--seed", type=int, help="The order of a soak; printed by every one.")
-def main(*, names: tuple[str, ...], listing: bool, soak_minutes: float | None, seed: int | None) -> None:
+@click.option("--records", type=click.Path(path_type=Path), default=Path("build/chaos"), show_default=True)
+def main(*, names: tuple[str, ...], listing: bool, soak_minutes: float | None, seed: int | None, records: Path) -> None:
     """Play trials one after the other on one stage; exit code 1 unless each came to its verdict."""
     if listing:
         click.echo("\n".join(each.name for each in TRIALS))
     elif soak_minutes is not None:
         seed = secrets.randbelow(2**32) if seed is None else seed
         click.echo(f"seed {seed}")
-        _play(_until(time.monotonic() + soak_minutes * 60, seed), report_seconds=SOAK_REPORT_SECONDS)
+        _play(_until(time.monotonic() + soak_minutes * 60, seed), records, report_seconds=SOAK_REPORT_SECONDS)
     else:
         chosen = [each for each in TRIALS if not names or any(name in each.name for name in names)]
         if not chosen:
             raise click.UsageError("no trial has such a name")
-        _play(chosen, report_seconds=REPORT_SECONDS)
+        _play(chosen, records, report_seconds=REPORT_SECONDS)
 
 
 def _until(over_at: float, seed: int) -> Iterator[Trial]:
@@ -61,17 +61,17 @@ def _until(over_at: float, seed: int) -> Iterator[Trial]:
         yield from kinds
 
 
-def _play(trials: Iterable[Trial], *, report_seconds: float) -> None:
-    shutil.rmtree(RECORDS, ignore_errors=True)
+def _play(trials: Iterable[Trial], records: Path, *, report_seconds: float) -> None:
+    shutil.rmtree(records, ignore_errors=True)
     began = time.monotonic()
     done = []
     with _stage(report_seconds) as stage:
         click.echo(f"the stage stands after {time.monotonic() - began:.0f} s")
         for number, trial in enumerate(trials, 1):
-            done.append(play(trial, stage, RECORDS / f"{number:02d}-{trial.name}"))
+            done.append(play(trial, stage, records / f"{number:02d}-{trial.name}"))
             click.echo(line(done[-1]))
     text = summary(done, time.monotonic() - began)
-    (RECORDS / "summary.md").write_text(text)
+    (records / "summary.md").write_text(text)
     click.echo(text)
     raise SystemExit(not all(each.is_right for each in done))
 

@@ -16,18 +16,20 @@ LATENCY = "network-latency-healer"
 BROKER = "kafka-broker-failure"
 EXHAUST = "exhaust-loader"
 
+#: Who is off will not answer, however long it is asked.
+UNANSWERED_SECONDS = 10.0
 UNWATCHED = ("watermark-moves", "healer-lives")
 UNHEALED = ("pod-runs-again", "replaces-that-incarnation", "healed-once")
 
 #: What is quick: on every push.
 QUICK = (
     Trial(POD_DELETE),
-    Trial(POD_DELETE, Healer.OFF, shows=UNWATCHED),
+    Trial(POD_DELETE, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(POD_DELETE, Healer.NO_POD_IS_A_FAILURE, shows=("same-incarnation", "healer-restarts-nothing")),
     Trial(LATENCY),
-    Trial(LATENCY, Healer.OFF, shows=UNWATCHED),
+    Trial(LATENCY, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(BROKER),
-    Trial(BROKER, Healer.OFF, shows=UNWATCHED),
+    Trial(BROKER, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(BROKER, Healer.MARKS_BY_THE_CLOCK, shows=("healer-restarts-nothing",)),
 )
 #: The Job controller's back-off cannot be made shorter: four minutes each.
