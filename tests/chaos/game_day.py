@@ -16,6 +16,8 @@ LATENCY = "network-latency-healer"
 BROKER = "kafka-broker-failure"
 EXHAUST = "exhaust-loader"
 
+#: In which a broker that came back is in sync; the engine gives it 180 s.
+REPLICAS_SECONDS = 60.0
 #: Who is off will not answer, however long it is asked.
 UNANSWERED_SECONDS = 10.0
 UNWATCHED = ("watermark-moves", "healer-lives")
@@ -28,7 +30,7 @@ QUICK = (
     Trial(POD_DELETE, Healer.NO_POD_IS_A_FAILURE, shows=("same-incarnation", "healer-restarts-nothing")),
     Trial(LATENCY),
     Trial(LATENCY, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
-    Trial(BROKER),
+    Trial(BROKER, patience=REPLICAS_SECONDS),
     Trial(BROKER, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(BROKER, Healer.MARKS_BY_THE_CLOCK, shows=("healer-restarts-nothing",)),
 )
