@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from tests.chaos.builds import Fault
     from tests.lab.kube import ControlPlane
+
+Manifest = dict[str, Any]
 
 ALERTS = Path(__file__).parents[2] / "manifests" / "observability" / "prometheus-rules.yaml"
 PROMETHEUS = "http://prometheus-prometheus.monitoring.svc:9090"
@@ -128,7 +130,8 @@ class Stage:
             )
         )
         self._exporter = self._start_exporter(stack)
-        self._create_jobs()
+        self._manifests = self._make_jobs()
+        self._renew_jobs()
         until(self._is_staffed, "a process for each Pod", seconds=SETTLED_SECONDS)
 
     def _start_exporter(self, stack: ExitStack) -> int:
@@ -139,15 +142,33 @@ class Stage:
         stack.callback(exporter.kill)
         return port
 
-    def _create_jobs(self) -> None:
+    def _make_jobs(self) -> dict[str, Manifest]:
+        """Make the Jobs of the stage, by name; the names are the same every time."""
         chance = random.Random(1)
+        made = {}
         for target, type_ in list(JOBS.items()) * JOBS_EACH:
             queue = launcher.Queue.launch("ETH", type_, "2026-01-01", launcher.short_id(chance))
             extra = {loader.CADENCE: str(self._report_seconds)}
             env = launcher.environment(queue, target, bootstrap=self.kafka.bootstrap, extra=extra)
             manifest = launcher.job_manifest(queue, target, env, namespace=self.namespace)
-            answer = self.plane.call("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", manifest)
-            assert answer.status == 201, answer
+            made[manifest["metadata"]["name"]] = manifest
+        return made
+
+    def _renew_jobs(self) -> None:
+        """Make again what is not there, and what failed for good while no healer was there."""
+        path = f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
+        for name, manifest in self._manifests.items():
+            found = self.plane.call("GET", f"{path}/{name}")
+            if found.status == 200 and _has_failed(found.body):
+                self.plane.call("DELETE", f"{path}/{name}?propagationPolicy=Foreground")
+                until(partial(self._is_gone, f"{path}/{name}"), f"{name} to be gone", seconds=SETTLED_SECONDS)
+                found = self.plane.call("GET", f"{path}/{name}")
+            if found.status == 404:
+                answer = self.plane.call("POST", path, manifest)
+                assert answer.status == 201, answer
+
+    def _is_gone(self, path: str) -> bool:
+        return self.plane.call("GET", path).status == 404
 
     def _is_staffed(self) -> bool:
         return len(self.jobs.pids()) == len(JOBS) * JOBS_EACH and self.brokers.are_all_up()
@@ -157,6 +178,7 @@ class Stage:
     @contextmanager
     def played(self, name: str, *, fault: Fault | None = None, mode: Mode = Mode.HEAL) -> Iterator[Scene]:
         """Start a healer, a Prometheus that scrapes it, and wait until all is as it should be before an experiment."""
+        self._renew_jobs()
         until(self._is_staffed, "a process for each Pod", seconds=SETTLED_SECONDS)
         program = SF_HEALER if fault is None else (sys.executable, "-m", "tests.chaos.builds", fault.value)
         at = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
@@ -198,6 +220,10 @@ class Stage:
         ]
         groups = yaml.safe_load(ALERTS.read_text())["spec"]["groups"]
         return Prometheus(at / "prometheus", scrapes=scrapes, groups=groups)
+
+
+def _has_failed(job: Manifest) -> bool:
+    return any(each["type"] == "Failed" and each["status"] == "True" for each in job["status"].get("conditions", ()))
 
 
 class Scene:

@@ -43,14 +43,10 @@ class Healer(StrEnum):
     AS_IT_IS = "as it is"
     OFF = "killed when the fault is there"
     WATCHING = "mode observe"
-    MARKS_BY_THE_CLOCK = "marks by the clock"
     NO_POD_IS_A_FAILURE = "no pod is a failure"
 
 
-FAULTS = {
-    Healer.MARKS_BY_THE_CLOCK: Fault.MARKS_BY_THE_CLOCK,
-    Healer.NO_POD_IS_A_FAILURE: Fault.NO_POD_IS_A_FAILURE,
-}
+FAULTS = {Healer.NO_POD_IS_A_FAILURE: Fault.NO_POD_IS_A_FAILURE}
 
 
 class Trial(msgspec.Struct, frozen=True):
