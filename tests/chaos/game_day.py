@@ -23,7 +23,7 @@ UNANSWERED_SECONDS = 10.0
 UNWATCHED = ("watermark-moves", "healer-lives")
 UNHEALED = ("pod-runs-again", "replaces-that-incarnation", "healed-once")
 
-#: What is quick: on every push.
+#: On every push.
 QUICK = (
     Trial(POD_DELETE),
     Trial(POD_DELETE, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
@@ -31,10 +31,10 @@ QUICK = (
     Trial(LATENCY),
     Trial(LATENCY, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(BROKER, patience=REPLICAS_SECONDS),
-    Trial(BROKER, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
 )
-#: The Job controller's back-off cannot be made shorter: four minutes each.
+#: The Job controller's back-off cannot be made shorter: five minutes for each that exhausts it.
 SLOW = (
+    Trial(BROKER, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(EXHAUST, patience=BACK_OFF_PATIENCE_SECONDS),
     Trial(EXHAUST, Healer.OFF, (*UNWATCHED, *UNHEALED), strikes=5, patience=BACK_OFF_PATIENCE_SECONDS),
     Trial(EXHAUST, Healer.WATCHING, UNHEALED, patience=BACK_OFF_PATIENCE_SECONDS),

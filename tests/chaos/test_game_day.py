@@ -43,7 +43,7 @@ def test_a_hypothesis_holds_of_our_healer_and_of_none_that_is_off_or_wrong(trial
 
 @pytest.mark.soak
 @pytest.mark.parametrize("trial", [pytest.param(trial, id=trial.name) for trial in SLOW])
-def test_a_job_that_fails_for_good_is_replaced_once_and_not_without_a_healer(
+def test_what_takes_longer_holds_of_our_healer_and_of_none_that_is_off_or_only_watches(
     trial: Trial, stage: Stage, tmp_path: Path
 ):
     played = play(trial, stage, tmp_path)
