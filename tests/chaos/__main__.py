@@ -44,7 +44,7 @@ def main(*, names: tuple[str, ...], listing: bool, soak_minutes: float | None, s
     elif soak_minutes is not None:
         seed = secrets.randbelow(2**32) if seed is None else seed
         click.echo(f"seed {seed}")
-        _play(_until(time.monotonic() + soak_minutes * 60, seed), records, report_seconds=SOAK_REPORT_SECONDS)
+        _play(_again_and_again(soak_minutes * 60, seed), records, report_seconds=SOAK_REPORT_SECONDS)
     else:
         chosen = [each for name in names or ("",) for each in TRIALS if name in each.name]
         if not chosen:
@@ -52,8 +52,9 @@ def main(*, names: tuple[str, ...], listing: bool, soak_minutes: float | None, s
         _play(chosen, records, report_seconds=REPORT_SECONDS)
 
 
-def _until(over_at: float, seed: int) -> Iterator[Trial]:
-    """Give trials until it is over (monotonic seconds): all kinds, each time in another order."""
+def _again_and_again(seconds: float, seed: int) -> Iterator[Trial]:
+    """Give trials until so long after the first: all kinds, each time in another order."""
+    over_at = time.monotonic() + seconds
     chance = random.Random(seed)
     kinds = [trial for trial in QUICK if trial.expected is Verdict.PASS]
     while time.monotonic() < over_at:
