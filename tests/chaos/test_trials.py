@@ -21,13 +21,13 @@ def engines_of(trial: Trial) -> list[dict[str, Any]]:
 
 
 def without_times(document: dict[str, Any]) -> dict[str, Any]:
-    """Leave out how long the fault holds and how often a probe is tried."""
+    """Leave out how long the fault holds, how often a probe is tried and how long it may take."""
     left = copy.deepcopy(document)
     (experiment,) = left["spec"]["experiments"]
     env = experiment["spec"]["components"]["env"]
     experiment["spec"]["components"]["env"] = [each for each in env if each["name"] not in TIMES]
     for probe in experiment["spec"]["probe"]:
-        del probe["runProperties"]["attempt"]
+        del probe["runProperties"]["attempt"], probe["runProperties"]["probeTimeout"]
     return left
 
 
