@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 comma := ,
 
-.PHONY: help venv demo up feed down test simulate mutants tutorial fuzz soak lab test-lab canary steady-load bench bench-smoke screenshot check format lock clean
+.PHONY: help venv demo up feed down test simulate mutants tutorial fuzz soak lab test-lab canary chaos chaos-soak steady-load bench bench-smoke screenshot check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -74,6 +74,12 @@ test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apis
 
 canary: $(READY) ## Canaries of queue-manager, good, slow, failing, unseen, by the real rollouts controller (needs make lab)
 	$(PYTEST) tests/argo
+
+chaos: $(READY) ## The experiments of litmus/ on real brokers and a control plane, and healers that must fail them (needs make lab)
+	$(BIN)/python -m tests.chaos
+
+chaos-soak: $(READY) ## The same experiments in any order for half an hour, under load (needs make lab)
+	$(BIN)/python -m tests.chaos --soak-minutes 30
 
 steady-load: $(READY) ## 20,000 reports/s for two minutes: how old does the watermark get (needs make lab)
 	$(BIN)/python -m benchmarks.steady_load

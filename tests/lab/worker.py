@@ -29,7 +29,7 @@ from tests.lab.process import Server
 from tests.lab.waiting import POLL_SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from aiokafka import ConsumerRecord
 
@@ -49,10 +49,19 @@ class Answer(msgspec.Struct, frozen=True):
     body: Any
 
 
-class Worker:
-    """One `sf-healer worker`; `settings` are SF_HEALER_* without the prefix."""
+SF_HEALER = (str(Path(sys.executable).with_name("sf-healer")),)
 
-    def __init__(self, name: str, directory: Path, *, bootstrap: str, **settings: object) -> None:
+
+class Worker:
+    """One `sf-healer worker`; `settings` are SF_HEALER_* without the prefix.
+
+    `program` is what is run in the place of `sf-healer`, with its arguments.
+    """
+
+    def __init__(
+        self, name: str, directory: Path, *, bootstrap: str, program: Sequence[str] = SF_HEALER, **settings: object
+    ) -> None:
+        self._program = program
         self.directory = directory / name
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port, _ = _two_neighbours()
@@ -71,7 +80,7 @@ class Worker:
         """Compose the command line of `sf-healer` in this worker's environment."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SF_HEALER_")}
         variables = [f"{name}={value}" for name, value in (inherited | self.environment).items()]
-        return ["env", "-i", *variables, str(Path(sys.executable).with_name("sf-healer")), *arguments]
+        return ["env", "-i", *variables, *self._program, *arguments]
 
     def start(self) -> Self:
         """Start the process; it may not be ready yet."""

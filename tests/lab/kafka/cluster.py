@@ -13,7 +13,7 @@ from tests.lab.ports import LOOPBACK, free_ports, is_answering
 from tests.lab.process import Recorded, Server, stop_together
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 FORMAT_SECONDS = 60.0
@@ -43,6 +43,10 @@ class KafkaCluster:
     With `users` (name -> password) there is a second listener, SASL_SSL with SCRAM-SHA-512, at `secure_bootstrap`,
     and an authorizer: who comes in there may do nothing but what ACLs allow (tests/lab/kafka/acls.py). Who comes in
     by `bootstrap` may do all.
+
+    With `behind` (a port for each broker) there is a listener that is reached through something else on these ports,
+    and advertises them: who comes in by `bootstrap_behind` cannot go round it. What is there has `listens_behind` to go
+    on to.
     """
 
     def __init__(
@@ -53,16 +57,20 @@ class KafkaCluster:
         heap: str | None = None,
         settings: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
+        behind: Sequence[int] = (),
         version: str = VERSION,
         outlives_us: bool = False,
     ) -> None:
         if (reason := missing(version)) is not None:
             raise RuntimeError(reason)
-        ports = free_ports(3 * brokers)
+        assert len(behind) in {0, brokers}, "a port for each broker"
+        ports = free_ports(4 * brokers)
         self.directory = directory
         self.ports = ports[:brokers]
         self._controller_ports = ports[brokers : 2 * brokers]
-        self._secure_ports = ports[2 * brokers :]
+        self._secure_ports = ports[2 * brokers : 3 * brokers]
+        self._behind = tuple(behind)
+        self._ports_behind = ports[3 * brokers :]
         self._users = dict(users or {})
         self._settings = dict(settings or {})
         self._classpath = f"{installed_at(version)}/libs/*"
@@ -82,6 +90,7 @@ class KafkaCluster:
         heap: str | None = None,
         settings: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
+        behind: Sequence[int] = (),
         version: str = VERSION,
         outlives_us: bool = False,
     ) -> Self:
@@ -96,6 +105,7 @@ class KafkaCluster:
             heap=heap,
             settings=settings,
             users=users,
+            behind=behind,
             version=version,
             outlives_us=outlives_us,
         )
@@ -111,6 +121,17 @@ class KafkaCluster:
     def bootstrap(self) -> str:
         """Give the brokers' addresses as clients take them: host:port, comma-separated."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self.ports)
+
+    @property
+    def bootstrap_behind(self) -> str:
+        """Give the addresses of `behind`, as clients take them."""
+        assert self._behind, "the cluster stands behind nothing"
+        return ",".join(f"{LOOPBACK}:{port}" for port in self._behind)
+
+    @property
+    def listens_behind(self) -> tuple[str, ...]:
+        """Give, for each broker, where it listens for what comes through `behind`."""
+        return tuple(f"{LOOPBACK}:{port}" for port in self._ports_behind)
 
     @property
     def secure_bootstrap(self) -> str:
@@ -192,6 +213,8 @@ class KafkaCluster:
         properties = {**self._properties(index), "log.dirs": str(home / "data")}
         if self._users:
             properties |= self._security_properties(index, properties)
+        if self._behind:
+            properties |= self._properties_behind(index, properties)
         properties |= self._settings
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (home / "server.properties").write_text(text)
@@ -253,6 +276,14 @@ class KafkaCluster:
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",  # the brokers themselves, and who comes in by the plain listener
             "allow.everyone.if.no.acl.found": "false",
+        }
+
+    def _properties_behind(self, index: int, plain: Mapping[str, str]) -> dict[str, str]:
+        listens, advertised = self._ports_behind[index], self._behind[index]
+        return {
+            "listeners": f"{plain['listeners']},BEHIND://{LOOPBACK}:{listens}",
+            "advertised.listeners": f"{plain['advertised.listeners']},BEHIND://{LOOPBACK}:{advertised}",
+            "listener.security.protocol.map": f"{plain['listener.security.protocol.map']},BEHIND:PLAINTEXT",
         }
 
     def _alter(self, kind: str, name: str, config: str) -> None:

@@ -33,9 +33,9 @@ class Toxiproxy:
     def __exit__(self, *_: object) -> None:
         self._server.kill()
 
-    def proxy(self, name: str, upstream: str) -> int:
-        """Put a proxy in front of an address; gives its port."""
-        (port,) = free_ports(1)
+    def proxy(self, name: str, upstream: str, *, port: int = 0) -> int:
+        """Put a proxy in front of an address, on a free port if none is told; gives its port."""
+        port = port or free_ports(1)[0]
         proxy = {"name": name, "listen": f"{LOOPBACK}:{port}", "upstream": upstream, "enabled": True}
         self._call("POST", "/proxies", proxy)
         return port
