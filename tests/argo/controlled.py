@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from tests.argo.files import composed, documents
+from tests.argo.scenario import commands
 from tests.lab.argo import installation
 from tests.lab.argo.controller import Controller
 from tests.manifests.built import Name
@@ -33,7 +34,6 @@ def controlled(plane: ControlPlane, at: Path, webhook_url: str) -> Iterator[Cont
     for name in list(built):  # its Pod would be kwok's; the process is ours
         if name.kind == "Deployment":
             del built[name]
-    built[Name("Secret", "argo-rollouts-notification-secret")]["stringData"] = {"webhook-url": webhook_url}
     if plane.call("GET", f"/api/v1/namespaces/{NAMESPACE}").status == 404:
         plane.create_namespace(NAMESPACE)
     binding = documents(installation.manifests() / "cluster-install" / "argo-rollouts-clusterrolebinding.yaml")[0]
@@ -41,6 +41,8 @@ def controlled(plane: ControlPlane, at: Path, webhook_url: str) -> Iterator[Cont
     applied = yaml.safe_dump_all([*built.values(), binding])
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=applied)
     try:
+        for words in commands("The controller"):
+            plane.kubectl(*[word.replace("…", webhook_url) for word in words])
         kubeconfig = plane.kubeconfig_of(NAMESPACE, "argo-rollouts")
         with Controller(at, kubeconfig, container["args"]) as controller:
             yield controller
