@@ -60,7 +60,7 @@ refused_retry_seconds = 2
 SEEN_SECONDS = 120.0
 COMMAND_SECONDS = 60.0
 #: How much of the time after the abort is left when it is dated back.
-HELD_SECONDS = 30.0
+HELD_SECONDS = 60.0
 #: The API server's clock is told in whole seconds.
 SLACK_SECONDS = 2.0
 
@@ -234,9 +234,7 @@ async def test_while_a_version_is_tried_or_was_just_taken_back_restarts_are_held
         until_ = await asyncio.to_thread(queue_manager.abort)
         await asyncio.to_thread(until_seen, worker, "was taken back", "restarts are held")
         await until_held(held, "was taken back")
-        assert await held.results() == {Result.REFUSED}
-        assert await until_runs(held) == first
-        assert await until_healed(held, first) >= until_ - SLACK_SECONDS
+        assert await until_healed(held, first) >= until_ - SLACK_SECONDS, "not before that time was over"
         await asyncio.to_thread(until_seen, worker, "Degraded")
 
         policy.publish({FILE: POLICY.format(during="warn")})
