@@ -57,7 +57,7 @@ def main(*, bootstrap: str | None, jobs: int, partitions: int, keep: Path | None
         worker = Worker("worker", keep or Path(name), bootstrap=servers, identity="convention", partitions=partitions)
         shutil.rmtree(worker.directory / "data", ignore_errors=True)
         subprocess.run(worker.command("topics", "--create", "--create-platform"), check=True, capture_output=True)
-        _in_a_process_of_its_own(_fill, servers, jobs, partitions)
+        fill(servers, jobs, partitions)
         empty = _measure(worker, partitions)
         full = _measure(worker, partitions)
     result = {"jobs": jobs, "partitions": partitions, "cores": os.cpu_count(), "empty_disk": empty, "full_disk": full}
@@ -171,9 +171,10 @@ def _draw(empty: dict[str, float], full: dict[str, float]) -> None:
 # ------------------------------------------------------------------ the changelog, filled in a process of its own
 
 
-def _in_a_process_of_its_own(target: object, *arguments: object) -> None:
+def fill(bootstrap: str, jobs: int, partitions: int) -> None:
+    """Write the changelog of the `jobs` table as a worker with so many Jobs does."""
     spawning = multiprocessing.get_context("spawn")  # no fork: threads are running here
-    process = spawning.Process(target=target, args=arguments)
+    process = spawning.Process(target=_fill, args=(bootstrap, jobs, partitions))
     process.start()
     process.join()
     assert process.exitcode == 0, "the changelog was not filled"

@@ -456,8 +456,8 @@ def _address_problems(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    # Not the policy file: it may go while workers run, and who asks one why needs no policies. A worker reads it first.
     for attribute in (
-        "policy_file",
         "kubeconfig",
         "sasl_username_file",
         "sasl_password_file",

@@ -19,10 +19,9 @@ import msgspec
 import pytest
 import yaml
 
-from tests.argo.files import ARGO, composed, documents
+from tests.argo.controlled import controlled
+from tests.argo.files import ARGO, documents
 from tests.argo.scenario import Scenario, canary_of, commands, made_quick, platform, scrape_config
-from tests.lab.argo import installation
-from tests.lab.argo.controller import Controller
 from tests.lab.argo.traffic import LOST, Client, Router, Sent, Serving, through
 from tests.lab.beside import Looking
 from tests.lab.process import Server
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.lab.argo.controller import Controller
     from tests.lab.kube import ControlPlane
 
 pytestmark = [
@@ -149,7 +149,7 @@ class Lab:
             self.plane.create_namespace(scenario.namespace)
         self._stack.callback(self._clean)
         self.serving = self._stack.enter_context(Serving(self.plane, self.at))
-        controller = self._start_controller()
+        controller = self._stack.enter_context(controlled(self.plane, self.at, self.told.url))
         self.prometheus = self._stack.enter_context(self._prometheus(controller))
         self._watch = Server("watch", self._watch_command(), log=self.at / "weights.log")
         self._watch.start()
@@ -175,28 +175,6 @@ class Lab:
         binary = str(self.plane._binary)
         return [binary, "kubectl", kubeconfig, "get", "traefikservices", "-A", "--watch", "-o", f"jsonpath={path}"]
 
-    def _start_controller(self) -> Controller:
-        """Apply the controller's own manifests with our component, and start it with that account and those flags."""
-        upstream = self.at / "controller"
-        upstream.mkdir()
-        (upstream / "upstream").symlink_to(installation.manifests())
-        text = "namespace: argo-rollouts\nresources: [upstream/base, upstream/role]\ncomponents: [ARGO/controller]\n"
-        built = composed(text, upstream)
-        (container,) = built[Name("Deployment", "argo-rollouts")]["spec"]["template"]["spec"]["containers"]
-        for name in list(built):  # its Pod would be kwok's; the process is ours
-            if name.kind == "Deployment":
-                del built[name]
-        secret = built[Name("Secret", "argo-rollouts-notification-secret")]
-        secret["stringData"] = {"webhook-url": self.told.url}
-        if self.plane.call("GET", "/api/v1/namespaces/argo-rollouts").status == 404:
-            self.plane.create_namespace("argo-rollouts")
-        binding = documents(installation.manifests() / "cluster-install" / "argo-rollouts-clusterrolebinding.yaml")[0]
-        binding["subjects"][0]["namespace"] = "argo-rollouts"
-        self._applied = yaml.safe_dump_all([*built.values(), binding])
-        self.plane.kubectl("apply", "--server-side", "-f", "-", stdin=self._applied)
-        kubeconfig = self.plane.kubeconfig_of("argo-rollouts", "argo-rollouts")
-        return self._stack.enter_context(Controller(self.at, kubeconfig, container["args"]))
-
     def _prometheus(self, controller: Controller) -> Prometheus:
         """Start a Prometheus with the quick forms of the shipped PodMonitor and rules, and the controller's metrics."""
         built = composed_from(made_quick(GOOD, "http://unused", self.at / "rules", base="overlays/traefik"))
@@ -217,7 +195,6 @@ class Lab:
     def _clean(self) -> None:
         for scenario in SCENARIOS:
             self.plane.kubectl("delete", "namespace", scenario.namespace, "--wait=false")
-        self.plane.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=self._applied)
 
     # ------------------------------------------------------------------ one scenario
 

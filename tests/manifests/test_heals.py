@@ -7,7 +7,6 @@ and the place of mounts are the test's.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from contextlib import ExitStack
 from functools import partial
@@ -18,17 +17,16 @@ import pytest
 
 from sf_healer import topics
 from sf_healer.adapters import kafka
-from sf_healer.adapters.cluster import ApiFailure, Cluster, LiveJob
-from sf_healer.core import commands
-from sf_healer.core.commands import Outcome, Result
+from sf_healer.adapters.cluster import Cluster
+from sf_healer.core.commands import Result
 from sf_healer.core.facts import PodState
-from sf_healer.local import launcher
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
 from tests.lab.kafka import OLDEST_VERSION, VERSION, KafkaCluster, acls_of, allow
 from tests.lab.process import Server
+from tests.lab.sick import Sick
 from tests.lab.waiting import until, until_async
-from tests.lab.worker import Worker, records_of, send
+from tests.lab.worker import Worker
 from tests.manifests.built import of_kind, settings_of
 from tests.manifests.platform import JOBS, WORKERS
 
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kafka, pytest.mark.kube, pytest.mark.crds, pytest.mark.timeout(600)]
 
-TARGET = "loader-producer"
 #: The shipped policy waits five minutes before silence is sickness.
 POLICY = """\
 [defaults]
@@ -120,38 +117,6 @@ def operators(platform: Platform, tmp_path: Path, version: str) -> Iterator[Oper
     passwords = {user: secrets.token_hex(12) for user in USERS}
     with KafkaCluster.start(brokers=3, directory=tmp_path / "kafka", users=passwords, version=version) as brokers:
         yield Operators(platform, brokers, passwords)
-
-
-class Sick:
-    """A Job that says `loading` and falls silent."""
-
-    def __init__(self, cluster: Cluster, bootstrap: str) -> None:
-        self.queue = launcher.Queue.launch("BTCUSDT", "api_trades", "2025-06-01", secrets.token_hex(3))
-        self.name = launcher.job_name(self.queue.id, TARGET)
-        self.cluster = cluster
-        self.bootstrap = bootstrap
-
-    def create(self) -> LiveJob:
-        env = launcher.environment(self.queue, TARGET)
-        made = self.cluster.create_job(JOBS, launcher.job_manifest(self.queue, TARGET, env, namespace=JOBS))
-        assert isinstance(made, LiveJob), made
-        return made
-
-    def look(self) -> LiveJob | None:
-        answer = self.cluster.read_job(JOBS, self.name)
-        if isinstance(answer, ApiFailure):
-            assert answer.status == 404, answer
-            return None
-        return answer
-
-    async def says(self, *words: str) -> None:
-        named = {"queue_id": self.queue.id, "producer": launcher.telemetry_id(TARGET, self.queue.short)}
-        says = [{**named, "status": word, "event": word, "finished": False} for word in words]
-        await send(self.bootstrap, [json.dumps(each).encode() for each in says])
-
-    async def results(self) -> set[Result]:
-        found = [commands.decode_outcome(each.value) for each in await records_of(self.bootstrap, topics.OUTCOMES)]
-        return {outcome.result for outcome in found if isinstance(outcome, Outcome)}
 
 
 # The platform's own version, and the newest.

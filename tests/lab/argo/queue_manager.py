@@ -36,13 +36,15 @@ class QueueManager:
 
             def do_GET(self) -> None:
                 began = time.perf_counter()
-                status, body = self._answer()
+                status, body = self._answer() if self.command == "GET" else (405, b"{}")
                 latency.labels(self.path).observe(time.perf_counter() - began)
-                requests.labels("GET", self.path, status).inc()
+                requests.labels(self.command, self.path, status).inc()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815  counted
 
             def _answer(self) -> tuple[int, bytes]:
                 if self.path == "/metrics":
