@@ -34,6 +34,16 @@ class Laboratory(NamedTuple):
 
 
 @contextmanager
+def kafka_at(bootstrap: str | None, directory: Path, *, brokers: int = 1) -> Iterator[str]:
+    """Give the addresses of the Kafka that is named, else of one of the lab's own for as long as the context lasts."""
+    if bootstrap is not None:
+        yield bootstrap
+        return
+    with KafkaCluster.start(brokers=brokers, directory=directory / "kafka") as kafka:
+        yield kafka.bootstrap
+
+
+@contextmanager
 def started(directory: Path) -> Iterator[Laboratory]:
     """Start the broker on a directory, new or used before."""
     with KafkaCluster.start(brokers=1, directory=directory, settings=_SETTINGS) as kafka:

@@ -25,7 +25,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -36,9 +35,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.laboratory import kafka_at
 from benchmarks.restore import fill
 from sf_healer.rights import ACTUATOR_GROUP, DETECTOR_GROUP
-from tests.lab.kafka import KafkaCluster
 from tests.lab.waiting import until
 from tests.lab.worker import Worker
 
@@ -48,8 +47,6 @@ SESSION_SECONDS, HEARTBEAT_SECONDS = 30.0, 3.0
 #: Nobody loses or gets a partition for so long: it is over.
 QUIET_SECONDS = 10.0
 SETTLED_SECONDS = 180.0
-POLL_SECONDS = 0.05
-OK = 200
 GOT, LOST = "partition_rebuilt", "partition_dropped"
 
 
@@ -83,7 +80,10 @@ class Owned(NamedTuple):
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(Kind), help="Only these; repeatable.")
 def main(*, bootstrap: str | None, jobs: int, partitions: int, kinds: Sequence[Kind]) -> None:
     """Measure the restart of a worker as a Pod of a Deployment and of a StatefulSet."""
-    with tempfile.TemporaryDirectory(prefix="sf-healer-restart-") as name, _kafka(bootstrap, Path(name)) as servers:
+    with (
+        tempfile.TemporaryDirectory(prefix="sf-healer-restart-") as name,
+        kafka_at(bootstrap, Path(name), brokers=3) as servers,
+    ):
         asks = Place(Path(name), servers, partitions).worker("asks")
         subprocess.run(asks.command("topics", "--create", "--create-platform"), check=True, capture_output=True)
         fill(servers, jobs, partitions)
@@ -94,15 +94,6 @@ def main(*, bootstrap: str | None, jobs: int, partitions: int, kinds: Sequence[K
         }
     _draw(results)
     click.echo(json.dumps({"jobs": jobs, "partitions": partitions, "cores": os.cpu_count(), "cases": results}))
-
-
-@contextmanager
-def _kafka(bootstrap: str | None, directory: Path) -> Iterator[str]:
-    if bootstrap is not None:
-        yield bootstrap
-        return
-    with KafkaCluster.start(brokers=3, directory=directory / "kafka") as kafka:
-        yield kafka.bootstrap
 
 
 class Place(NamedTuple):
@@ -139,7 +130,7 @@ def _measure(kind: Kind, end: End, place: Place) -> dict[str, float]:
         for worker in workers:
             worker.start()
         for worker in workers:
-            _until_ready(worker)
+            worker.wait_until_ready(READY_SECONDS)
         _until_quiet(workers, place.partitions)
         began = time.time()
         if kind is Kind.DEPLOYMENT:
@@ -178,17 +169,8 @@ def _replace(end: End, old: Worker, new: Worker) -> tuple[float, float]:
 def _started(worker: Worker) -> float:
     began = time.time()
     worker.start()
-    _until_ready(worker)
+    worker.wait_until_ready(READY_SECONDS)
     return time.time() - began
-
-
-def _until_ready(worker: Worker) -> None:
-    def is_ready() -> bool:
-        assert worker.server.is_alive, worker.tail()
-        answer = worker.get("/readyz")
-        return answer is not None and answer.status == OK
-
-    until(is_ready, "a worker to be ready", seconds=READY_SECONDS, every_seconds=POLL_SECONDS)
 
 
 def _until_quiet(workers: Sequence[Worker], partitions: int) -> None:

@@ -19,8 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -29,13 +27,13 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.laboratory import kafka_at
 from sf_healer.core.changelog import writes_of
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.state import JobState
 from sf_healer.topics import JOBS_CHANGELOG
-from tests.lab.kafka import KafkaCluster
 from tests.lab.worker import Worker
 
 READY_SECONDS = 600.0
@@ -53,7 +51,7 @@ OK = 200
 @click.option("--keep", type=click.Path(path_type=Path), help="Directory for the worker's log; else none is kept.")
 def main(*, bootstrap: str | None, jobs: int, partitions: int, keep: Path | None) -> None:
     """Measure the restore of the jobs table."""
-    with tempfile.TemporaryDirectory(prefix="sf-healer-restore-") as name, _kafka(bootstrap, Path(name)) as servers:
+    with tempfile.TemporaryDirectory(prefix="sf-healer-restore-") as name, kafka_at(bootstrap, Path(name)) as servers:
         worker = Worker("worker", keep or Path(name), bootstrap=servers, identity="convention", partitions=partitions)
         shutil.rmtree(worker.directory / "data", ignore_errors=True)
         subprocess.run(worker.command("topics", "--create", "--create-platform"), check=True, capture_output=True)
@@ -64,15 +62,6 @@ def main(*, bootstrap: str | None, jobs: int, partitions: int, keep: Path | None
     _draw(empty, full)
     click.echo(json.dumps(result))
     sys.exit(0 if not empty["not_alive"] + full["not_alive"] else EXIT_NOT_ALIVE)
-
-
-@contextmanager
-def _kafka(bootstrap: str | None, directory: Path) -> Iterator[str]:
-    if bootstrap is not None:
-        yield bootstrap
-        return
-    with KafkaCluster.start(brokers=1, directory=directory / "kafka") as kafka:
-        yield kafka.bootstrap
 
 
 def _measure(worker: Worker, partitions: int) -> dict[str, float]:

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,10 +25,10 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.laboratory import kafka_at
 from sf_healer.local.launcher import Queue, environment
 from sf_healer.local.reports import Process
 from sf_healer.local.services import SERVICES
-from tests.lab.kafka import KafkaCluster
 from tests.lab.waiting import until
 from tests.lab.worker import Worker
 
@@ -51,7 +50,7 @@ EXIT_TOO_OLD = 3
 @click.option("--limit", default=5.0, show_default=True, help="Oldest watermark that is still well, seconds.")
 def main(*, bootstrap: str | None, rate: int, seconds: float, jobs: int, limit: float) -> None:
     """Measure the age of the watermark under a steady load."""
-    with tempfile.TemporaryDirectory(prefix="sf-healer-steady-") as name, _kafka(bootstrap, Path(name)) as servers:
+    with tempfile.TemporaryDirectory(prefix="sf-healer-steady-") as name, kafka_at(bootstrap, Path(name)) as servers:
         worker = Worker("worker", Path(name), bootstrap=servers, identity="convention")
         subprocess.run(worker.command("topics", "--create", "--create-platform"), check=True, capture_output=True)
         with worker:
@@ -62,15 +61,6 @@ def main(*, bootstrap: str | None, rate: int, seconds: float, jobs: int, limit: 
     click.echo(json.dumps(result))
     well = result["age_max_seconds"] < limit and not result["unanswered"] and result["counted"] == result["reports"]
     sys.exit(0 if well else EXIT_TOO_OLD)
-
-
-@contextmanager
-def _kafka(bootstrap: str | None, directory: Path) -> Iterator[str]:
-    if bootstrap is not None:
-        yield bootstrap
-        return
-    with KafkaCluster.start(brokers=1, directory=directory / "kafka") as kafka:
-        yield kafka.bootstrap
 
 
 def _measure(bootstrap: str, worker: Worker, *, rate: int, seconds: float, jobs: int) -> dict[str, float]:

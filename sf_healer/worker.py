@@ -6,9 +6,7 @@ heal nothing. `faust -A sf_healer.worker:detector worker` works, and so does `:a
 
 import asyncio
 import gc
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterable
 from types import ModuleType
@@ -31,6 +29,7 @@ import tables.jobs
 import tables.policies
 from sf_healer import preflight
 from sf_healer.adapters import logs
+from sf_healer.adapters.threads import leave
 from sf_healer.app import actuator, detector
 from sf_healer.settings import Role, Settings
 
@@ -65,8 +64,7 @@ OBJECTS_BEFORE_COLLECTION = 50_000
 def _end_at_once() -> None:
     """End the process from beside its event loop; what it has not acknowledged is read again."""
     log.critical("stop_hangs")
-    sys.stdout.flush()
-    os._exit(CRASHED)
+    leave(CRASHED)
 
 
 class _Together(Service):

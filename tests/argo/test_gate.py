@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from sf_healer.access import needed
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.core.commands import Result
 from sf_healer.core.facts import PodState
 from sf_healer.core.rollouts import AFTER_ABORT_SECONDS
-from sf_healer.settings import Mode, Role
 from tests.argo.controlled import controlled
 from tests.argo.files import build, composed
 from tests.argo.scenario import Scenario, canary_of, commands, platform
 from tests.lab.beside import Served
+from tests.lab.kube.rules import RULES
 from tests.lab.mount import Mount
 from tests.lab.sick import Sick
 from tests.lab.waiting import until, until_async
@@ -158,12 +157,18 @@ def until_seen(worker: Worker, *words: str) -> None:
     until(lambda: all(word in seen(worker) for word in words), f"fleet to say {words}", seconds=SEEN_SECONDS)
 
 
-async def until_runs(job: Sick) -> str:
+async def a_silent_job(cluster: Cluster, bootstrap: str) -> tuple[Sick, str]:
+    """Make a Job that reports once; gives the uid of its first incarnation too."""
+    job = Sick(cluster, bootstrap)
+    await asyncio.to_thread(job.create)
+
     def uid() -> str:
         found = job.look()
         return found.fact.uid if found is not None and found.fact.pod is PodState.RUNNING else ""
 
-    return await until_async(partial(asyncio.to_thread, uid), "the Job to run", seconds=SEEN_SECONDS)
+    first = await until_async(partial(asyncio.to_thread, uid), "the Job to run", seconds=SEEN_SECONDS)
+    await job.says("started", "loading")
+    return job, first
 
 
 async def until_held(job: Sick, detail: str) -> None:
@@ -202,11 +207,7 @@ async def test_while_a_version_is_tried_or_was_just_taken_back_restarts_are_held
         nothing = running.enter_context(Served(SeenNothing))
         running.enter_context(controlled(cluster, tmp_path, f"{nothing.address}/told"))
         await asyncio.to_thread(queue_manager.migrate, nothing.address, tmp_path / "quick")
-        rules = [
-            {"apiGroups": [each.access.group], "resources": [each.access.resource], "verbs": [each.access.verb]}
-            for each in needed(Role.ALL, Mode.HEAL)
-        ]
-        account = await asyncio.to_thread(cluster.service_account, namespace, "healer", rules)
+        account = await asyncio.to_thread(cluster.service_account, namespace, "healer", RULES)
         worker = running.enter_context(
             Worker(
                 "heals",
@@ -225,10 +226,7 @@ async def test_while_a_version_is_tried_or_was_just_taken_back_restarts_are_held
 
         await asyncio.to_thread(queue_manager.try_version, "queue-manager:1.1.0")
         await asyncio.to_thread(until_seen, worker, "is being tried", "restarts are held")
-        held = Sick(admin, bootstrap)
-        await asyncio.to_thread(held.create)
-        first = await until_runs(held)
-        await held.says("started", "loading")
+        held, first = await a_silent_job(admin, bootstrap)
         await until_held(held, "is being tried")
 
         until_ = await asyncio.to_thread(queue_manager.abort)
@@ -240,10 +238,7 @@ async def test_while_a_version_is_tried_or_was_just_taken_back_restarts_are_held
         policy.publish({FILE: POLICY.format(during="warn")})
         await asyncio.to_thread(queue_manager.try_version, "queue-manager:1.2.0")
         await asyncio.to_thread(until_seen, worker, "is being tried", "a warning, nothing is held")
-        warned = Sick(admin, bootstrap)
-        await asyncio.to_thread(warned.create)
-        second = await until_runs(warned)
-        await warned.says("started", "loading")
+        warned, second = await a_silent_job(admin, bootstrap)
         await until_healed(warned, second)
         assert queue_manager.status()["phase"] in {"Progressing", "Paused"}, "it is tried still"
         assert await warned.results() == {Result.RESTARTED}

@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.kube, pytest.mark.prometheus, pytest.mark.timeout(240)
 READY_SECONDS = 60.0
 SEEN_SECONDS = 60.0
 LIST = "/queues/queues/list"
+OF_THE_LIST = f'http_requests_total{{endpoint="{LIST}"}}'
 #: What each address of the overlay leads to.
 PLACES = {
     "queue-manager-stable:8080": "stable",
@@ -120,10 +121,8 @@ def count(prometheus: Prometheus, query: str) -> dict[str, float]:
 def test_a_quiet_control_plane_has_samples_of_each_version_and_failures_are_counted(
     asked: Asked, prometheus: Prometheus, prober: Server
 ):
-    of_the_list = f'http_requests_total{{endpoint="{LIST}"}}'
-
     def have_samples() -> bool:
-        found = count(prometheus, of_the_list)
+        found = count(prometheus, OF_THE_LIST)
         return found.keys() == asked.ports.keys() and min(found.values()) >= 4
 
     until(have_samples, f"samples of each\n{prober.tail()}", seconds=SEEN_SECONDS)
@@ -136,10 +135,10 @@ def test_a_quiet_control_plane_has_samples_of_each_version_and_failures_are_coun
 
 def test_it_only_ever_reads_and_goes_on_when_a_version_is_away(asked: Asked, prometheus: Prometheus, prober: Server):
     asked.servers["canary"].stop()
-    before = count(prometheus, f'http_requests_total{{endpoint="{LIST}"}}').get("stable", 0.0)
+    before = count(prometheus, OF_THE_LIST).get("stable", 0.0)
 
     def goes_on() -> bool:
-        return count(prometheus, f'http_requests_total{{endpoint="{LIST}"}}').get("stable", 0.0) >= before + 3
+        return count(prometheus, OF_THE_LIST).get("stable", 0.0) >= before + 3
 
     until(goes_on, f"it to ask on\n{prober.tail()}", seconds=SEEN_SECONDS)
     assert prober.is_alive

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from sf_healer.access import needed
 from sf_healer.local import launcher, loader
-from sf_healer.settings import Mode, Role
+from sf_healer.settings import Mode
+from tests.chaos import lab_file
 from tests.lab.kafka import KafkaCluster
-from tests.lab.kube.installation import binary
 from tests.lab.kube.pod_processes import BrokerPods, JobPods
+from tests.lab.kube.rules import RULES
 from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.process import Server
 from tests.lab.prometheus.server import Prometheus
@@ -41,15 +41,8 @@ if TYPE_CHECKING:
 Manifest = dict[str, Any]
 
 ALERTS = Path(__file__).parents[2] / "manifests" / "observability" / "prometheus-rules.yaml"
-PROMETHEUS = "http://prometheus-prometheus.monitoring.svc:9090"
-HEALER = "http://sf-healer.kafka.svc:6066"
-DESTINATIONS = ("k3-kafka-bootstrap.kafka.svc.cluster.local|9093", "k3-kafka-brokers.kafka.svc.cluster.local|9093")
 #: As Strimzi labels the brokers of StreamForge's cluster.
 BROKER_LABELS = {"strimzi.io/cluster": "k3", "strimzi.io/kind": "Kafka", "strimzi.io/broker-role": "true"}
-RULES = [
-    {"apiGroups": [need.access.group], "resources": [need.access.resource], "verbs": [need.access.verb]}
-    for need in needed(Role.ALL, Mode.HEAL)
-]
 JOBS = {"loader-producer": "api_candles_5m", "loader-ws": "ws_trades", "arango-connector": "api_trades"}
 JOBS_EACH = 2
 REPORT_SECONDS = 1.0
@@ -109,8 +102,9 @@ class Stage:
             KafkaCluster.start(brokers=3, directory=directory / "kafka", heap=BROKER_HEAP, behind=ports)
         )
         self.toxiproxy = stack.enter_context(Toxiproxy(directory))
-        for index, address in enumerate(self.kafka.listens_behind):
-            self.toxiproxy.proxy(f"broker-{index}", address, port=ports[index])
+        self.proxies = tuple(f"broker-{index}" for index in range(len(ports)))
+        for name, address, port in zip(self.proxies, self.kafka.listens_behind, ports, strict=True):
+            self.toxiproxy.proxy(name, address, port=port)
         asyncio.run(make_topics(self.kafka.bootstrap))
         self.namespace, self.brokers_namespace = plane.create_namespace(), plane.create_namespace()
         for namespace in (self.namespace, self.brokers_namespace):
@@ -243,25 +237,20 @@ class Scene:
 
     def strikes(self) -> int:
         """Count what the experiment has hit by now: Pods killed, or proxies slowed."""
-        slowed = sum(bool(self.stage.toxiproxy.toxics(f"broker-{index}")) for index in range(3))
+        slowed = sum(bool(self.stage.toxiproxy.toxics(name)) for name in self.stage.proxies)
         return len(self._killed()) - self._strikes_before + slowed
 
     def bindings(self) -> Path:
         """Write lab.toml."""
-        kubectl = self.at / "kubectl"
-        kubectl.write_text(f'#!/bin/sh\nexec {binary()} kubectl --cache-dir={self.at} "$@"\n')
-        kubectl.chmod(0o755)
-        proxies = ", ".join(f'"broker-{index}"' for index in range(3))
-        slow = "".join(f'"{each}" = [{proxies}]\n' for each in DESTINATIONS)
-        file = self.at / "lab.toml"
-        file.write_text(
-            f'[addresses]\n"{PROMETHEUS}" = "{self.prometheus.url}"\n'
-            f'"{HEALER}" = "http://{LOOPBACK}:{self.healer.port}"\n'
-            f'[namespaces]\nstf = "{self.stage.namespace}"\nkafka = "{self.stage.brokers_namespace}"\n'
-            f'[cluster]\nkubeconfig = "{self.stage.plane.kubeconfig}"\nkubectl = ["{kubectl}"]\n'
-            f'[toxiproxy]\nurl = "{self.stage.toxiproxy.url}"\n[toxiproxy.proxies]\n{slow}'
+        return lab_file.write(
+            self.at,
+            prometheus=self.prometheus.url,
+            healer=f"http://{LOOPBACK}:{self.healer.port}",
+            namespaces={"stf": self.stage.namespace, "kafka": self.stage.brokers_namespace},
+            kubeconfig=self.stage.plane.kubeconfig,
+            toxiproxy=self.stage.toxiproxy.url,
+            proxies=self.stage.proxies,
         )
-        return file
 
     def _killed(self) -> list[str]:
         return [*self.stage.jobs.killed, *self.stage.brokers.killed]

@@ -35,16 +35,13 @@ def stage(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
         yield stage
 
 
-@pytest.mark.parametrize("trial", [pytest.param(trial, id=trial.name) for trial in QUICK])
+@pytest.mark.parametrize(
+    "trial",
+    [
+        *(pytest.param(trial, id=trial.name) for trial in QUICK),
+        *(pytest.param(trial, id=trial.name, marks=pytest.mark.soak) for trial in SLOW),
+    ],
+)
 def test_a_hypothesis_holds_of_our_healer_and_of_none_that_is_off_or_wrong(trial: Trial, stage: Stage, tmp_path: Path):
-    played = play(trial, stage, tmp_path)
-    assert played.is_right, f"{line(played)}\n{played.said}"
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("trial", [pytest.param(trial, id=trial.name) for trial in SLOW])
-def test_what_takes_longer_holds_of_our_healer_and_of_none_that_is_off_or_only_watches(
-    trial: Trial, stage: Stage, tmp_path: Path
-):
     played = play(trial, stage, tmp_path)
     assert played.is_right, f"{line(played)}\n{played.said}"

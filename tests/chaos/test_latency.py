@@ -18,6 +18,7 @@ from sf_healer.chaos.latency import Latency, LatencyError, slowed
 from sf_healer.chaos.questions import LabQuestions
 from sf_healer.chaos.run import InjectionError
 from tests.chaos.engines import LITMUS, documents
+from tests.chaos.lab_file import DESTINATIONS
 from tests.lab.beside import Served
 from tests.lab.toxiproxy import Toxiproxy
 from tests.lab.waiting import until_async
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 FAST = Latency(milliseconds=200, jitter=50)
 NONE = Latency(milliseconds=0, jitter=0)
-DESTINATIONS = ("k3-kafka-bootstrap.kafka.svc.cluster.local|9093", "k3-kafka-brokers.kafka.svc.cluster.local|9093")
 
 
 class Proxies(Served):

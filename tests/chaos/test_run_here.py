@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import urllib.parse
 import xml.etree.ElementTree as ET
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,27 +22,19 @@ from sf_healer.chaos.bindings import Bindings, BindingsError, ClusterBinding, re
 from sf_healer.chaos.experiment import Saw
 from sf_healer.chaos.questions import LabQuestions
 from sf_healer.cli import ExitCode
+from tests.chaos import lab_file
 from tests.chaos.engines import LITMUS, documents
 from tests.lab.beside import Served
-from tests.lab.kube.installation import binary
 from tests.lab.waiting import until
+from tests.lab.worker import SF_HEALER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.lab.kube import ControlPlane
 
-PROGRAM = str(Path(sys.executable).with_name("sf-healer"))
 JOB = "loader-btc-2026-01-01-a1b2-loader-producer"
-ADDRESSES = ("http://prometheus-prometheus.monitoring.svc:9090", "http://sf-healer.kafka.svc:6066")
-LAB = """\
-[addresses]
-"http://a:1" = "http://b:2"
-[namespaces]
-stf = "lab"
-[cluster]
-kubeconfig = "k"
-"""
 SECONDS = 120.0
 #: Longer than the Job controller waits before its next Pod (10 s).
 INTERVAL = "15"
@@ -91,12 +81,7 @@ def asked(name: str) -> litmus.Probe:
 
 
 def bindings(pages: Pages) -> Bindings:
-    return Bindings(
-        {
-            "http://prometheus-prometheus.monitoring.svc:9090": pages.address,
-            "http://sf-healer.kafka.svc:6066": pages.address,
-        }
-    )
+    return Bindings({lab_file.PROMETHEUS: pages.address, lab_file.HEALER: pages.address})
 
 
 async def test_a_query_has_one_row_or_is_an_error_as_with_litmus(pages: Pages):
@@ -110,7 +95,7 @@ async def test_a_query_has_one_row_or_is_an_error_as_with_litmus(pages: Pages):
 
 async def test_a_page_that_nobody_serves_is_no_error_but_no_answer(pages: Pages):
     assert (await LabQuestions(bindings(pages)).ask(asked("healer-lives"))).text == "200"
-    nobody = Bindings({"http://sf-healer.kafka.svc:6066": "http://127.0.0.1:9"})
+    nobody = Bindings({lab_file.HEALER: "http://127.0.0.1:9"})
     assert (await LabQuestions(nobody).ask(asked("healer-lives"))).saw is Saw.NOTHING
 
 
@@ -186,12 +171,12 @@ class Stage:
         job = {"metadata": {"name": JOB}, "spec": {"backoffLimit": 4, "template": template}}
         assert plane.call("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", job).status == 201
         until(lambda: bool(self.pods()), "the Job's Pod to run", seconds=SECONDS)
-        (directory / "kubectl").write_text(f'#!/bin/sh\nexec {binary()} kubectl --cache-dir={directory} "$@"\n')
-        (directory / "kubectl").chmod(0o755)
-        (directory / "lab.toml").write_text(
-            f'[addresses]\n"http://prometheus-prometheus.monitoring.svc:9090" = "{pages.address}"\n'
-            f'"http://sf-healer.kafka.svc:6066" = "{pages.address}"\n[namespaces]\nstf = "{self.namespace}"\n'
-            f'[cluster]\nkubeconfig = "{plane.kubeconfig}"\nkubectl = ["{directory / "kubectl"}"]\n'
+        self.bindings = lab_file.write(
+            directory,
+            prometheus=pages.address,
+            healer=pages.address,
+            namespaces={"stf": self.namespace},
+            kubeconfig=plane.kubeconfig,
         )
 
     def pods(self) -> set[str]:
@@ -212,12 +197,12 @@ class Stage:
         """Run it; `then` is called when the Pod was killed."""
         before = self.pods()
         command = [
-            PROGRAM,
+            *SF_HEALER,
             "chaos",
             "run",
             str(engine or self.engine()),
             "--bindings",
-            str(self.directory / "lab.toml"),
+            str(self.bindings),
         ]
         process = subprocess.Popen(
             [*command, "--records", str(self.records), "--seed", "1"],

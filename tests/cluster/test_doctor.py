@@ -17,6 +17,7 @@ from sf_healer.checks import kubernetes
 from sf_healer.checks.findings import About, State
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.settings import Mode, Role, Settings
+from tests.lab.kube.rules import RULES, Rules, rules_of
 from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.waiting import until
 from tests.lab.worker import Worker, make_topics
@@ -42,11 +43,7 @@ def namespace(control_plane: ControlPlane) -> str:
     return control_plane.create_namespace()
 
 
-def rules_of(accesses: Iterable[Access]) -> list[dict[str, list[str]]]:
-    return [{"apiGroups": [each.group], "resources": [each.resource], "verbs": [each.verb]} for each in accesses]
-
-
-def account_with(plane: ControlPlane, namespace: str, rules: list[dict[str, list[str]]]) -> Path:
+def account_with(plane: ControlPlane, namespace: str, rules: Rules) -> Path:
     """Make a ServiceAccount with these rules; what it is called says nothing."""
     account_with.made += 1
     return plane.service_account(namespace, f"account-{account_with.made}", rules)
@@ -143,7 +140,7 @@ EXTRA = {
 
 @pytest.mark.parametrize("extra", EXTRA)
 def test_one_rule_more_is_too_much(control_plane: ControlPlane, namespace: str, extra: str):
-    rules = [*rules_of(need.access for need in needed(Role.ALL, Mode.HEAL)), EXTRA[extra]]
+    rules = [*RULES, EXTRA[extra]]
     kubeconfig = account_with(control_plane, namespace, rules)
 
     findings = findings_of(settings_of(Role.ALL, Mode.HEAL, namespace, kubeconfig))
@@ -185,7 +182,7 @@ def test_rights_of_a_cluster_role_are_too_much_in_all_other_namespaces(control_p
 
 
 def test_a_detector_with_the_rights_of_all_has_too_much(control_plane: ControlPlane, namespace: str):
-    kubeconfig = account_with(control_plane, namespace, rules_of(n.access for n in needed(Role.ALL, Mode.HEAL)))
+    kubeconfig = account_with(control_plane, namespace, RULES)
     assert said(findings_of(settings_of(Role.DETECTOR, Mode.HEAL, namespace, kubeconfig)), State.TOO_MUCH) == [
         f"may create events in namespace {namespace}",
         f"may get rollouts.argoproj.io in namespace {namespace}",
@@ -194,7 +191,7 @@ def test_a_detector_with_the_rights_of_all_has_too_much(control_plane: ControlPl
 
 
 def test_who_only_observes_need_not_be_able_to_touch_anything(control_plane: ControlPlane, namespace: str):
-    kubeconfig = account_with(control_plane, namespace, rules_of(n.access for n in needed(Role.ALL, Mode.HEAL)))
+    kubeconfig = account_with(control_plane, namespace, RULES)
     assert said(findings_of(settings_of(Role.ALL, Mode.OBSERVE, namespace, kubeconfig)), State.TOO_MUCH) == [
         f"may create events in namespace {namespace}",
         f"may create, delete jobs.batch in namespace {namespace}",
@@ -206,7 +203,7 @@ def test_an_administrator_may_do_everything_and_that_is_one_line(control_plane: 
     assert said(findings, State.TOO_MUCH) == [f"may do everything in namespace {namespace}"]
 
 
-def grant(plane: ControlPlane, namespace: str, account: str, kind: str, rules: list[dict[str, list[str]]]) -> None:
+def grant(plane: ControlPlane, namespace: str, account: str, kind: str, rules: Rules) -> None:
     """Bind one role more to a ServiceAccount, of the namespace or of the cluster."""
     name = f"{namespace}-{account}-more"
     where = RBAC if kind == "ClusterRole" else f"{RBAC}/namespaces/{namespace}"

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from sf_healer.access import needed
-from sf_healer.settings import Mode, Role
 from tests.lab.api_proxy import ApiProxy, Asks, Fault, Harm, Weather
 from tests.lab.kafka import KafkaCluster
+from tests.lab.kube.rules import RULES
 from tests.lab.waiting import until_async
 from tests.lab.worker import Worker, make_topics
 from tests.scenarios import jobs as fifty
@@ -48,11 +47,6 @@ LONG_SESSION_SECONDS = 6.0
 BROKER_AWAY_SECONDS = 12.0
 API_AWAY_SECONDS = 10.0
 TAKE_OVER_SECONDS = 60.0
-#: The rights that the shipped manifests give, and no others.
-RULES = [
-    {"apiGroups": [need.access.group], "resources": [need.access.resource], "verbs": [need.access.verb]}
-    for need in needed(Role.ALL, Mode.HEAL)
-]
 #: What the API does wrong, each with its weight. No read is answered 4xx but 429: that would be a true answer.
 BUSY = {
     Fault(Harm.STATUS, 429, "TooManyRequests", retry_after_seconds=1): 1.0,
