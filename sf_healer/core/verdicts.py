@@ -7,7 +7,8 @@ RESTARTABLE. What may then still stop the act is admission's business.
 Rules, in this order (design §6 and the platform's facts):
 - gone, deleting, foreign, exempt, suspended Jobs are not judged;
 - the Job's own `interrupted` wins over a `finished` that follows it: the user stopped it;
-- `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS after an `error`;
+- `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS of an `error`: that is a failure,
+  or the Job went on, and then its silence tells;
 - Complete is an end, unless an `error` was the last word: the platform's services exit with 0 after one;
 - for a while after a stop command for its queue a Job is left alone, whatever it says;
 - the Job's condition Failed is a failure;
@@ -201,7 +202,7 @@ def _ended(state: JobState) -> Judgement | None:
     assert state.fact is not None
     if _stands(state, Kind.INTERRUPTED):
         return Judgement(Verdict.STOPPED, Rule.INTERRUPTED)
-    if _stands(state, Kind.FINISHED) and not _finished_by_error(state):
+    if _stands(state, Kind.FINISHED) and not _finished_with_error(state):
         return Judgement(Verdict.COMPLETED, Rule.FINISHED)
     if state.fact.condition is Condition.COMPLETE and not has_open_error(state):
         return Judgement(Verdict.COMPLETED, Rule.JOB_COMPLETE)
@@ -221,16 +222,28 @@ def _stands(state: JobState, end: Kind) -> bool:
     return perhaps_after(ended, started, RIGHT_AFTER_SECONDS) and perhaps_after(ended, loading, LATE_SECONDS)
 
 
-def _finished_by_error(state: JobState) -> bool:
-    """Say whether the Job ended by an `error`: `finished` came with it, and surely no sign of life after them."""
+def _finished_with_error(state: JobState) -> bool:
+    """Say whether `finished` came together with an `error`: then it is no proof that the Job did its work.
+
+    Of two reports that were dated back the times as said tell, for one process said both by one clock; the marks that
+    raised them tell nothing of how far they were apart.
+    """
     if NEVER in {state.finished_source, state.error_source}:
         return False
     finished, error = time_of(state, Kind.FINISHED), time_of(state, Kind.ERROR)
-    as_said = finished.said and error.said and abs(finished.said - error.said) <= RIGHT_AFTER_SECONDS
-    together = as_said or abs(finished.bounded - error.bounded) <= RIGHT_AFTER_SECONDS
-    return bool(together) and all(
-        surely_after(end, time_of(state, life), RIGHT_AFTER_SECONDS)
-        for end in (finished, error)
+    if finished.said and error.said:
+        return abs(finished.said - error.said) <= RIGHT_AFTER_SECONDS
+    return abs(finished.bounded - error.bounded) <= RIGHT_AFTER_SECONDS
+
+
+def _finished_by_error(state: JobState) -> bool:
+    """Say whether the Job ended by an `error`: `finished` came with it, and surely no sign of life after them.
+
+    If one may have come after them, the Job may have gone on, and its silence will tell.
+    """
+    return _finished_with_error(state) and all(
+        surely_after(time_of(state, end), time_of(state, life), RIGHT_AFTER_SECONDS)
+        for end in (Kind.FINISHED, Kind.ERROR)
         for life in (Kind.LOADING, Kind.STARTED)
     )
 

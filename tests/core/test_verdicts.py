@@ -140,6 +140,13 @@ def test_a_failed_job_that_goes_on_is_well_however_soon():
     assert not judged(state, 20).restartable
 
 
+@pytest.mark.parametrize("life", [LOADING, STARTED])
+def test_a_failed_job_that_may_have_gone_on_and_is_silent_is_found(life):
+    state = said((ERROR, 9), (FINISHED, 9.1), (life, 12))
+    assert short(judged(state, 12 + SILENCE)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert judged(state, 12 + SILENCE + 1).verdict is Verdict.STUCK
+
+
 def test_a_job_that_kubernetes_calls_complete_has_ended():
     state = said((LOADING, 5), fact=a_fact(condition=Condition.COMPLETE, pod=PodState.ENDED))
     assert short(judged(state, 5000)) == (Verdict.COMPLETED, Rule.JOB_COMPLETE)
@@ -172,7 +179,8 @@ def dated_back(*reports):
         ([(INTERRUPTED, 50, 1), (FINISHED, 50, 2), (LOADING, 49, 60)], Rule.INTERRUPTED),
         ([(LOADING, 50, 1), (ERROR, 20, 9, True)], Rule.REPORTS),
         ([(STARTED, 50, 1), (LOADING, 19, 2), (ERROR, 20, 9, True)], Rule.REPORTS),
-        ([(LOADING, 50, 1), (ERROR, 20, 9), (FINISHED, 20, 9, True)], Rule.FINISHED),
+        ([(LOADING, 50, 1), (ERROR, 20, 9), (FINISHED, 20, 9, True)], Rule.REPORTS),
+        ([(STARTED, 1, 9), (ERROR, 20, 9), (FINISHED, 50, 9, True)], Rule.FINISHED),
         # Said in the order of the log as well: nothing is excused.
         ([(LOADING, 19, 1), (ERROR, 20, 9, True)], Rule.ERROR_FINAL),
         ([(FINISHED, 20, 1), (STARTED, 30, 60)], Rule.REPORTS),
@@ -182,6 +190,15 @@ def dated_back(*reports):
 )
 def test_reports_of_long_ago_condemn_nobody_by_the_order_they_came_in(reports, rule):
     assert judged(dated_back(*reports), max(raised_to for _, _, raised_to, *_ in reports) + 1).rule is rule
+
+
+@pytest.mark.parametrize(
+    "raised_to",
+    [{LOADING: 12, ERROR: 9, FINISHED: 9}, {LOADING: 12, ERROR: 12, FINISHED: 9}, {LOADING: 12, ERROR: 9, FINISHED: 12}],
+)
+def test_a_failure_of_long_ago_whose_marks_put_it_before_a_sign_of_life_is_found_by_its_silence_at_the_latest(raised_to):
+    state = dated_back(*((kind, at, raised_to[kind], True) for kind, at in ((LOADING, 19), (ERROR, 20), (FINISHED, 20))))
+    assert judged(state, 12 + SILENCE + 1).restartable
 
 
 def test_a_clock_that_is_set_back_hides_no_error():

@@ -10,7 +10,6 @@ import heapq
 import json
 import random
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -124,9 +123,9 @@ class Fleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._reporting.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reporting
+        while not self._reporting.done():  # wait_for swallows a cancellation that comes just as a report was taken
+            self._reporting.cancel()
+            await asyncio.wait([self._reporting], timeout=1.0)
         await self._producer.stop()
 
     async def _report(self) -> None:
