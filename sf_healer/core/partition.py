@@ -33,6 +33,7 @@ from sf_healer.core.state import (
     checkpoint_of,
     durable,
     fold_beat,
+    fold_beat_of_well,
     fold_fact,
     fold_hold,
     fold_outcome,
@@ -315,28 +316,42 @@ class Partition:
 
     # ---- folding
 
-    def _fold_bundle(self, bundle: Bundle, at: float) -> None:
-        source = (bundle.topic_id, bundle.source_partition)
+    def _fold_bundle(self, bundle: Bundle, at: float) -> None:  # noqa: C901  the hot path, in one piece
+        source_partition = bundle.source_partition
+        source = (bundle.topic_id, source_partition)
         known = self._forwarded.get(source, -1)
         highest, checkpoint = known, self._checkpoint(at)
         not_before = self._not_before(bundle)
+        jobs, checkpoint_from, checkpoint_to = self.jobs, *self._inside(checkpoint)
+        loosely_stored, learns = self._loosely_stored, self._learns
         passed_over = 0
         for beat in bundle.beats:
             offset = beat.offset
             if offset > known:
                 if offset > highest:  # noqa: PLR1730  hot
                     highest = offset
-                self._fold_beat(beat, at, checkpoint, bundle.source_partition, not_before)
+                state = jobs.get(beat.key) or self._job(beat.key)
+                if loosely_stored:
+                    interval_seconds = None
+                else:
+                    interval_seconds = fold_beat_of_well(
+                        state, beat, at, source_partition, not_before, checkpoint_from, checkpoint_to
+                    )
+                if interval_seconds is None:
+                    self._fold_beat(
+                        state, beat, at, checkpoint, source_partition=source_partition, not_before=not_before
+                    )
+                elif learns and interval_seconds:
+                    self._learn(state, interval_seconds)
             else:
                 passed_over += 1
-        for word in bundle.words:
-            if word.offset > known:
-                highest = max(highest, word.offset)
-                state = self._job(word.key)
-                if fold_word(state, word, at=at, source_partition=bundle.source_partition, not_before=not_before):
-                    self._changed(state, at)
-            else:
-                passed_over += 1
+        words = [word for word in bundle.words if word.offset > known]
+        for word in words:
+            highest = max(highest, word.offset)
+            state = self._job(word.key)
+            if fold_word(state, word, at=at, source_partition=source_partition, not_before=not_before):
+                self._changed(state, at)
+        passed_over += len(bundle.words) - len(words)
         self._passed_over += passed_over
         self._folded += len(bundle.beats) + len(bundle.words) - passed_over
         if highest > known:
@@ -360,9 +375,10 @@ class Partition:
         floor = watermark.value if watermark.replaced_topic_ids else NEVER
         return watermark.marks.get(bundle.source_partition, floor)
 
-    def _fold_beat(self, beat: Beat, at: float, checkpoint: int, source_partition: int, not_before: float) -> None:
-        """Fold a sign of life: the hot path, so a Job that was well and still is costs no judgement."""
-        state = self.jobs.get(beat.key) or self._job(beat.key)
+    def _fold_beat(
+        self, state: JobState, beat: Beat, at: float, checkpoint: int, *, source_partition: int, not_before: float
+    ) -> None:
+        """Fold a sign of life that fold_beat_of_well left; a Job that was well and still is costs no judgement."""
         heard_at, doubtful_at, progress_at = state.loading_at, state.doubtful_life_at, state.progress_at
         had_open_error = state.error_source != NEVER and has_open_error(state)
         if not fold_beat(state, beat, at=at, source_partition=source_partition, not_before=not_before):
@@ -396,10 +412,13 @@ class Partition:
 
     def _is_within(self, at: float, checkpoint: int) -> bool:
         """Say whether a moment lies in a checkpoint; a glance is enough for one well inside of it."""
+        after, before = self._inside(checkpoint)
+        return after < at < before or self._checkpoint(at) == checkpoint
+
+    def _inside(self, checkpoint: int) -> tuple[float, float]:
+        """Give two moments between which all others surely lie in a checkpoint."""
         ends_at = checkpoint * self._checkpoint_seconds
-        if ends_at - self._checkpoint_seconds + _ROUNDING_SECONDS < at < ends_at - _ROUNDING_SECONDS:
-            return True
-        return self._checkpoint(at) == checkpoint
+        return ends_at - self._checkpoint_seconds + _ROUNDING_SECONDS, ends_at - _ROUNDING_SECONDS
 
     def _fold_mark(self, mark: Mark, at: float) -> Advance | None:
         if any(w > at for _, w in mark.sources):  # W is the time of an earlier record here: nobody knows the future

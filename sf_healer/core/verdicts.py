@@ -7,8 +7,8 @@ RESTARTABLE. What may then still stop the act is admission's business.
 Rules, in this order (design §6 and the platform's facts):
 - gone, deleting, foreign, exempt, suspended Jobs are not judged;
 - the Job's own `interrupted` wins over a `finished` that follows it: the user stopped it;
-- `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS of an `error`: that is a failure,
-  or the Job went on, and then its silence tells;
+- `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS of an `error`: then the Job
+  failed, or it went on and its silence tells;
 - Complete is an end, unless an `error` was the last word: the platform's services exit with 0 after one;
 - for a while after a stop command for its queue a Job is left alone, whatever it says;
 - the Job's condition Failed is a failure;

@@ -1,19 +1,22 @@
 """A whole evidence partition: what the log does to it, what survives a crash, and what it asks for."""
 
 import itertools
+from contextlib import contextmanager
+from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sf_healer.core import partition as partition_module
 from sf_healer.core.commands import Alive, Command, ProofKind, ProofOfLife, Withdraw
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Bundle, Fact, Hold, HoldCause, Mark, OutcomeSeen, Snapshot, Word
 from sf_healer.core.facts import Condition, PodState
-from sf_healer.core.partition import FORGET_GONE_SECONDS, JUDGED_IN_A_STEP, Meta
+from sf_healer.core.partition import FORGET_GONE_SECONDS, JUDGED_IN_A_STEP, Meta, Partition
 from sf_healer.core.policy import Limits, parse
-from sf_healer.core.state import NEVER, JobState
+from sf_healer.core.state import NEVER, JobState, fold_beat_of_well
 from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Rule, Verdict, judge
 from sf_healer.core.windows import NO_WINDOW
 from tests.core.strategies import (
@@ -30,6 +33,7 @@ from tests.core.strategies import (
     a_fact,
     a_mark,
     a_partition,
+    a_state,
     a_word,
     an_outcome,
 )
@@ -1271,6 +1275,85 @@ def test_a_log_replayed_gives_the_same_commands_in_the_same_order_and_the_same_c
             changes.append((list(taken.jobs.items()), taken.forgotten, taken.meta, taken.effects))
         runs.append(changes)
     assert runs[0] == runs[1]
+
+
+@contextmanager
+def folding_by(fold):
+    """Have `fold` in the place of fold_beat_of_well; gives what it answered."""
+    answers = []
+
+    def answering(*told):
+        answers.append(fold(*told))
+        return answers[-1]
+
+    with mock.patch.object(partition_module, "fold_beat_of_well", answering):
+        yield answers
+
+
+#: What may be odd about a Job that is well: restarted, sick, told of, heard by another clock.
+ODDITIES = {
+    "verdict": ["healthy", "stuck", "starting"],
+    "started_source": [T0 + 4, T0 + 7],
+    "error_source": [T0 + 1, T0 + 4, T0 + 7],
+    "command_id": ["c1"],
+    "window": [NO_WINDOW],
+    "loading_at": [T0 + 1, T0 + 4, T0 + 7, T0 + 8],
+    "loading_source": [T0 + 1, T0 + 6, T0 + 7],
+    "progress_at": [NEVER, T0 + 1, T0 + 4.5],
+    "fact": [a_fact(action_id="a1"), a_fact(target="learner"), a_fact(target="stepper")],
+    "alive_uid": ["u1", "u0"],
+    "doubtful_life_at": [T0 + 5],
+}
+BEATS = [
+    Beat(JOB, source_at, offset, records_written, said_at)
+    for source_at in (T0 + 4, T0 + 6, T0 + 6.5, T0 + 9)
+    for offset in (0, 5)
+    for records_written in (-1, 100, 200)
+    for said_at in (None, T0 - 3600)
+]
+
+
+def folded(state, beat, marked_at, policies):
+    """Fold a report, appended at 6.5 s, of a Job; what came of it."""
+    partition = Partition(0, partitions=1, policies=policies, window_seconds=5.0, feed_gap_seconds=15.0)
+    partition.jobs[JOB] = state
+    partition.counts_by_verdict[state.verdict] += 1
+    partition.watermark.topic_id, partition.watermark.marks = TOPIC, {0: marked_at}
+    partition.apply(a_bundle(beat), T0 + 6.5)
+    return partition.take(), state
+
+
+@pytest.mark.parametrize("field", ODDITIES)
+def test_the_short_way_to_fold_a_sign_of_life_comes_to_what_the_long_way_comes_to(field):
+    policies = parse(POLICY)
+    heard = {  # in the checkpoint from 4 to 8 s
+        "seen_at": T0,
+        "loading_at": T0 + 5,
+        "loading_source": T0 + 5,
+        "progress_at": T0 + 5,
+        "records_written": 100,
+        "source_partition": 1,
+        "source_offset": 4,
+        "verdict": "healthy",
+        "window": 9,
+    }
+    for value, beat, marked_at in itertools.product(ODDITIES[field], BEATS, (NEVER, T0 + 5, T0 + 6.25)):
+        short = folded(a_state(**(heard | {field: value})), beat, marked_at, policies)
+        with folding_by(lambda *_: None):
+            long = folded(a_state(**(heard | {field: value})), beat, marked_at, policies)
+        assert short == long, (value, beat, marked_at)
+
+
+def test_of_a_job_that_is_well_all_reports_but_the_first_of_a_checkpoint_take_the_short_way():
+    driver = Driver()
+    driver.fact()
+    driver.loading()
+    checkpoint_seconds = round(driver.partition.policies.checkpoint_seconds)
+    with folding_by(fold_beat_of_well) as answers:
+        for _ in range(5 * checkpoint_seconds):
+            driver.run(1)
+            driver.loading()
+    assert answers.count(1.0) == len(answers) - 5
 
 
 @given(LOGS, st.integers(1, 7))

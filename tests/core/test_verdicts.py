@@ -194,10 +194,15 @@ def test_reports_of_long_ago_condemn_nobody_by_the_order_they_came_in(reports, r
 
 @pytest.mark.parametrize(
     "raised_to",
-    [{LOADING: 12, ERROR: 9, FINISHED: 9}, {LOADING: 12, ERROR: 12, FINISHED: 9}, {LOADING: 12, ERROR: 9, FINISHED: 12}],
+    [
+        {LOADING: 12, ERROR: 9, FINISHED: 9},
+        {LOADING: 12, ERROR: 12, FINISHED: 9},
+        {LOADING: 12, ERROR: 9, FINISHED: 12},
+    ],
 )
-def test_a_failure_of_long_ago_whose_marks_put_it_before_a_sign_of_life_is_found_by_its_silence_at_the_latest(raised_to):
-    state = dated_back(*((kind, at, raised_to[kind], True) for kind, at in ((LOADING, 19), (ERROR, 20), (FINISHED, 20))))
+def test_a_failure_of_long_ago_that_marks_put_before_a_sign_of_life_is_found_by_its_silence_at_the_latest(raised_to):
+    told = ((LOADING, 19), (ERROR, 20), (FINISHED, 20))
+    state = dated_back(*((kind, said_at, raised_to[kind], True) for kind, said_at in told))
     assert judged(state, 12 + SILENCE + 1).restartable
 
 
