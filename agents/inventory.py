@@ -147,7 +147,8 @@ async def look_again() -> bool:
     _inventory.listing_done.clear()
     _inventory.stop_watching.set()
     try:
-        await asyncio.wait_for(_inventory.listing_done.wait(), LOOK_AGAIN_LIMIT_SECONDS)
+        async with asyncio.timeout(LOOK_AGAIN_LIMIT_SECONDS):
+            await _inventory.listing_done.wait()
     except TimeoutError:
         return False
     return True
@@ -186,6 +187,7 @@ def _read(
 
 async def _next(changes: "asyncio.Queue[Change | ApiFailure | None]", seconds: float) -> Change | ApiFailure | None:
     try:
-        return await asyncio.wait_for(changes.get(), seconds)
+        async with asyncio.timeout(seconds):
+            return await changes.get()
     except TimeoutError:
         return None

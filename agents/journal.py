@@ -169,7 +169,8 @@ class Journal:
             return take(self._cluster, action, step)
 
         try:
-            result = await asyncio.wait_for(self._in_thread(guarded), CALL_SECONDS)
+            async with asyncio.timeout(CALL_SECONDS):
+                result = await self._in_thread(guarded)
         except TimeoutError:
             result = StepResult(What.UNKNOWN, message=f"no answer within {CALL_SECONDS:g} s")
         metrics.STEPS.labels(step=step, result=result.what).inc()

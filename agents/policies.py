@@ -59,7 +59,8 @@ async def look() -> None:
     """See whether the file holds other policies than those that hold here."""
     known = tables.policies.current
     try:
-        found = await asyncio.wait_for(in_thread(lambda: policy_file.look(known)), LOOK_LIMIT_SECONDS)
+        async with asyncio.timeout(LOOK_LIMIT_SECONDS):
+            found = await in_thread(lambda: policy_file.look(known))
     except TimeoutError:
         found = policy_file.unreadable(known, f"cannot be read: no answer within {LOOK_LIMIT_SECONDS:g} s")
     tables.policies.current = found
@@ -86,6 +87,7 @@ def _tell(known: PolicyFile, found: PolicyFile) -> None:
         policies = [policy.name for policy in found.book.policies()]
         log.info("policy_changed", file=str(found.path), before=known.version, version=found.version, policies=policies)
     if found.refused and found.refused != known.refused:
+        metrics.POLICY_REFUSALS.inc()
         log.error("policy_refused", file=str(found.path), version=known.version, reason=found.refused)
     elif known.refused and not found.refused:
         log.info("policy_accepted", file=str(found.path), version=found.version)

@@ -151,7 +151,8 @@ async def _outcomes_of(reader: AIOKafkaConsumer, command: str, wait_seconds: flo
     deadline = time.monotonic() + wait_seconds
     while (left := deadline - time.monotonic()) > 0:
         try:
-            message = await asyncio.wait_for(reader.getone(), left)
+            async with asyncio.timeout(left):
+                message = await reader.getone()
         except TimeoutError:
             break
         outcome = decode_outcome(message.value)

@@ -130,6 +130,9 @@ PAUSES = Gauge("sf_healer_pauses", "Pauses that hold now.")
 POLICY_REFUSED = Gauge(
     "sf_healer_policy_refused", "1 while the policy file holds what cannot be used; then the last good one holds."
 )
+POLICY_REFUSALS = Counter(
+    "sf_healer_policy_refusals", "Times the policy file came to hold what cannot be used, each reason anew."
+)
 POLICY_VERSION = Gauge(
     "sf_healer_policy_version",
     "1 for the policies that hold, named by their content; all workers need the same.",

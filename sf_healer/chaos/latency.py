@@ -79,7 +79,8 @@ async def _answer_seconds(toxiproxy: str, name: str) -> float:
     proxy = await _ask(lambda: get_json(f"{toxiproxy}/proxies/{name}"))
     try:
         host, _, port = proxy["listen"].rpartition(":")
-        return await asyncio.wait_for(_api_versions(host, int(port)), ANSWER_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await _api_versions(host, int(port))
     except (OSError, EOFError, TimeoutError, KeyError, ValueError) as problem:
         raise LatencyError(f"the broker behind {name} gives no answer: {problem or type(problem).__name__}") from None
 

@@ -77,7 +77,8 @@ class _Course:
             at = self.experiment.next_at
             wait = None if at is None else max(0.0, at - self._now())
             try:
-                await asyncio.wait_for(self._moved.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._moved.wait()
             except TimeoutError:
                 continue
 
@@ -103,7 +104,8 @@ class _Course:
     async def _ask(self, probe: Probe) -> None:
         limit, began = seconds(probe.run_properties.probe_timeout), time.monotonic()
         try:
-            answer = await asyncio.wait_for(self._questions.ask(probe), limit)
+            async with asyncio.timeout(limit):
+                answer = await self._questions.ask(probe)
         except TimeoutError:
             answer = Answer(Saw.NOTHING, f"no answer within {probe.run_properties.probe_timeout}")
         took = time.monotonic() - began

@@ -178,7 +178,8 @@ class BatchRecovery(Recovery):
 
     async def _next_event(self) -> EventT[Any] | None:
         try:
-            return cast("EventT[Any]", await asyncio.wait_for(self.tables.changelog_queue.get(), LOOK_SECONDS))
+            async with asyncio.timeout(LOOK_SECONDS):
+                return cast("EventT[Any]", await self.tables.changelog_queue.get())
         except TimeoutError:
             return None
 

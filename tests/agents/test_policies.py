@@ -3,6 +3,7 @@
 import asyncio
 import os
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import generate_latest
@@ -84,6 +85,7 @@ async def test_the_sweeper_and_the_actuator_follow_a_changed_file(file, reader):
 async def test_a_bad_file_changes_nothing_and_is_told_once_in_the_log_and_by_a_metric(file, reader):
     partition = a_partition()
     before = tables.policies.current.book
+    (refusals,) = shown("sf_healer_policy_refusals_total")
     file.write_text(BAD)
     with capture_logs() as told:
         await look_twice()
@@ -93,6 +95,8 @@ async def test_a_bad_file_changes_nothing_and_is_told_once_in_the_log_and_by_a_m
     assert [(entry["event"], entry["log_level"]) for entry in told] == [("policy_refused", "error")]
     assert "attempts is not 1 to 8" in told[0]["reason"]
     assert shown("sf_healer_policy_refused") == ["sf_healer_policy_refused 1.0"]
+    (refusals_now,) = shown("sf_healer_policy_refusals_total")
+    assert float(refusals_now.split()[1]) == float(refusals.split()[1]) + 1
     assert "attempts is not 1 to 8" in policies.told()["refused"]
     file.write_text(GOOD)
     with capture_logs() as told:
@@ -149,3 +153,15 @@ async def test_one_watch_is_kept_though_two_apps_run_and_another_begins_when_it_
         kept.cancel()
         with pytest.raises(asyncio.CancelledError):
             await kept
+
+
+async def test_the_watch_ends_when_it_is_told_to_just_as_a_look_is_answered(file, monkeypatch):
+    async def answered_as_the_watch_is_cancelled(look):
+        watch.cancel()
+        return look()
+
+    monkeypatch.setattr(policies, "in_thread", answered_as_the_watch_is_cancelled)
+    app = SimpleNamespace(should_stop=False, sleep=lambda _: asyncio.sleep(0))
+    watch = asyncio.ensure_future(policies.watch(app))
+    with pytest.raises(asyncio.CancelledError):
+        await watch

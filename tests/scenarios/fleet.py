@@ -123,7 +123,7 @@ class Fleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while not self._reporting.done():  # wait_for swallows a cancellation that comes just as a report was taken
+        while not self._reporting.done():  # the client may swallow a cancellation
             self._reporting.cancel()
             await asyncio.wait([self._reporting], timeout=1.0)
         await self._producer.stop()
@@ -145,7 +145,8 @@ class Fleet:
         value = self._say[key]()
         partition = self._random.randrange(SOURCE_PARTITIONS)
         try:
-            answer = await asyncio.wait_for(self._producer.send(TOPIC, value, partition=partition), PATIENCE_SECONDS)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                answer = await self._producer.send(TOPIC, value, partition=partition)
         except (KafkaError, TimeoutError):
             self.lost += 1
             return
