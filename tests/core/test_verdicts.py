@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sf_healer.core import policy, verdicts
@@ -192,18 +192,25 @@ def test_reports_of_long_ago_condemn_nobody_by_the_order_they_came_in(reports, r
     assert judged(dated_back(*reports), max(raised_to for _, _, raised_to, *_ in reports) + 1).rule is rule
 
 
-@pytest.mark.parametrize(
-    "raised_to",
-    [
-        {LOADING: 12, ERROR: 9, FINISHED: 9},
-        {LOADING: 12, ERROR: 12, FINISHED: 9},
-        {LOADING: 12, ERROR: 9, FINISHED: 12},
-    ],
-)
-def test_a_failure_of_long_ago_that_marks_put_before_a_sign_of_life_is_found_by_its_silence_at_the_latest(raised_to):
-    told = ((LOADING, 19), (ERROR, 20), (FINISHED, 20))
-    state = dated_back(*((kind, said_at, raised_to[kind], True) for kind, said_at in told))
-    assert judged(state, 12 + SILENCE + 1).restartable
+#: To which second each source partition's newest mark had raised what was said an hour ago.
+MARKS = st.lists(st.integers(0, 30), min_size=4, max_size=4)
+
+
+@given(MARKS)
+@example([0, 12, 9, 9])
+@example([0, 12, 12, 9])
+@example([0, 12, 9, 12])
+def test_a_failure_of_long_ago_is_found_by_its_silence_at_the_latest_whatever_marks_make_of_its_order(marks):
+    told = ((STARTED, 5), (LOADING, 19), (ERROR, 20), (FINISHED, 20))
+    state = dated_back(*((kind, at, mark, True) for (kind, at), mark in zip(told, marks, strict=True)))
+    assert judged(state, max(marks) + SILENCE + 1).restartable
+
+
+@given(MARKS)
+def test_a_job_that_did_its_work_long_ago_after_an_error_is_well_whatever_marks_make_of_its_order(marks):
+    told = ((STARTED, 5), (ERROR, 9, True), (LOADING, 12), (FINISHED, 20, True))
+    state = dated_back(*((kind, at, mark, *last) for (kind, at, *last), mark in zip(told, marks, strict=True)))
+    assert not any(judged(state, now).restartable for now in (31, 31 + GRACE, 31 + SILENCE, 5000))
 
 
 def test_a_clock_that_is_set_back_hides_no_error():
