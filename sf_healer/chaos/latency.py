@@ -40,11 +40,11 @@ async def slowed(toxiproxy: str, proxies: Sequence[str], latency: Latency) -> As
     """Slow the proxies while the context lasts; gives what was measured. Raises LatencyError."""
     slow: list[str] = []
     try:
-        before = {name: await _answer_seconds(toxiproxy, name) for name in proxies}
+        before = await _measured(toxiproxy, proxies)
         for name in proxies:
             slow.append(name)  # also when nobody answers: it may have happened
             await _ask(lambda name=name: post_json(f"{toxiproxy}/proxies/{name}/toxics", _toxic(latency)))
-        measured = {name: await _answer_seconds(toxiproxy, name) for name in proxies}
+        measured = await _measured(toxiproxy, proxies, (latency.milliseconds + latency.jitter) / 1000)
         for name in proxies:
             least = (latency.milliseconds - latency.jitter) / 1000
             if measured[name] < least:
@@ -74,12 +74,18 @@ def _toxic(latency: Latency) -> dict[str, object]:
     return {"name": TOXIC, "type": "latency", "stream": "upstream", "toxicity": 1.0, "attributes": attributes}
 
 
-async def _answer_seconds(toxiproxy: str, name: str) -> float:
+async def _measured(toxiproxy: str, proxies: Sequence[str], latency_seconds: float = 0.0) -> dict[str, float]:
+    """Measure through all proxies at once; with a latency of a minute one after the other would last minutes."""
+    answers = await asyncio.gather(*(_answer_seconds(toxiproxy, name, latency_seconds) for name in proxies))
+    return dict(zip(proxies, answers, strict=True))
+
+
+async def _answer_seconds(toxiproxy: str, name: str, latency_seconds: float) -> float:
     """Measure how long a broker takes to answer through a proxy."""
     proxy = await _ask(lambda: get_json(f"{toxiproxy}/proxies/{name}"))
     try:
         host, _, port = proxy["listen"].rpartition(":")
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(latency_seconds + ANSWER_SECONDS):
             return await _api_versions(host, int(port))
     except (OSError, EOFError, TimeoutError, KeyError, ValueError) as problem:
         raise LatencyError(f"the broker behind {name} gives no answer: {problem or type(problem).__name__}") from None

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sf_healer.cli import main
-from sf_healer.core import verdicts
+from sf_healer.core import admission, verdicts
 from sf_healer.core.state import NEVER
 from sf_healer.core.verdicts import Judgement, Rule, Verdict
 
@@ -25,6 +25,7 @@ class Fault(StrEnum):
     """What is wrong with a build."""
 
     NO_POD_IS_A_FAILURE = "no-pod-is-a-failure"
+    EVERY_SILENCE_FOR_ITSELF = "every-silence-for-itself"
 
 
 _silent = verdicts._silent
@@ -43,6 +44,9 @@ def put_in(fault: Fault) -> None:
     match fault:
         case Fault.NO_POD_IS_A_FAILURE:
             verdicts._silent = _failed_without_a_pod
+        case Fault.EVERY_SILENCE_FOR_ITSELF:
+            admission._is_stormy = lambda *_: False
+            admission._exceeds = lambda *_: False
 
 
 if __name__ == "__main__":

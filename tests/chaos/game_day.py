@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.chaos.stage import FLEET
 from tests.chaos.trials import BACK_OFF_PATIENCE_SECONDS, Healer, Trial
 
 if TYPE_CHECKING:
@@ -15,9 +16,12 @@ POD_DELETE = "pod-delete-loader"
 LATENCY = "network-latency-healer"
 BROKER = "kafka-broker-failure"
 EXHAUST = "exhaust-loader"
+OUTAGE = "network-latency-fleet"
 
 #: In which a broker that came back is in sync; the engine gives it 180 s.
 REPLICAS_SECONDS = 120.0
+#: In which a storm is over that a minute's silence of everybody made; the engine gives it 900 s.
+CALM_SECONDS = 300.0
 #: Who is off will not answer, however long it is asked.
 UNANSWERED_SECONDS = 10.0
 UNWATCHED = ("watermark-moves", "healer-lives")
@@ -37,6 +41,8 @@ SLOW = (
     Trial(BROKER, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(EXHAUST, patience=BACK_OFF_PATIENCE_SECONDS),
     Trial(EXHAUST, Healer.OFF, (*UNWATCHED, *UNHEALED), strikes=5, patience=BACK_OFF_PATIENCE_SECONDS),
+    Trial(OUTAGE, slow=FLEET, patience=CALM_SECONDS),
+    Trial(OUTAGE, Healer.EVERY_SILENCE_FOR_ITSELF, ("storm-was-seen", "few-restarts"), slow=FLEET),
     Trial(EXHAUST, Healer.WATCHING, UNHEALED, patience=BACK_OFF_PATIENCE_SECONDS),
 )
 TRIALS = QUICK + SLOW

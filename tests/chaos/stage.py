@@ -1,8 +1,8 @@
 """Where the shipped engines are run for real: everything that they ask and everything that they hit, on this machine.
 
 Real: kube-apiserver, Job controller and scheduler; three brokers; the healer; Prometheus with the shipped alerts;
-toxiproxy. Played: Pods are processes (tests/lab/kube/pod_processes.py), the healer's way to Kafka leads through one
-proxy for each broker, which its listener advertises. Loaders go there directly: slow is the healer's way alone.
+toxiproxy. Played: Pods are processes (tests/lab/kube/pod_processes.py); the healer's way to Kafka and that of the fleet
+lead through a proxy for each broker, which a listener of their own advertises. Each of the two is slowed by itself.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ ALERTS = Path(__file__).parents[2] / "manifests" / "observability" / "prometheus
 BROKER_LABELS = {"strimzi.io/cluster": "k3", "strimzi.io/kind": "Kafka", "strimzi.io/broker-role": "true"}
 JOBS = {"loader-producer": "api_candles_5m", "loader-ws": "ws_trades", "arango-connector": "api_trades"}
 JOBS_EACH = 2
+#: Whose way to Kafka can be slowed.
+HEALER, FLEET = WAYS = ("healer", "fleet")
 REPORT_SECONDS = 1.0
 #: A tenth of the shipped thresholds. Longer than the ~10 s in which a lost broker is missed and loaders say nothing.
 POLICY = """\
@@ -54,6 +56,10 @@ silence_threshold_seconds = 30
 startup_threshold_seconds = 60
 not_running_threshold_seconds = 60
 error_grace_seconds = 6
+
+[admission]
+storm_window_seconds = 60
+storm_canary_after_seconds = 60
 """
 #: Longer than the 9 s in which a cluster misses a broker, as in production.
 SESSION_SECONDS = 12.0
@@ -97,14 +103,16 @@ class Stage:
 
     def _set_up(self, stack: ExitStack) -> None:
         plane, directory = self.plane, self.directory
-        ports = free_ports(3)
+        free = free_ports(3 * len(WAYS))
+        ports = {way: free[3 * number : 3 * number + 3] for number, way in enumerate(WAYS)}
         self.kafka = stack.enter_context(
             KafkaCluster.start(brokers=3, directory=directory / "kafka", heap=BROKER_HEAP, behind=ports)
         )
         self.toxiproxy = stack.enter_context(Toxiproxy(directory))
-        self.proxies = tuple(f"broker-{index}" for index in range(len(ports)))
-        for name, address, port in zip(self.proxies, self.kafka.listens_behind, ports, strict=True):
-            self.toxiproxy.proxy(name, address, port=port)
+        self.proxies = {way: tuple(f"{way}-broker-{index}" for index in range(3)) for way in WAYS}
+        for way, names in self.proxies.items():
+            for name, address, port in zip(names, self.kafka.listens_behind(way), ports[way], strict=True):
+                self.toxiproxy.proxy(name, address, port=port)
         asyncio.run(make_topics(self.kafka.bootstrap))
         self.namespace, self.brokers_namespace = plane.create_namespace(), plane.create_namespace()
         for namespace in (self.namespace, self.brokers_namespace):
@@ -143,7 +151,7 @@ class Stage:
         for target, type_ in list(JOBS.items()) * JOBS_EACH:
             queue = launcher.Queue.launch("ETH", type_, "2026-01-01", launcher.short_id(chance))
             extra = {loader.CADENCE: str(self._report_seconds)}
-            env = launcher.environment(queue, target, bootstrap=self.kafka.bootstrap, extra=extra)
+            env = launcher.environment(queue, target, bootstrap=self.kafka.bootstrap_behind(FLEET), extra=extra)
             manifest = launcher.job_manifest(queue, target, env, namespace=self.namespace)
             made[manifest["metadata"]["name"]] = manifest
         return made
@@ -170,14 +178,19 @@ class Stage:
     # ------------------------------------------------------------------ one experiment
 
     @contextmanager
-    def played(self, name: str, *, fault: Fault | None = None, mode: Mode = Mode.HEAL) -> Iterator[Scene]:
-        """Start a healer, a Prometheus that scrapes it, and wait until all is as it should be before an experiment."""
+    def played(
+        self, name: str, *, fault: Fault | None = None, mode: Mode = Mode.HEAL, slow: str = HEALER
+    ) -> Iterator[Scene]:
+        """Start a healer, a Prometheus that scrapes it, and wait until all is as it should be before an experiment.
+
+        `slow`: whose way to Kafka a latency is put in.
+        """
         self._renew_jobs()
         until(self._is_staffed, "a process for each Pod", seconds=SETTLED_SECONDS)
         program = SF_HEALER if fault is None else (sys.executable, "-m", "tests.chaos.builds", fault.value)
         at = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
         with self._healer(program, mode) as healer, self._prometheus(at, healer) as prometheus:
-            scene = Scene(self, at, healer, prometheus)
+            scene = Scene(self, at, healer, prometheus, self.proxies[slow])
             scene.settle()
             yield scene
 
@@ -188,7 +201,7 @@ class Stage:
         healer = Worker(
             "healer",  # one name and one directory: it comes back to its partitions at once
             self.directory,
-            bootstrap=self.kafka.bootstrap_behind,
+            bootstrap=self.kafka.bootstrap_behind(HEALER),
             program=program,
             mode=mode.value,
             namespace=self.namespace,
@@ -223,8 +236,10 @@ def _has_failed(job: Manifest) -> bool:
 class Scene:
     """One experiment's healer and Prometheus, and the bindings for `sf-healer chaos run`."""
 
-    def __init__(self, stage: Stage, at: Path, healer: Worker, prometheus: Prometheus) -> None:
-        self.stage, self.at, self.healer, self.prometheus = stage, at, healer, prometheus
+    def __init__(
+        self, stage: Stage, at: Path, healer: Worker, prometheus: Prometheus, proxies: tuple[str, ...]
+    ) -> None:
+        self.stage, self.at, self.healer, self.prometheus, self._proxies = stage, at, healer, prometheus, proxies
         self._strikes_before = len(self._killed())
 
     def settle(self) -> None:
@@ -237,7 +252,7 @@ class Scene:
 
     def strikes(self) -> int:
         """Count what the experiment has hit by now: Pods killed, or proxies slowed."""
-        slowed = sum(bool(self.stage.toxiproxy.toxics(name)) for name in self.stage.proxies)
+        slowed = sum(bool(self.stage.toxiproxy.toxics(name)) for name in self._proxies)
         return len(self._killed()) - self._strikes_before + slowed
 
     def bindings(self) -> Path:
@@ -249,7 +264,7 @@ class Scene:
             namespaces={"stf": self.stage.namespace, "kafka": self.stage.brokers_namespace},
             kubeconfig=self.stage.plane.kubeconfig,
             toxiproxy=self.stage.toxiproxy.url,
-            proxies=self.stage.proxies,
+            proxies=self._proxies,
         )
 
     def _killed(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from sf_healer.chaos import litmus
+from sf_healer.chaos import latency, litmus
 from sf_healer.chaos.bindings import Bindings, ToxiproxyBinding
 from sf_healer.chaos.faults import LabFault
 from sf_healer.chaos.latency import Latency, LatencyError, slowed
@@ -24,7 +24,7 @@ from tests.lab.toxiproxy import Toxiproxy
 from tests.lab.waiting import until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tests.lab.kafka import KafkaCluster
@@ -83,12 +83,13 @@ def proxies() -> Iterator[Proxies]:
 
 
 @asynccontextmanager
-async def a_broker() -> AsyncIterator[str]:
-    """Answer any request at once, as a broker does a first one."""
+async def a_broker(seconds: Callable[[], float] = lambda: 0.0) -> AsyncIterator[str]:
+    """Answer any request after so long, as a broker does a first one."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = int.from_bytes(await reader.readexactly(4))
         await reader.readexactly(size)
+        await asyncio.sleep(seconds())
         writer.write((4).to_bytes(4) + b"\x00\x00\x00\x01")
         writer.close()
 
@@ -104,6 +105,15 @@ async def test_what_was_measured_is_told_and_taken_back_after(proxies: Proxies):
             assert all(proxies.toxics.values())
         assert set(measured) == {"seconds to an answer through one", "seconds to an answer through two"}
     assert proxies.toxics == {"one": [], "two": []}
+
+
+async def test_an_answer_may_take_the_latency_and_then_as_long_as_any(proxies: Proxies, monkeypatch):
+    monkeypatch.setattr(latency, "ANSWER_SECONDS", 1.0)
+    long = Latency(milliseconds=1500, jitter=0)
+    async with a_broker(lambda: 1.6 if proxies.toxics else 0.0) as address:
+        proxies.listen = {"one": address, "two": address}
+        async with slowed(proxies.address, ["one", "two"], long) as measured:
+            assert len(measured) == 2
 
 
 async def test_a_latency_that_is_not_there_was_not_injected(proxies: Proxies):

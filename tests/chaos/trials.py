@@ -20,6 +20,7 @@ from sf_healer.chaos.verdict import Verdict
 from sf_healer.settings import Mode
 from tests.chaos.builds import Fault
 from tests.chaos.engines import LITMUS, documents
+from tests.chaos.stage import HEALER
 from tests.lab.waiting import until
 from tests.lab.worker import SF_HEALER
 
@@ -47,9 +48,13 @@ class Healer(StrEnum):
     OFF = "killed when the fault is there"
     WATCHING = "mode observe"
     NO_POD_IS_A_FAILURE = "no pod is a failure"
+    EVERY_SILENCE_FOR_ITSELF = "every silence for itself"
 
 
-FAULTS = {Healer.NO_POD_IS_A_FAILURE: Fault.NO_POD_IS_A_FAILURE}
+FAULTS = {
+    Healer.NO_POD_IS_A_FAILURE: Fault.NO_POD_IS_A_FAILURE,
+    Healer.EVERY_SILENCE_FOR_ITSELF: Fault.EVERY_SILENCE_FOR_ITSELF,
+}
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -64,6 +69,7 @@ class Trial(msgspec.Struct, frozen=True):
     shows: tuple[str, ...] = ()
     strikes: int = 1
     patience: float = PATIENCE_SECONDS
+    slow: str = HEALER  # whose way to Kafka a latency is put in
 
     @property
     def name(self) -> str:
@@ -113,7 +119,7 @@ def quicker(document: dict[str, Any], patience: float) -> dict[str, Any]:
 def play(trial: Trial, stage: Stage, records: Path) -> Played:
     """Run a trial to its end; `records` is a directory of its own."""
     fault, mode = FAULTS.get(trial.healer), Mode.OBSERVE if trial.healer is Healer.WATCHING else Mode.HEAL
-    with stage.played(trial.name, fault=fault, mode=mode) as scene:
+    with stage.played(trial.name, fault=fault, mode=mode, slow=trial.slow) as scene:
         began = time.monotonic()
         file = scene.at / f"{trial.engine}.yaml"
         engines = documents(LITMUS / "engines" / file.name)

@@ -44,9 +44,9 @@ class KafkaCluster:
     and an authorizer: who comes in there may do nothing but what ACLs allow (tests/lab/kafka/acls.py). Who comes in
     by `bootstrap` may do all.
 
-    With `behind` (a port for each broker) there is a listener that is reached through something else on these ports,
-    and advertises them: who comes in by `bootstrap_behind` cannot go round it. What is there has `listens_behind` to go
-    on to.
+    With `behind` (names of ways, a port for each broker) there are listeners that are reached through something else on
+    these ports, and advertise them: who comes in by `bootstrap_behind` of a way cannot go round it. What is there has
+    `listens_behind` to go on to.
     """
 
     def __init__(
@@ -57,20 +57,23 @@ class KafkaCluster:
         heap: str | None = None,
         settings: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
-        behind: Sequence[int] = (),
+        behind: Mapping[str, Sequence[int]] | None = None,
         version: str = VERSION,
         outlives_us: bool = False,
     ) -> None:
         if (reason := missing(version)) is not None:
             raise RuntimeError(reason)
-        assert len(behind) in {0, brokers}, "a port for each broker"
-        ports = free_ports(4 * brokers)
+        behind = behind or {}
+        assert all(len(way) == brokers for way in behind.values()), "a port for each broker"
+        ports = free_ports((3 + len(behind)) * brokers)
         self.directory = directory
         self.ports = ports[:brokers]
         self._controller_ports = ports[brokers : 2 * brokers]
         self._secure_ports = ports[2 * brokers : 3 * brokers]
-        self._behind = tuple(behind)
-        self._ports_behind = ports[3 * brokers :]
+        self._behind = {name: tuple(way) for name, way in behind.items()}
+        self._ports_behind = {
+            name: ports[number * brokers : (number + 1) * brokers] for number, name in enumerate(behind, start=3)
+        }
         self._users = dict(users or {})
         self._settings = dict(settings or {})
         self._classpath = f"{installed_at(version)}/libs/*"
@@ -90,7 +93,7 @@ class KafkaCluster:
         heap: str | None = None,
         settings: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
-        behind: Sequence[int] = (),
+        behind: Mapping[str, Sequence[int]] | None = None,
         version: str = VERSION,
         outlives_us: bool = False,
     ) -> Self:
@@ -122,16 +125,13 @@ class KafkaCluster:
         """Give the brokers' addresses as clients take them: host:port, comma-separated."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self.ports)
 
-    @property
-    def bootstrap_behind(self) -> str:
-        """Give the addresses of `behind`, as clients take them."""
-        assert self._behind, "the cluster stands behind nothing"
-        return ",".join(f"{LOOPBACK}:{port}" for port in self._behind)
+    def bootstrap_behind(self, way: str) -> str:
+        """Give the addresses of a way of `behind`, as clients take them."""
+        return ",".join(f"{LOOPBACK}:{port}" for port in self._behind[way])
 
-    @property
-    def listens_behind(self) -> tuple[str, ...]:
-        """Give, for each broker, where it listens for what comes through `behind`."""
-        return tuple(f"{LOOPBACK}:{port}" for port in self._ports_behind)
+    def listens_behind(self, way: str) -> tuple[str, ...]:
+        """Give, for each broker, where it listens for what comes by a way of `behind`."""
+        return tuple(f"{LOOPBACK}:{port}" for port in self._ports_behind[way])
 
     @property
     def secure_bootstrap(self) -> str:
@@ -213,8 +213,8 @@ class KafkaCluster:
         properties = {**self._properties(index), "log.dirs": str(home / "data")}
         if self._users:
             properties |= self._security_properties(index, properties)
-        if self._behind:
-            properties |= self._properties_behind(index, properties)
+        for way in self._behind:
+            properties |= self._properties_behind(way, index, properties)
         properties |= self._settings
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (home / "server.properties").write_text(text)
@@ -278,12 +278,13 @@ class KafkaCluster:
             "allow.everyone.if.no.acl.found": "false",
         }
 
-    def _properties_behind(self, index: int, plain: Mapping[str, str]) -> dict[str, str]:
-        listens, advertised = self._ports_behind[index], self._behind[index]
+    def _properties_behind(self, way: str, index: int, plain: Mapping[str, str]) -> dict[str, str]:
+        listens, advertised = self._ports_behind[way][index], self._behind[way][index]
+        name = f"BEHIND_{way.upper()}"
         return {
-            "listeners": f"{plain['listeners']},BEHIND://{LOOPBACK}:{listens}",
-            "advertised.listeners": f"{plain['advertised.listeners']},BEHIND://{LOOPBACK}:{advertised}",
-            "listener.security.protocol.map": f"{plain['listener.security.protocol.map']},BEHIND:PLAINTEXT",
+            "listeners": f"{plain['listeners']},{name}://{LOOPBACK}:{listens}",
+            "advertised.listeners": f"{plain['advertised.listeners']},{name}://{LOOPBACK}:{advertised}",
+            "listener.security.protocol.map": f"{plain['listener.security.protocol.map']},{name}:PLAINTEXT",
         }
 
     def _alter(self, kind: str, name: str, config: str) -> None:
