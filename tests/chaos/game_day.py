@@ -17,6 +17,9 @@ LATENCY = "network-latency-healer"
 BROKER = "kafka-broker-failure"
 EXHAUST = "exhaust-loader"
 OUTAGE = "network-latency-fleet"
+CONNECTOR = "pod-delete-arango-connector"
+#: There is no queue-manager on the stage: the fleet's way is slowed, and with it every report.
+PLATFORM_LATENCY = "network-latency-queue-manager"
 
 #: In which a broker that came back is in sync; the engine gives it 180 s.
 REPLICAS_SECONDS = 120.0
@@ -41,6 +44,9 @@ SLOW = (
     Trial(BROKER, Healer.OFF, UNWATCHED, patience=UNANSWERED_SECONDS),
     Trial(EXHAUST, patience=BACK_OFF_PATIENCE_SECONDS),
     Trial(EXHAUST, Healer.OFF, (*UNWATCHED, *UNHEALED), strikes=5, patience=BACK_OFF_PATIENCE_SECONDS),
+    Trial(CONNECTOR),
+    Trial(PLATFORM_LATENCY, slow=FLEET),
+    Trial(PLATFORM_LATENCY, Healer.OFF, UNWATCHED, slow=FLEET, patience=UNANSWERED_SECONDS),
     Trial(OUTAGE, slow=FLEET, patience=CALM_SECONDS),
     Trial(OUTAGE, Healer.EVERY_SILENCE_FOR_ITSELF, ("storm-was-seen", "few-restarts"), slow=FLEET),
     Trial(EXHAUST, Healer.WATCHING, UNHEALED, patience=BACK_OFF_PATIENCE_SECONDS),
