@@ -37,7 +37,7 @@ feed: $(READY) ## Feed them a capture: CAPTURE=FILE, SPEED=60
 down: ## End them and forget what they kept
 	docker compose --profile '*' down --volumes
 
-# Three processes for two cores: half of the time these tests wait for other processes. What they start shares its bytecode.
+# Four processes for two cores: half of the time these tests wait for other processes. What they start shares its bytecode.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
 	$(PYTEST) --numprocesses 4 --dist worksteal -m 'not kafka and not kube and not prometheus and not browser and not image and not apart and not soak'

@@ -18,6 +18,7 @@ stays, and the Jobs are judged anew.
 from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from math import inf
 
 import msgspec
 
@@ -322,29 +323,25 @@ class Partition:
         known = self._forwarded.get(source, -1)
         highest, checkpoint = known, self._checkpoint(at)
         not_before = self._not_before(bundle)
-        jobs, checkpoint_from, checkpoint_to = self.jobs, *self._inside(checkpoint)
-        loosely_stored, learns = self._loosely_stored, self._learns
+        jobs, learns, (checkpoint_from, checkpoint_to) = self.jobs, self._learns, self._inside(checkpoint)
+        if self._loosely_stored:
+            checkpoint_from = inf  # nobody was heard in the checkpoint: the long way, which stores
         passed_over = 0
         for beat in bundle.beats:
             offset = beat.offset
-            if offset > known:
-                if offset > highest:  # noqa: PLR1730  hot
-                    highest = offset
-                state = jobs.get(beat.key) or self._job(beat.key)
-                if loosely_stored:
-                    interval_seconds = None
-                else:
-                    interval_seconds = fold_beat_of_well(
-                        state, beat, at, source_partition, not_before, checkpoint_from, checkpoint_to
-                    )
-                if interval_seconds is None:
-                    self._fold_beat(
-                        state, beat, at, checkpoint, source_partition=source_partition, not_before=not_before
-                    )
-                elif learns and interval_seconds:
-                    self._learn(state, interval_seconds)
-            else:
+            if offset <= known:
                 passed_over += 1
+                continue
+            if offset > highest:  # noqa: PLR1730  hot
+                highest = offset
+            state = jobs.get(beat.key) or self._job(beat.key)
+            interval_seconds = fold_beat_of_well(
+                state, beat, at, source_partition, not_before, checkpoint_from, checkpoint_to
+            )
+            if interval_seconds is None:
+                self._fold_beat(state, beat, at, checkpoint, source_partition=source_partition, not_before=not_before)
+            elif learns and interval_seconds:
+                self._learn(state, interval_seconds)
         words = [word for word in bundle.words if word.offset > known]
         for word in words:
             highest = max(highest, word.offset)

@@ -1,8 +1,10 @@
-"""A test leaves its thread without a running event loop: with one, no asyncio test after it could begin."""
+"""What a test leaves behind: no task of its own, and no running event loop, or no asyncio test after it could begin."""
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import events
+from typing import Any
 
 
 class LeftRunningError(AssertionError):
@@ -15,3 +17,15 @@ def leave_none_running() -> None:
     if left is not None:
         events._set_running_loop(None)
         raise LeftRunningError(f"left as the running event loop of this thread: {left!r}")
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """End a task that never ends by itself; raises what it raised instead.
+
+    A client of Kafka that reconnects just then may swallow one cancellation.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
+    if not task.cancelled():
+        task.result()

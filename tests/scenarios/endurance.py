@@ -22,6 +22,7 @@ from sf_healer.core import evidence
 from sf_healer.core.commands import Command, decode_action
 from sf_healer.core.evidence import Bundle
 from sf_healer.topics import ACTIONS, EVIDENCE
+from tests.lab import loops
 from tests.lab.waiting import until_async
 from tests.lab.worker import Worker, drop_topics, make_topics, records_of
 from tests.scenarios.fleet import LONGEST_PAUSE, Fleet, Voice
@@ -332,9 +333,7 @@ async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     task = asyncio.create_task(work)
     yield
     assert not task.done(), task.exception()
-    while not task.done():  # a client that reconnects just then may swallow one cancellation
-        task.cancel()
-        await asyncio.wait([task], timeout=1.0)
+    await loops.end(task)
 
 
 def _worker(number: int, directory: Path, bootstrap: str, pace: Pace) -> Worker:

@@ -16,6 +16,8 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from tests.lab import loops
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -123,9 +125,7 @@ class Fleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while not self._reporting.done():  # the client may swallow a cancellation
-            self._reporting.cancel()
-            await asyncio.wait([self._reporting], timeout=1.0)
+        await loops.end(self._reporting)
         await self._producer.stop()
 
     async def _report(self) -> None:
