@@ -228,6 +228,11 @@ class Lab:
         story.outside, story.inside = outside.sent, inside.sent
         return story
 
+    def until_scraped_again(self) -> None:
+        """Return when Prometheus knows of the controller what is true now, not what was before the last look."""
+        news = f'timestamp(up{{job="argo-rollouts"}}) > {time.time() + LOOK_SECONDS}'
+        until(lambda: self.prometheus.ask(news), "the controller's news in Prometheus", seconds=READY_SECONDS)
+
     def _migrate(self, scenario: Scenario) -> None:
         for words in commands("Migration, without losing a request"):
             if words[2:] == ["get", "deploy", "queue-manager"]:
@@ -294,6 +299,7 @@ def lab(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iter
         with ThreadPoolExecutor(len(SCENARIOS)) as players:
             for played in [players.submit(lab.play, scenario) for scenario in SCENARIOS]:
                 played.result()
+        lab.until_scraped_again()
         lab.exported = {each["metric"]["__name__"] for each in lab.prometheus.ask('{job="argo-rollouts"}')}
         lab.series = lab.prometheus.ask("last_over_time(http_requests_total[20m])")
         lab.events = lab.prometheus.ask('rollout_events_total{reason="RolloutAborted"}')
