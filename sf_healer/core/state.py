@@ -217,9 +217,9 @@ def perhaps_after(one: Time, other: Time, slack: float) -> bool:
 def has_open_error(state: JobState) -> bool:
     """Say whether an `error` stands with no sign of life after it.
 
-    Equal source times, as the clamped ones of a producer with a wrong clock are, leave it to the order within
-    one source partition. Across partitions what came later to our log counts: such times are of the same mark
-    interval, and of one that we followed live.
+    Equal source times, as the raised ones of a producer with a slow clock are, leave it to the order within one source
+    partition. Across partitions nothing tells the order, least of all which was read first: a final `error` stands
+    beside a `loading`, for it is the last word of the process that says both; anything else is left to the silence.
     """
     if state.error_source == NEVER or state.error_source < state.life_source:
         return False
@@ -229,7 +229,7 @@ def has_open_error(state: JobState) -> bool:
         return True
     if state.error_partition == state.source_partition:
         return state.error_offset > state.source_offset
-    return state.error_at >= state.life_at
+    return state.error_finished and state.error_source > state.started_source
 
 
 def _went_on_as_said(state: JobState) -> bool:
