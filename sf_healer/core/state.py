@@ -36,6 +36,9 @@ CREATION_RESOLUTION_SECONDS = 1.0
 
 #: A report that a mark raises by more than this was dated back; by less is the way of any report to the log.
 DATED_BACK_SECONDS = 5.0
+#: Whether two of these came together, and of which incarnation they are, is told by when they were said, however little
+#: a mark raises them.
+_DATED_BACK_SECONDS = {Kind.ERROR: 0.0, Kind.FINISHED: 0.0}
 
 
 #: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
@@ -215,26 +218,46 @@ def perhaps_after(one: Time, other: Time, slack: float) -> bool:
 
 
 def has_open_error(state: JobState) -> bool:
-    """Say whether an `error` stands with no sign of life after it.
+    """Say whether an `error` of this incarnation stands with no sign of life after it.
 
-    Equal source times, as the raised ones of a producer with a slow clock are, leave it to the order within one source
-    partition. Across partitions nothing tells the order, least of all which was read first: a final `error` stands
-    beside a `loading`, for it is the last word of the process that says both; anything else is left to the silence.
+    Equal source times, as reports have that were raised to one mark, leave it to the order within one source partition.
+    Across partitions the times as said tell, where both were dated back; else nothing does, least of all which was
+    read first: a final `error` stands beside a `loading`, for it is the last word of the process that says both, and
+    anything else is left to the silence.
     """
     if state.error_source == NEVER or state.error_source < state.life_source:
         return False
-    if state.dated and _went_on_as_said(state):
+    if state.dated and (_went_on_as_said(state) or is_doubtful_error(state)):
         return False
     if state.error_source > state.life_source:
         return True
     if state.error_partition == state.source_partition:
         return state.error_offset > state.source_offset
-    return state.error_finished and state.error_source > state.started_source
+    return _came_last_as_said(state) or (state.error_finished and state.error_source > state.started_source)
+
+
+def is_doubtful_error(state: JobState) -> bool:
+    """Say whether the newest `error` was said before this incarnation began, and only a mark dates it later.
+
+    It may be the incarnation's before, hours late, or this one's under a slow clock: it condemns nobody.
+    """
+    said = time_of(state, Kind.ERROR).said
+    return said != NEVER and said < max(_trusted_from(state.created_at), state.errors_from)
 
 
 def _went_on_as_said(state: JobState) -> bool:
     said = time_of(state, Kind.ERROR).said
-    return said > NEVER and any(time_of(state, kind).said > said for kind in (Kind.LOADING, Kind.STARTED))
+    return said != NEVER and any(time_of(state, kind).said > said for kind in _LIFE)
+
+
+def _came_last_as_said(state: JobState) -> bool:
+    """Say the same of an `error` that a mark raised to the very time of a sign of life."""
+    said = time_of(state, Kind.ERROR).said
+    lives = [time_of(state, kind) for kind in _LIFE]
+    return said != NEVER and all(NEVER != life.said < said for life in lives if life.bounded == state.error_source)
+
+
+_LIFE = (Kind.LOADING, Kind.STARTED)
 
 
 def error_open_since(state: JobState) -> float:
@@ -321,7 +344,7 @@ def fold_beat_of_well(  # noqa: PLR0917  a name for each would cost what is save
 
 def _note_dated(state: JobState, kind: Kind, said_at: float, source_at: float) -> bool:
     """Note a report if it was dated back; returns whether that is news."""
-    if said_at >= source_at - DATED_BACK_SECONDS:
+    if said_at >= source_at - _DATED_BACK_SECONDS.get(kind, DATED_BACK_SECONDS):
         return False
     said, bounded = (state.dated or {}).get(kind, _NOT_DATED)
     if said_at <= said and source_at <= bounded:
@@ -386,7 +409,7 @@ def _fold_error(state: JobState, word: Word, source_at: float, *, at: float, sou
     newest = (state.error_source, state.error_finished, state.error_partition, state.error_offset)
     if (source_at, word.finished, source_partition, word.offset) <= newest:
         return False
-    if state.error_since_source <= state.life_source:
+    if state.error_since_source <= state.life_source or is_doubtful_error(state):
         state.error_since_source, state.error_since_at = source_at, at
     state.error_source, state.error_at = source_at, at
     state.error_finished, state.error_detail = word.finished, word.detail

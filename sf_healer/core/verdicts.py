@@ -36,6 +36,7 @@ from sf_healer.core.state import (
     JobState,
     error_open_since,
     has_open_error,
+    is_doubtful_error,
     perhaps_after,
     surely_after,
     time_of,
@@ -225,26 +226,29 @@ def _stands(state: JobState, end: Kind) -> bool:
 def _finished_with_error(state: JobState) -> bool:
     """Say whether `finished` came together with an `error`: then it is no proof that the Job did its work.
 
-    Of two reports that were dated back the times as said tell, for one process said both by one clock; the marks that
-    raised them tell nothing of how far they were apart.
+    The times as said tell, for one process said both by one clock. A mark that raised one of them, or both, tells when
+    they came to the source: a `finished` may have been on its way for as long as its producer tries.
     """
     if NEVER in {state.finished_source, state.error_source}:
         return False
     finished, error = time_of(state, Kind.FINISHED), time_of(state, Kind.ERROR)
-    if finished.said and error.said:
-        return abs(finished.said - error.said) <= RIGHT_AFTER_SECONDS
-    return abs(finished.bounded - error.bounded) <= RIGHT_AFTER_SECONDS
+    return abs((finished.said or finished.bounded) - (error.said or error.bounded)) <= RIGHT_AFTER_SECONDS
 
 
 def _finished_by_error(state: JobState) -> bool:
     """Say whether the Job ended by an `error`: `finished` came with it, and surely no sign of life after them.
 
-    If one may have come after them, the Job may have gone on, and its silence will tell.
+    If one may have come after them, the Job may have gone on, and its silence will tell; so it will if they may have
+    been said by the incarnation before.
     """
-    return _finished_with_error(state) and all(
-        surely_after(time_of(state, end), time_of(state, life), RIGHT_AFTER_SECONDS)
-        for end in (Kind.FINISHED, Kind.ERROR)
-        for life in (Kind.LOADING, Kind.STARTED)
+    return (
+        _finished_with_error(state)
+        and not is_doubtful_error(state)
+        and all(
+            surely_after(time_of(state, end), time_of(state, life), RIGHT_AFTER_SECONDS)
+            for end in (Kind.FINISHED, Kind.ERROR)
+            for life in (Kind.LOADING, Kind.STARTED)
+        )
     )
 
 

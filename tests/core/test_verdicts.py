@@ -11,7 +11,7 @@ from sf_healer.core import policy, verdicts
 from sf_healer.core.events import Kind
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
-from sf_healer.core.state import NEVER, JobState, fold_beat, fold_word
+from sf_healer.core.state import NEVER, JobState, fold_beat, fold_fact, fold_word
 from sf_healer.core.verdicts import (
     LATE_SECONDS,
     NO_LOOK,
@@ -190,6 +190,66 @@ def dated_back(*reports):
 )
 def test_reports_of_long_ago_condemn_nobody_by_the_order_they_came_in(reports, rule):
     assert judged(dated_back(*reports), max(raised_to for _, _, raised_to, *_ in reports) + 1).rule is rule
+
+
+@pytest.mark.parametrize("fact_first", [True, False])
+@pytest.mark.parametrize("raised_by_the_worker", [True, False])
+@pytest.mark.parametrize("reports", [[(ERROR, 20, True)], [(ERROR, 20), (FINISHED, 20.3, True)], [(ERROR, 20)]])
+def test_what_the_incarnation_before_said_condemns_nobody_however_late_it_comes(
+    reports, raised_by_the_worker, fact_first
+):
+    """A mark dates it after the creation of the Job that runs now. Found by the simulation: a mirror stood still."""
+    state = JobState(JOB)
+    fact = a_fact(created_at=T0 - 10)
+    if fact_first:
+        fold_fact(state, fact, at=T0 - 9)
+    for offset, (kind, seconds, *last) in enumerate(reports):
+        word = a_word(kind, T0 - HOUR + seconds, offset=offset, finished=bool(last))
+        if raised_by_the_worker:
+            word = msgspec.structs.replace(word, source_at=T0 + 1, said_at=word.source_at)
+        fold_word(state, word, at=T0 + 2, source_partition=0, not_before=T0 + 1)
+    if not fact_first:
+        fold_fact(state, fact, at=T0 + 3)
+    assert not any(judged(state, now).restartable for now in (4, 4 + GRACE))
+    assert judged(state, 5000).restartable, "its own silence is judged as any other's"
+
+
+def test_an_error_that_a_mark_raises_by_little_may_be_of_the_incarnation_before_as_well():
+    state = JobState(JOB)
+    fold_word(state, a_word(ERROR, T0, finished=True), at=T0 + 4, source_partition=0, not_before=T0 + 3)
+    fold_fact(state, a_fact(created_at=T0 + 1), at=T0 + 5)
+    assert not judged(state, 6).restartable
+
+
+def test_the_grace_does_not_count_from_what_the_incarnation_before_said():
+    state = JobState(JOB)
+    fold_fact(state, a_fact(created_at=T0 - 10), at=T0 - 9)
+    old = msgspec.structs.replace(a_word(ERROR, T0 + 1), said_at=T0 - HOUR)
+    fold_word(state, old, at=T0 + 2, source_partition=0, not_before=T0 + 1)
+    fold_word(state, a_word(ERROR, T0 + 20, offset=1), at=T0 + 20, source_partition=0)
+    assert not judged(state, 20 + GRACE - 1).restartable
+    assert short(judged(state, 20 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_an_error_of_a_slow_clock_condemns_once_it_is_dated_after_the_creation():
+    state = said((LOADING, 5), fact=a_fact(created_at=T0 - 60))
+    fold_word(state, a_word(ERROR, T0 - 20, finished=True), at=T0 + 9, source_partition=1, not_before=T0 + 8)
+    assert short(judged(state, 10)) == (Verdict.FAILED, Rule.ERROR_FINAL)
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_a_finished_that_was_long_on_its_way_came_with_its_error_all_the_same(raised):
+    """Its producer tried for 23 seconds, and a mark was made meanwhile. Found by the simulation."""
+    state = said((LOADING, 5), (ERROR, 9))
+    fold_word(
+        state, a_word(FINISHED, T0 + 9.3, finished=True), at=T0 + 32, source_partition=1, not_before=T0 + 31 * raised
+    )
+    assert short(judged(state, 33)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
+
+
+@pytest.mark.parametrize(("loading", "rule"), [(19, Rule.ERROR_GRACE_OVER), (21, Rule.REPORTS)])
+def test_reports_of_long_ago_that_one_mark_raised_are_in_the_order_they_were_said_in(loading, rule):
+    assert judged(dated_back((LOADING, loading, 9), (ERROR, 20, 9)), 9 + GRACE).rule is rule
 
 
 #: To which second each source partition's newest mark had raised what was said an hour ago.

@@ -35,6 +35,7 @@ class Faults(msgspec.Struct, kw_only=True):
     delay_seconds: float = 5.0
     garbage: float = 0.0
     telemetry_outages: float = 0.0
+    mirror_stops: float = 0.0  # reports come up to hours late, dated as they were said
     producer_skew_seconds: float = 0.0
     producer_clock_steps: float = 0.0
     storms: float = 0.0
@@ -81,6 +82,7 @@ _FULL = {
     "delay_seconds": (1.0, 40.0),  # then a producer gives up
     "garbage": (5.0, 60.0),
     "telemetry_outages": (0.5, 2.0),
+    "mirror_stops": (0.5, 2.0),
     "producer_skew_seconds": (0.5, 120.0),
     "producer_clock_steps": (0.5, 4.0),
     "storms": (0.5, 1.5),

@@ -5,8 +5,10 @@ dialects that differ in what decides (docs/reports.md).
 """
 
 import random
+from collections import defaultdict, deque
 from collections.abc import Callable
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -71,6 +73,8 @@ class Weather(msgspec.Struct):
     delay: float = 0.0
     delay_seconds: float = 20.0
     quiet_until: float = 0.0  # no report of anybody lands: a total telemetry outage
+    mirror_until: float = 0.0  # what carries the reports over from the platform's own broker stands still
+    mirror_seconds: float = 0.0  # what it takes for each report when it catches up, at most
 
 
 class Telemetry:
@@ -84,6 +88,7 @@ class Telemetry:
         self._broker = broker
         self._rng = rng
         self._last: dict[tuple[int, int], float] = {}
+        self._mirrored: dict[int, deque[_Report]] = defaultdict(deque)  # by partition, what is still to be carried over
 
     def send(self, sender: int, truth: Incarnation, said: Said, value: bytes, clock: float) -> None:
         """Put a report on its way; `clock` is the producer's own time."""
@@ -103,18 +108,58 @@ class Telemetry:
                 return  # aiokafka's request timeout: the services swallow it
         lane = (sender, partition)  # one request in flight: a producer's records keep their order
         arrival = self._last[lane] = max(arrival, self._last.get(lane, 0.0) + 1e-4)
-        self._scheduler.at(arrival, self._land, truth, said, value, partition, round(clock * 1000))
+        report = _Report(truth, said, value, partition, round(clock * 1000))
+        self._scheduler.at(arrival, self._arrive, report)
         if again:
             later = arrival + rng.uniform(0.01, 2.0)
             self._last[lane] = later
-            self._scheduler.at(later, self._land, truth, said, value, partition, round(clock * 1000))
+            self._scheduler.at(later, self._arrive, report)
 
-    def _land(self, truth: Incarnation, said: Said, value: bytes, partition: int, timestamp: int) -> None:
-        place = (SOURCE, min(partition, self._broker.partitions_of(SOURCE) - 1))
-        record = self._broker.put(place, value, timestamp=timestamp)
+    def stop_mirror(self, seconds: float) -> None:
+        """Let nothing through for so long; then all of it, each partition in its order and at its own pace."""
+        self.weather.mirror_until = max(self.weather.mirror_until, self._scheduler.now + seconds)
+
+    def start_mirror(self) -> None:
+        """Let reports through again."""
+        self.weather.mirror_until = self._scheduler.now
+
+    def _arrive(self, report: "_Report") -> None:
+        waiting = self._mirrored[report.partition]
+        if not waiting and self._scheduler.now >= self.weather.mirror_until:
+            self._land(report)
+            return
+        waiting.append(report)
+        if len(waiting) == 1:
+            self._carry(report.partition)
+
+    def _carry(self, partition: int) -> None:
+        """Carry the reports over that wait, one after the other, while there are any."""
+        waiting, now = self._mirrored[partition], self._scheduler.now
+        away_until = max(self.weather.mirror_until, self._broker.down_until)
+        if now >= away_until:
+            self._land(waiting.popleft())
+        if waiting:
+            # While it stands still it is looked after now and then, for it may go on before its time.
+            pause = self._rng.uniform(0.0, self.weather.mirror_seconds) if now >= away_until else 10.0
+            self._scheduler.after(pause, self._carry, partition)
+
+    def _land(self, report: "_Report") -> None:
+        said = report.said
+        place = (SOURCE, min(report.partition, self._broker.partitions_of(SOURCE) - 1))
+        record = self._broker.put(place, report.value, timestamp=report.timestamp)
         if said.landed is None:
             said.landed, said.partition, said.offset = self._scheduler.now, place[1], record.offset
-            self.landed(truth, said, place)
+            self.landed(report.truth, said, place)
+
+
+class _Report(NamedTuple):
+    """A report on its way."""
+
+    truth: Incarnation
+    said: Said
+    value: bytes
+    partition: int
+    timestamp: int
 
 
 class Loader:

@@ -14,14 +14,14 @@ import msgspec
 from agents import cluster_steps
 from agents.forwarding import Addressed
 from sf_healer.adapters.cluster import Cluster
-from sf_healer.core import admission, partition
+from sf_healer.core import admission, partition, state, verdicts
 from sf_healer.core.actions import Action
 from sf_healer.core.actuator import Actuator, Effects, Task
 from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.policy import Limits
-from sf_healer.core.state import JobState, durable
+from sf_healer.core.state import NEVER, JobState, durable
 from sf_healer.core.steps import Announced, StepResult, StepsRecord
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from tests.simulation.faults import Faults
@@ -114,6 +114,16 @@ def _never_a_gap(watermark: Watermark, to: float) -> Advance | None:
 
 def _rebased_by_each(gaps: Gaps, since: float, now: float) -> float:
     return now - max(since, *gaps._ends[-1:], 0.0)
+
+
+def _together_as_bounded(state: JobState) -> bool:
+    """Take `finished` and `error` for reports of one moment by the times that marks gave them."""
+    error, finished = state.error_source, state.finished_source
+    return NEVER not in {error, finished} and abs(finished - error) <= verdicts.RIGHT_AFTER_SECONDS
+
+
+def _as_bounded(*_report: object) -> bool:
+    return False
 
 
 def _calm(*_fleet: object) -> bool:
@@ -210,6 +220,20 @@ MUTANTS = (
         pieces=Pieces(partition=NoSourceTime),
         # What one partition held before is read after what another held later.
         faults=Faults(slow_batches=100.0, stop_commands=40.0, partition_added=10.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="an error and its end are together by the times that marks give them",
+        shows=frozenset({"forgotten"}),
+        patched=lambda: patch.object(verdicts, "_finished_with_error", _together_as_bounded),
+        faults=Faults(delay=0.6, delay_seconds=39.0),
+        first_seed=12,
+    ),
+    Mutant(
+        name="reports that come hours late have but the time that a mark gives them",
+        shows=frozenset({"false verdict", "forgotten"}),
+        patched=lambda: patch.object(state, "_note_dated", _as_bounded),
+        faults=Faults(mirror_stops=4.0),
         ignored=_FOLDS,
     ),
     Mutant(

@@ -18,7 +18,7 @@ from tests.simulation.loaders import CONSUMERS
 from tests.simulation.worker import Worker
 
 if TYPE_CHECKING:
-    from tests.simulation.truth import Incarnation
+    from tests.simulation.truth import Incarnation, Said
     from tests.simulation.world import World
 
 #: From the watermark that proves it to an outcome: counts of all partitions, ticks, calls, sends.
@@ -80,9 +80,11 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     landed = [each for each in truth.said if each.landed is not None]
     said = [each for each in landed if not each.doubtful]
     spoke = max((each.emitted for each in said if each.kind in _LIFE), default=0.0)
-    if any(each.kind in _ENDS for each in landed if each.emitted > spoke - 1.0):
-        return None  # an end, or an end by error: which of them is the verdict's business; a doubtful one may count
-    if not spoke and _may_have_another_s_end(world, truth):
+    ends = [each for each in landed if each.kind in _ENDS and each.emitted > spoke - 1.0]  # a doubtful one may count
+    if ends and not _ended_by_error(said, ends):
+        return None
+    # Reports of hours ago that come together are raised to one mark: what was said first may excuse what was said last.
+    if (not spoke or world.faults.mirror_stops) and _may_have_another_s_end(world, truth):
         return None
     if job.ended == "Failed":
         return "failed", truth.conditions[-1][0], 0.0
@@ -96,7 +98,7 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         for each in said
         if each.kind is Kind.ERROR and each.emitted > spoke and (each.landed or 0.0) > arrived and each.clock > dated
     ]
-    if errors and not job.ended:
+    if errors and not ends and not job.ended:
         since = min(each.landed or 0.0 for each in errors)
         return "failed", since, policy.error_grace_seconds
     if job.ended or not truth.running or truth.running[-1][1] is not None or not policy.judge_silence:
@@ -108,14 +110,27 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     ran = truth.running[-1][0]
     if not spoke:
         return "never started", ran, policy.startup_threshold_seconds
-    heard = max(each.landed or 0.0 for each in said if each.kind in _LIFE)
-    return "silent", max(heard, ran), policy.silence_threshold_seconds
+    heard = max(each.landed or 0.0 for each in said if each.kind in _LIFE or each in ends)
+    # An end by error is found at once where the order of its reports is clear, else by the silence after it.
+    return "ended by an error" if ends else "silent", max(heard, ran), policy.silence_threshold_seconds
+
+
+def _ended_by_error(said: "list[Said]", ends: "list[Said]") -> bool:
+    """Say whether each end that a Job said of itself came right after an `error`, by whatever clock."""
+    errors = [each for each in said if each.kind is Kind.ERROR]
+    return all(
+        end in said
+        and end.kind is Kind.FINISHED
+        and any(0.0 <= end.emitted - error.emitted < 1.0 and abs(end.clock - error.clock) < 1.0 for error in errors)
+        for end in ends
+    )
 
 
 def _may_have_another_s_end(world: "World", truth: "Incarnation") -> bool:
-    """Say whether the one before said an end so near to the creation of a mute Job that nobody can tell whose it is.
+    """Say whether the end of the one before came so near to the creation of a Job that nobody can tell whose it is.
 
-    Only who replaces a Job without waiting for its pods brings that about; marks bound clocks no closer.
+    Only who replaces a Job without waiting for its pods brings that about, or a mirror that stands still while it is
+    replaced; marks bound clocks no closer.
     """
     unsure_from = truth.created - 2 * world.setup.mark_interval_seconds
     others = (each for each in world.kube.all if each.key == truth.key and each is not truth)

@@ -267,6 +267,7 @@ class World:
             (faults.control_records, self._control_records),
             (faults.garbage, self._garbage),
             (faults.telemetry_outages, self._telemetry_outage),
+            (faults.mirror_stops, self._stop_mirror),
             (faults.producer_clock_steps, self._producer_clock_step),
             (faults.storms, self._storm),
             (faults.api_outages, self._api_outage),
@@ -304,6 +305,7 @@ class World:
         self.trace("world", "calm")
         self.weather.drop = self.weather.duplicate = self.weather.delay = 0.0
         self.weather.quiet_until = 0.0
+        self.telemetry.start_mirror()
         kube = self.kube
         kube.chance_overlooked = kube.chance_pending_long = kube.chance_lingering = kube.chance_create_refused = 0.0
         if self.broker.is_down:
@@ -487,6 +489,12 @@ class World:
         seconds = self._events.uniform(30.0, 900.0)
         self.weather.quiet_until = self.scheduler.now + seconds
         self.trace("network", f"no report lands for {seconds:.1f} s")
+
+    def _stop_mirror(self) -> None:
+        seconds = self._events.choice((120.0, 900.0, 3600.0)) * self._events.uniform(0.5, 1.0)
+        self.weather.mirror_seconds = self._events.choice((0.002, 0.02, 0.4))
+        self.telemetry.stop_mirror(seconds)
+        self.trace("network", f"no report is carried over for {seconds:.1f} s")
 
     def _producer_clock_step(self) -> None:
         loader = self._a_loader()
