@@ -286,15 +286,17 @@ def _keep_newest(words: dict[tuple[str, Kind], Word], later: Word) -> None:
     if known is None:
         words[later.key, later.kind] = later
         return
-    source_at, said_at = _newest_times(known, later)
-    newest = later if (later.source_at, later.finished) >= (known.source_at, known.finished) else known
-    words[later.key, later.kind] = msgspec.structs.replace(
-        newest, source_at=source_at, offset=later.offset, said_at=said_at
-    )
+    newest = later if _order_of(later) >= _order_of(known) else known
+    words[later.key, later.kind] = msgspec.structs.replace(newest, offset=later.offset)
 
 
-def _newest_times(known: Beat | Word, later: Beat | Word) -> tuple[float, float | None]:
-    """Join the source times of two reports of one kind, the bounded ones and those that were said."""
+def _order_of(word: Word) -> tuple[float, float, bool]:
+    """Order words of one kind: of those that one mark raised, the later said is the newer."""
+    return word.source_at, word.source_at if word.said_at is None else word.said_at, word.finished
+
+
+def _newest_times(known: Beat, later: Beat) -> tuple[float, float | None]:
+    """Join the source times of two beats, the bounded ones and those that were said."""
     source_at = max(known.source_at, later.source_at)
     said_at = max(
         known.source_at if known.said_at is None else known.said_at,

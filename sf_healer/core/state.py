@@ -11,7 +11,9 @@ A report that came after a mark was made after it, whatever its clock says, so i
 mark's. A clock that was set back is bounded so; but reports that were made long ago and come only now would change
 their order, if they come through several source partitions. So of reports that were raised by much (DATED_BACK_SECONDS)
 the time that was said is kept as well, in `dated`. Two such reports are ordered by both times: what would condemn a
-Job has to hold in both orders (`surely_after`), what excuses it in one of them (`perhaps_after`).
+Job has to hold in both orders (`surely_after`), what excuses it in one of them (`perhaps_after`). Of the newest `error`
+and `finished` it is kept however little they were raised: it tells whether they came together, and of which incarnation
+they are.
 
 A state is owned by one evidence partition and changed in place: at 100,000 reports a second a new object per
 report would be most of the cost.
@@ -36,10 +38,6 @@ CREATION_RESOLUTION_SECONDS = 1.0
 
 #: A report that a mark raises by more than this was dated back; by less is the way of any report to the log.
 DATED_BACK_SECONDS = 5.0
-#: Whether two of these came together, and of which incarnation they are, is told by when they were said, however little
-#: a mark raises them.
-_DATED_BACK_SECONDS = {Kind.ERROR: 0.0, Kind.FINISHED: 0.0}
-
 
 #: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
 #: a Job's are, and a default that is read back is one object for all Jobs, where a number read is one of its own.
@@ -89,6 +87,8 @@ _WIRE_NAMES = {
     "errors_from": "fe",
     "pod_ended_at": "pe",
     "dated": "d",
+    "error_said": "ey",
+    "finished_said": "fy",
 }
 
 
@@ -156,6 +156,9 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     pod_ended_at: float = NEVER
     #: Of the reports that were dated back, by kind: the newest source time as it was said, and as it was bounded.
     dated: dict[Kind, tuple[float, float]] | None = None
+    #: When the newest `error` and the newest `finished` were said, by their producer, if a mark raised them at all.
+    error_said: float = NEVER
+    finished_said: float = NEVER
 
     @property
     def created_at(self) -> float:
@@ -180,7 +183,10 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
 
 
 class Time(NamedTuple):
-    """The source time of the newest report of a kind, bounded, and as it was said if it was dated back (else NEVER)."""
+    """The source time of the newest report of a kind, bounded, and as it was said if it was dated back (else NEVER).
+
+    Of a kind of which several were dated back, the newest of the times as said.
+    """
 
     bounded: float
     said: float
@@ -189,6 +195,8 @@ class Time(NamedTuple):
 def time_of(state: JobState, kind: Kind) -> Time:
     """Give the source time of the newest report of a kind."""
     bounded: float = getattr(state, _SOURCES[kind])
+    if kind is Kind.ERROR and state.error_said:  # of this very report, where `dated` has the newest of each time
+        return Time(bounded, state.error_said if state.error_said < bounded - DATED_BACK_SECONDS else NEVER)
     said, bounded_too = state.dated.get(kind, _NOT_DATED) if state.dated else _NOT_DATED
     return Time(bounded, said if bounded_too == bounded else NEVER)
 
@@ -222,39 +230,53 @@ def has_open_error(state: JobState) -> bool:
 
     Equal source times, as reports have that were raised to one mark, leave it to the order within one source partition.
     Across partitions the times as said tell, where both were dated back; else nothing does, least of all which was
-    read first: a final `error` stands beside a `loading`, for it is the last word of the process that says both, and
-    anything else is left to the silence.
+    read first. An `error` stands beside a `loading` then if it is the last word of the process that says both: it is
+    final, or the Job is Complete. Any other is left to the Job's next report, or to its silence.
     """
     if state.error_source == NEVER or state.error_source < state.life_source:
         return False
-    if state.dated and (_went_on_as_said(state) or is_doubtful_error(state)):
+    if (state.dated and _went_on_as_said(state)) or is_doubtful_error(state):
         return False
     if state.error_source > state.life_source:
         return True
     if state.error_partition == state.source_partition:
         return state.error_offset > state.source_offset
-    return _came_last_as_said(state) or (state.error_finished and state.error_source > state.started_source)
+    return _came_last_as_said(state) or _is_last_word(state)
 
 
 def is_doubtful_error(state: JobState) -> bool:
     """Say whether the newest `error` was said before this incarnation began, and only a mark dates it later.
 
-    It may be the incarnation's before, hours late, or this one's under a slow clock: it condemns nobody.
+    It may be the incarnation's before, late, or this one's under a slow clock: it condemns nobody.
     """
-    said = time_of(state, Kind.ERROR).said
-    return said != NEVER and said < max(_trusted_from(state.created_at), state.errors_from)
+    return _is_from_before(state, state.error_said)
+
+
+def _is_from_before(state: JobState, said_at: float) -> bool:
+    """Say whether a report that a mark raised was said before this incarnation began; `said_at` NEVER: none raised it."""
+    return NEVER != said_at < max(_trusted_from(state.created_at), state.errors_from)
 
 
 def _went_on_as_said(state: JobState) -> bool:
+    """Say whether a sign of life was said after the `error`, both dated back."""
     said = time_of(state, Kind.ERROR).said
     return said != NEVER and any(time_of(state, kind).said > said for kind in _LIFE)
 
 
 def _came_last_as_said(state: JobState) -> bool:
-    """Say the same of an `error` that a mark raised to the very time of a sign of life."""
+    """Say whether an `error` was said after the signs of life of its very source time, all dated back."""
     said = time_of(state, Kind.ERROR).said
     lives = [time_of(state, kind) for kind in _LIFE]
     return said != NEVER and all(NEVER != life.said < said for life in lives if life.bounded == state.error_source)
+
+
+def _is_last_word(state: JobState) -> bool:
+    """Say whether a process says no `loading` after its `error`; one that has started since is another process."""
+    is_complete = state.fact is not None and state.fact.condition is Condition.COMPLETE
+    if not (state.error_finished or is_complete) or state.error_source == state.started_source:
+        return False
+    started = time_of(state, Kind.STARTED)
+    return (state.error_said or state.error_source) > (started.said or started.bounded) - DATED_BACK_SECONDS
 
 
 _LIFE = (Kind.LOADING, Kind.STARTED)
@@ -344,7 +366,7 @@ def fold_beat_of_well(  # noqa: PLR0917  a name for each would cost what is save
 
 def _note_dated(state: JobState, kind: Kind, said_at: float, source_at: float) -> bool:
     """Note a report if it was dated back; returns whether that is news."""
-    if said_at >= source_at - _DATED_BACK_SECONDS.get(kind, DATED_BACK_SECONDS):
+    if said_at >= source_at - DATED_BACK_SECONDS:
         return False
     said, bounded = (state.dated or {}).get(kind, _NOT_DATED)
     if said_at <= said and source_at <= bounded:
@@ -387,10 +409,12 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, 
         case Kind.STARTED:
             return _fold_started(state, word, source_at, at=at, source_partition=source_partition) or is_news
         case Kind.ERROR:
-            return _fold_error(state, word, source_at, at=at, source_partition=source_partition) or is_news
-        case Kind.FINISHED if source_at > state.finished_source:
-            state.finished_source, state.finished_at = source_at, at
-            return True
+            said_at = said_at if said_at < source_at else NEVER
+            is_newest = _fold_error(state, word, source_at, said_at, at=at, source_partition=source_partition)
+            return is_newest or is_news
+        case Kind.FINISHED:
+            said_at = said_at if said_at < source_at else NEVER
+            return _fold_finished(state, source_at, said_at, at=at) or is_news
         case Kind.INTERRUPTED if source_at > state.interrupted_source:
             state.interrupted_source, state.interrupted_at = source_at, at
             return True
@@ -405,15 +429,38 @@ def _fold_started(state: JobState, word: Word, source_at: float, *, at: float, s
     return is_news
 
 
-def _fold_error(state: JobState, word: Word, source_at: float, *, at: float, source_partition: int) -> bool:
-    newest = (state.error_source, state.error_finished, state.error_partition, state.error_offset)
-    if (source_at, word.finished, source_partition, word.offset) <= newest:
+def _fold_error(
+    state: JobState, word: Word, source_at: float, said_at: float, *, at: float, source_partition: int
+) -> bool:
+    """Fold an `error`; `said_at`: when it was said, if a mark raised it.
+
+    The newest counts, but none that may be of the incarnation before in the place of one that surely is of this.
+    """
+    was_doubtful, is_doubtful = is_doubtful_error(state), _is_from_before(state, said_at)
+    is_known = state.error_source != NEVER
+    newest = (not was_doubtful, state.error_source, state.error_finished, state.error_partition, state.error_offset)
+    given = (not is_doubtful, source_at, word.finished, source_partition, word.offset)
+    if is_known and given <= newest:
         return False
-    if state.error_since_source <= state.life_source or is_doubtful_error(state):
+    if state.error_since_source <= state.life_source or was_doubtful:
         state.error_since_source, state.error_since_at = source_at, at
-    state.error_source, state.error_at = source_at, at
+    state.error_source, state.error_at, state.error_said = source_at, at, said_at
     state.error_finished, state.error_detail = word.finished, word.detail
     state.error_partition, state.error_offset = source_partition, word.offset
+    return True
+
+
+def _fold_finished(state: JobState, source_at: float, said_at: float, *, at: float) -> bool:
+    """Fold a `finished`, as _fold_error does; of two that one mark raised the later said counts."""
+    known = (
+        not _is_from_before(state, state.finished_said),
+        state.finished_source,
+        state.finished_said or state.finished_source,
+    )
+    given = (not _is_from_before(state, said_at), source_at, said_at or source_at)
+    if state.finished_source != NEVER and given <= known:
+        return False
+    state.finished_source, state.finished_said, state.finished_at = source_at, said_at, at
     return True
 
 
@@ -463,13 +510,13 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
         state.started_at = state.started_source = NEVER
     errors_from = max(trusted_from, state.errors_from)
     if state.error_source < errors_from or state.error_source <= state.command_source:
-        state.error_at = state.error_source = NEVER
+        state.error_at = state.error_source = state.error_said = NEVER
         state.error_finished, state.error_detail = False, ""
         state.error_partition = state.error_offset = -1
     if state.error_since_source < errors_from or state.error_since_source <= state.command_source:
         state.error_since_at = state.error_since_source = NEVER
     if state.finished_source < trusted_from or state.finished_source <= state.command_source:
-        state.finished_at = state.finished_source = NEVER
+        state.finished_at = state.finished_source = state.finished_said = NEVER
     if state.interrupted_source < trusted_from or state.interrupted_source <= state.command_source:
         state.interrupted_at = state.interrupted_source = NEVER
     if state.hold_at < created_at:

@@ -231,15 +231,16 @@ def _finished_with_error(state: JobState) -> bool:
     """
     if NEVER in {state.finished_source, state.error_source}:
         return False
-    finished, error = time_of(state, Kind.FINISHED), time_of(state, Kind.ERROR)
-    return abs((finished.said or finished.bounded) - (error.said or error.bounded)) <= RIGHT_AFTER_SECONDS
+    finished_at = state.finished_said or state.finished_source
+    error_at = state.error_said or state.error_source
+    return abs(finished_at - error_at) <= RIGHT_AFTER_SECONDS
 
 
 def _finished_by_error(state: JobState) -> bool:
     """Say whether the Job ended by an `error`: `finished` came with it, and surely no sign of life after them.
 
-    If one may have come after them, the Job may have gone on, and its silence will tell; so it will if they may have
-    been said by the incarnation before.
+    If one may have come after them, or they may be of the incarnation before, the Job may have gone on: its silence
+    will tell.
     """
     return (
         _finished_with_error(state)

@@ -227,6 +227,7 @@ _HEARD_AGAIN_SECONDS = 900.0 + 3600.0
 _OF_WHAT_WAS_SAID = frozenset(
     {"error_source", "error_at", "finished_source", "finished_at", "interrupted_source", "interrupted_at"}
     | {"error_since_source", "error_since_at", "error_finished", "error_detail", "error_partition", "error_offset"}
+    | {"error_said", "finished_said"}
 )
 _OF_THE_NEWEST_LOADING = frozenset({"loading_source", "source_partition", "source_offset", "records_written"})
 
