@@ -253,7 +253,7 @@ def is_doubtful_error(state: JobState) -> bool:
 
 
 def _is_from_before(state: JobState, said_at: float) -> bool:
-    """Say whether a report that a mark raised was said before this incarnation began; `said_at` NEVER: none raised it."""
+    """Say whether a report was said before this incarnation began, and a mark raised it (`said_at` NEVER: none did)."""
     return NEVER != said_at < max(_trusted_from(state.created_at), state.errors_from)
 
 
@@ -440,7 +440,7 @@ def _fold_error(
     is_known = state.error_source != NEVER
     newest = (not was_doubtful, state.error_source, state.error_finished, state.error_partition, state.error_offset)
     given = (not is_doubtful, source_at, word.finished, source_partition, word.offset)
-    if is_known and given <= newest:
+    if is_known and (given, said_at or source_at) <= (newest, state.error_said or state.error_source):
         return False
     if state.error_since_source <= state.life_source or was_doubtful:
         state.error_since_source, state.error_since_at = source_at, at

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -186,6 +187,20 @@ def test_source_times_are_clamped_by_the_polls_around_each_offset():
     ]
     (bundle,) = combine(*records, marks=marks).bundles.values()
     assert [word.source_at - T0 for word in bundle.words] == [1, 0, 6, 5]
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_of_two_errors_that_one_mark_raised_the_later_said_is_the_newer_and_keeps_its_own_times(own_first):
+    """The other is the last word of the incarnation before, an hour late: it makes no error final."""
+    marks = SourceMarks()
+    marks.note(10, {0: T0}, not_before=T0 + 1, not_after=T0 + 2)
+    own = partial(says, "error", 0.98, error_message="own")
+    before = partial(says, "error", -3600, error_message="before", finished=True)
+    first, second = (own, before) if own_first else (before, own)
+    (bundle,) = combine(first(offset=10), second(offset=11), marks=marks).bundles.values()
+    assert bundle.words == (
+        Word("stf/one", Kind.ERROR, T0 + 1, 11, finished=False, detail="own", said_at=pytest.approx(T0 + 0.98)),
+    )
 
 
 def test_a_record_without_a_timestamp_has_no_time_of_its_own():

@@ -231,6 +231,98 @@ def test_the_grace_does_not_count_from_what_the_incarnation_before_said():
     assert short(judged(state, 20 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
 
 
+# What the incarnation before said last, an hour ago, and a mark raises; RAISED: by how much a mark raises what this one
+# says, which is next to nothing for a report that was a little on its way.
+RAISED = pytest.mark.parametrize("raised", [0.0, 0.02])
+
+
+def told(state, kind, seconds, *, raised=0.0, offset=0, partition=0, finished=False):
+    """Fold a report that a worker has raised by so many seconds."""
+    word = a_word(kind, T0 + seconds, offset=offset, finished=finished)
+    if raised:
+        word = msgspec.structs.replace(word, said_at=T0 + seconds - raised)
+    fold_word(state, word, at=T0 + seconds, source_partition=partition)
+
+
+def of_before(state, kind, seconds, *, finished=True):
+    told(state, kind, seconds, raised=HOUR + seconds, offset=9, partition=1, finished=finished)
+
+
+@RAISED
+def test_what_the_incarnation_before_said_does_not_borrow_the_time_of_an_error_that_was_answered(raised):
+    state = a_state()
+    told(state, ERROR, 10, raised=raised)
+    fold_beat(state, a_beat(T0 + 15, offset=1), at=T0 + 15, source_partition=0)
+    of_before(state, ERROR, 20)
+    assert short(judged(state, 21)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert not judged(state, 20 + GRACE).restartable
+
+
+@RAISED
+def test_what_the_incarnation_before_said_makes_no_error_final(raised):
+    state = a_state()
+    told(state, ERROR, 10, raised=raised)
+    of_before(state, ERROR, 12)
+    assert not judged(state, 13).restartable
+    assert short(judged(state, 10 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+@RAISED
+def test_what_the_incarnation_before_said_hides_no_failure(raised):
+    state = a_state()
+    told(state, ERROR, 20, raised=raised)
+    told(state, FINISHED, 20.03, raised=raised, offset=1, finished=True)
+    for kind in (ERROR, FINISHED):
+        of_before(state, kind, 30)
+    assert short(judged(state, 31)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
+
+
+@RAISED
+def test_the_grace_of_an_error_that_a_mark_raised_does_not_count_from_the_incarnation_before_either(raised):
+    state = a_state()
+    of_before(state, ERROR, 2)
+    told(state, ERROR, 20, raised=raised)
+    assert not judged(state, 20 + GRACE - 1).restartable
+    assert short(judged(state, 20 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+@pytest.mark.parametrize("error_first", [True, False])
+def test_a_complete_job_whose_last_words_a_mark_made_one_moment_has_failed(error_first):
+    """A clock that is two seconds behind; nobody said `finished`, and there will be no silence to judge."""
+    state = a_state()
+    folds = [
+        lambda: told(state, ERROR, 100, raised=1.2, partition=1),
+        lambda: fold_beat(
+            state, msgspec.structs.replace(a_beat(T0 + 100), said_at=T0 + 98.5), at=T0 + 101, source_partition=0
+        ),
+    ]
+    for fold in folds if error_first else folds[::-1]:
+        fold()
+    fold_fact(state, a_fact(condition=Condition.COMPLETE, pod=PodState.ENDED, resource_version=99), at=T0 + 104)
+    assert short(judged(state, 105)) == (Verdict.FAILED, Rule.ERROR_AND_POD_ENDED)
+
+
+@RAISED
+def test_a_finished_that_a_mark_raised_a_little_does_not_excuse_another_process_under_a_slow_clock(raised):
+    state = a_state(fact=LONG_CREATED)
+    told(state, FINISHED, 20, raised=raised, finished=True)
+    told(state, STARTED, 30, raised=600, partition=1)
+    beat = msgspec.structs.replace(a_beat(T0 + 100, offset=1), said_at=T0 - 500)
+    fold_beat(state, beat, at=T0 + 100, source_partition=1)
+    assert judged(state, 100 + SILENCE + 1).verdict is Verdict.STUCK
+
+
+def test_a_final_error_of_one_process_is_not_the_last_word_of_another():
+    """It was half a minute on its way, and its mark is that of the next pod's `loading`."""
+    state = a_state(fact=LONG_CREATED)
+    told(state, STARTED, 20, partition=1)
+    fold_beat(
+        state, msgspec.structs.replace(a_beat(T0 + 30, offset=1), said_at=T0 + 29.9), at=T0 + 30, source_partition=1
+    )
+    told(state, ERROR, 30, raised=25, finished=True)
+    assert not judged(state, 31).restartable
+
+
 def test_an_error_of_a_slow_clock_condemns_once_it_is_dated_after_the_creation():
     state = said((LOADING, 5), fact=a_fact(created_at=T0 - 60))
     fold_word(state, a_word(ERROR, T0 - 20, finished=True), at=T0 + 9, source_partition=1, not_before=T0 + 8)
