@@ -29,6 +29,7 @@ from sf_healer.core.evidence import Beat, Bundle, Word
 from sf_healer.core.identity import Resolution, Resolved, Unresolved
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partitioning import partition_of
+from sf_healer.core.wire import FARTHEST_SECONDS
 
 
 class Names(Protocol):
@@ -203,6 +204,8 @@ class Combiner:
             if kind is Kind.LOADING:
                 gathered.beat(partition, Beat(key, source_at, offset, report.records_written, said_at))
             else:
+                if said_at is None and record.timestamp / 1000 > source_at:
+                    said_at = min(record.timestamp / 1000, FARTHEST_SECONDS)  # by a fast clock
                 gathered.word(partition, Word(key, kind, source_at, offset, report.finished, report.detail, said_at))
         self._remember(report, resolution)
 

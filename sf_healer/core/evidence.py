@@ -37,6 +37,7 @@ class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: Offset
     finished: bool
     detail: str
+    #: The source time as it was said, where the bounds have moved it.
     said_at: Moment | None = None
 
 

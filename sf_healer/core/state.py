@@ -12,8 +12,8 @@ mark's. A clock that was set back is bounded so; but reports that were made long
 their order, if they come through several source partitions. So of reports that were raised by much (DATED_BACK_SECONDS)
 the time that was said is kept as well, in `dated`. Two such reports are ordered by both times: what would condemn a
 Job has to hold in both orders (`surely_after`), what excuses it in one of them (`perhaps_after`). Of the newest `error`
-and `finished` it is kept however little they were raised: it tells whether they came together, and of which incarnation
-they are.
+and `finished` it is kept however little they were moved, up or down: it tells whether they came together, and of which
+incarnation they are.
 
 A state is owned by one evidence partition and changed in place: at 100,000 reports a second a new object per
 report would be most of the cost.
@@ -156,7 +156,7 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     pod_ended_at: float = NEVER
     #: Of the reports that were dated back, by kind: the newest source time as it was said, and as it was bounded.
     dated: dict[Kind, tuple[float, float]] | None = None
-    #: When the newest `error` and the newest `finished` were said, by their producer, if a mark raised them at all.
+    #: When the newest `error` and the newest `finished` were said by their producer's clock, if they count otherwise.
     error_said: float = NEVER
     finished_said: float = NEVER
 
@@ -253,7 +253,7 @@ def is_doubtful_error(state: JobState) -> bool:
 
 
 def _is_from_before(state: JobState, said_at: float) -> bool:
-    """Say whether a report was said before this incarnation began, and a mark raised it (`said_at` NEVER: none did)."""
+    """Say whether a report was said before this incarnation began, and counts for later (NEVER: it does not)."""
     return NEVER != said_at < max(_trusted_from(state.created_at), state.errors_from)
 
 
@@ -400,7 +400,7 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, 
         return False
     if is_error and source_at < state.errors_from:
         return False
-    said_at = source_at if word.said_at is None else word.said_at
+    said_at = word.source_at if word.said_at is None else word.said_at
     source_at = min(max(source_at, not_before), at)
     if is_error and source_at <= state.command_source:
         return False  # answered already; if it was of the incarnation before, it must not condemn this one
@@ -409,11 +409,11 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, 
         case Kind.STARTED:
             return _fold_started(state, word, source_at, at=at, source_partition=source_partition) or is_news
         case Kind.ERROR:
-            said_at = said_at if said_at < source_at else NEVER
+            said_at = said_at if said_at != source_at else NEVER
             is_newest = _fold_error(state, word, source_at, said_at, at=at, source_partition=source_partition)
             return is_newest or is_news
         case Kind.FINISHED:
-            said_at = said_at if said_at < source_at else NEVER
+            said_at = said_at if said_at != source_at else NEVER
             return _fold_finished(state, source_at, said_at, at=at) or is_news
         case Kind.INTERRUPTED if source_at > state.interrupted_source:
             state.interrupted_source, state.interrupted_at = source_at, at
@@ -432,7 +432,7 @@ def _fold_started(state: JobState, word: Word, source_at: float, *, at: float, s
 def _fold_error(
     state: JobState, word: Word, source_at: float, said_at: float, *, at: float, source_partition: int
 ) -> bool:
-    """Fold an `error`; `said_at`: when it was said, if a mark raised it.
+    """Fold an `error`; `said_at`: when it was said, if that is not when it counts.
 
     The newest counts, but none that may be of the incarnation before in the place of one that surely is of this.
     """
@@ -451,7 +451,7 @@ def _fold_error(
 
 
 def _fold_finished(state: JobState, source_at: float, said_at: float, *, at: float) -> bool:
-    """Fold a `finished`, as _fold_error does; of two that one mark raised the later said counts."""
+    """Fold a `finished`, as _fold_error does; of two of one moment the later said counts."""
     known = (
         not _is_from_before(state, state.finished_said),
         state.finished_source,

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import msgspec
 
-_FARTHEST_SECONDS = 1e12  # 31,700 years: a tenth of a millisecond still counts in a float
+FARTHEST_SECONDS = 1e12  # 31,700 years: a tenth of a millisecond still counts in a float
 _INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
 
 #: Epoch seconds. Neither infinite nor NaN: a sweep up to a watermark that is either would never end.
-Moment = Annotated[float, msgspec.Meta(ge=-_FARTHEST_SECONDS, le=_FARTHEST_SECONDS)]
+Moment = Annotated[float, msgspec.Meta(ge=-FARTHEST_SECONDS, le=FARTHEST_SECONDS)]
 #: A length of time.
-Seconds = Annotated[float, msgspec.Meta(ge=-_FARTHEST_SECONDS, le=_FARTHEST_SECONDS)]
+Seconds = Annotated[float, msgspec.Meta(ge=-FARTHEST_SECONDS, le=FARTHEST_SECONDS)]
 #: How many of something.
 Count = Annotated[int, msgspec.Meta(ge=0, le=_INT32)]
 #: A partition; -1 where there is none.

@@ -187,6 +187,7 @@ def test_source_times_are_clamped_by_the_polls_around_each_offset():
     ]
     (bundle,) = combine(*records, marks=marks).bundles.values()
     assert [word.source_at - T0 for word in bundle.words] == [1, 0, 6, 5]
+    assert [word.said_at - T0 for word in bundle.words] == [fast, slow, fast, slow]
 
 
 @pytest.mark.parametrize("own_first", [True, False])

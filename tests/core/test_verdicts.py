@@ -339,6 +339,16 @@ def test_a_finished_that_was_long_on_its_way_came_with_its_error_all_the_same(ra
     assert short(judged(state, 33)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
 
 
+def test_an_error_and_its_finished_came_together_under_a_fast_clock_too():
+    """A slow worker reads them in two batches, so each counts for when its batch came. Found by the simulation."""
+    state = said((LOADING, 5))
+    for offset, (kind, came_at) in enumerate(((ERROR, 9), (FINISHED, 13))):
+        word = a_word(kind, T0 + came_at, offset=offset, finished=kind is FINISHED)
+        word = msgspec.structs.replace(word, said_at=T0 + 50 + 0.2 * offset)
+        fold_word(state, word, at=T0 + came_at, source_partition=0)
+    assert short(judged(state, 14)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
+
+
 @pytest.mark.parametrize(("loading", "rule"), [(19, Rule.ERROR_GRACE_OVER), (21, Rule.REPORTS)])
 def test_reports_of_long_ago_that_one_mark_raised_are_in_the_order_they_were_said_in(loading, rule):
     assert judged(dated_back((LOADING, loading, 9), (ERROR, 20, 9)), 9 + GRACE).rule is rule

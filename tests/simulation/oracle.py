@@ -43,6 +43,8 @@ _ACTING_SECONDS = 120.0
 _YOUNG_SECONDS = 4.0
 #: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
 _NOTICE_SECONDS = 10.0
+#: No producer tries for so long to send a report: it was carried over by a mirror that had stood still.
+_LATE_SECONDS = 60.0
 #: A worker that goes on may speak for so long before it hears that another has taken over.
 _ZOMBIE_SECONDS = 15.0
 
@@ -225,6 +227,9 @@ class Oracle:
     def topic_made_anew(self) -> None:
         for where, waiting in self._waiting.items():
             self._doubt(where, waiting)
+            for said, _ in waiting:
+                # What was carried over late and is gone before it was read, nobody has heard, and no gap tells of it.
+                said.buried |= said.doubtful and (said.landed or 0.0) - said.emitted > _LATE_SECONDS
         self._waiting.clear()
         self._covered.clear()
         self._said_at.clear()
