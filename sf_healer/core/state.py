@@ -39,6 +39,7 @@ CREATION_RESOLUTION_SECONDS = 1.0
 #: A report that a mark raises by more than this was dated back; by less is the way of any report to the log.
 DATED_BACK_SECONDS = 5.0
 
+
 #: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
 #: a Job's are, and a default that is read back is one object for all Jobs, where a number read is one of its own.
 _WIRE_NAMES = {
@@ -405,16 +406,15 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, 
     if is_error and source_at <= state.command_source:
         return False  # answered already; if it was of the incarnation before, it must not condemn this one
     is_news = _note_dated(state, word.kind, said_at, source_at)
+    moved_from = said_at if said_at != source_at else NEVER
     match word.kind:
         case Kind.STARTED:
             return _fold_started(state, word, source_at, at=at, source_partition=source_partition) or is_news
         case Kind.ERROR:
-            said_at = said_at if said_at != source_at else NEVER
-            is_newest = _fold_error(state, word, source_at, said_at, at=at, source_partition=source_partition)
+            is_newest = _fold_error(state, word, source_at, moved_from, at=at, source_partition=source_partition)
             return is_newest or is_news
         case Kind.FINISHED:
-            said_at = said_at if said_at != source_at else NEVER
-            return _fold_finished(state, source_at, said_at, at=at) or is_news
+            return _fold_finished(state, source_at, moved_from, at=at) or is_news
         case Kind.INTERRUPTED if source_at > state.interrupted_source:
             state.interrupted_source, state.interrupted_at = source_at, at
             return True

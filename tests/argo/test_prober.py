@@ -16,7 +16,7 @@ import pytest
 from tests.argo.files import ARGO, build, documents
 from tests.lab.argo.traffic import PROGRAM
 from tests.lab.mount import Mount
-from tests.lab.ports import LOOPBACK, free_ports, is_answering
+from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.process import Server
 from tests.lab.prometheus.server import Prometheus
 from tests.lab.waiting import until
@@ -79,8 +79,7 @@ def asked(tmp_path: Path) -> Iterator[Asked]:
     with ExitStack() as running:
         for name, server in made.servers.items():
             running.callback(server.stop)
-            server.start()
-            server.wait_until(lambda port=made.ports[name]: is_answering(port), seconds=READY_SECONDS)
+            server.start_answering(made.ports[name], seconds=READY_SECONDS)
         yield made
 
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import sys
-import threading
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.argo.files import build
 from tests.lab.argo.traffic import PROGRAM
-from tests.lab.ports import LOOPBACK, free_ports, is_answering
+from tests.lab.beside import Looking
+from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.process import Server
 from tests.lab.traefik import Traefik
 from tests.lab.waiting import until
@@ -58,8 +58,7 @@ class Routed:
         for name, port in self.ports.items():
             server = Server(name, [sys.executable, str(PROGRAM), "--port", str(port)], log=self.at / f"{name}.log")
             self._stack.callback(server.stop)
-            server.start()
-            server.wait_until(lambda port=port: is_answering(port), seconds=SECONDS)
+            server.start_answering(port, seconds=SECONDS)
             self._apply({
                 "apiVersion": "v1",
                 "kind": "Service",
@@ -136,31 +135,22 @@ def _requests(port: int) -> int:
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
-    found = re.findall(rf'^http_requests_total\{{endpoint="{PATH}".*\}} (\S+)$', text, re.MULTILINE)
-    return int(sum(map(float, found)))
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    asked = [each.value for each in samples if each.name == "http_requests_total" and each.labels["endpoint"] == PATH]
+    return int(sum(asked))
 
 
-class Asking:
+class Asking(Looking):
     """Somebody who asks all the time while it is a context, and keeps every status."""
 
     def __init__(self, routed: Routed) -> None:
+        super().__init__("asking", every_seconds=0.02)
         self.statuses: Counter[int] = Counter()
         self._routed = routed
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asking")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            self.statuses[self._routed.ask()] += 1
-            self._over.wait(0.02)
+    def look(self) -> None:
+        """Ask once."""
+        self.statuses[self._routed.ask()] += 1
 
 
 @pytest.fixture(scope="module")

@@ -103,14 +103,23 @@ def a_state(**changes: object) -> JobState:
     return JobState(**{**known, **changes})
 
 
-def a_beat(source_at: float, *, key: str = JOB, offset: int = 0, records_written: int = 1) -> Beat:
-    return Beat(key, source_at, offset, records_written)
+def a_beat(
+    source_at: float, *, key: str = JOB, offset: int = 0, records_written: int = 1, said_at: float | None = None
+) -> Beat:
+    return Beat(key, source_at, offset, records_written, said_at)
 
 
 def a_word(
-    kind: Kind, source_at: float, *, key: str = JOB, offset: int = 0, finished: bool = False, detail: str = ""
+    kind: Kind,
+    source_at: float,
+    *,
+    key: str = JOB,
+    offset: int = 0,
+    finished: bool = False,
+    detail: str = "",
+    said_at: float | None = None,
 ) -> Word:
-    return Word(key, kind, source_at, offset, finished, detail)
+    return Word(key, kind, source_at, offset, finished, detail, said_at)
 
 
 def a_bundle(*said: Beat | Word, partition: int = 0, topic_id: str = TOPIC) -> Bundle:

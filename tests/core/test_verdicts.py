@@ -224,8 +224,7 @@ def test_an_error_that_a_mark_raises_by_little_may_be_of_the_incarnation_before_
 def test_the_grace_does_not_count_from_what_the_incarnation_before_said():
     state = JobState(JOB)
     fold_fact(state, a_fact(created_at=T0 - 10), at=T0 - 9)
-    old = msgspec.structs.replace(a_word(ERROR, T0 + 1), said_at=T0 - HOUR)
-    fold_word(state, old, at=T0 + 2, source_partition=0, not_before=T0 + 1)
+    fold_word(state, a_word(ERROR, T0 + 1, said_at=T0 - HOUR), at=T0 + 2, source_partition=0, not_before=T0 + 1)
     fold_word(state, a_word(ERROR, T0 + 20, offset=1), at=T0 + 20, source_partition=0)
     assert not judged(state, 20 + GRACE - 1).restartable
     assert short(judged(state, 20 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
@@ -238,9 +237,8 @@ RAISED = pytest.mark.parametrize("raised", [0.0, 0.02])
 
 def told(state, kind, seconds, *, raised=0.0, offset=0, partition=0, finished=False):
     """Fold a report that a worker has raised by so many seconds."""
-    word = a_word(kind, T0 + seconds, offset=offset, finished=finished)
-    if raised:
-        word = msgspec.structs.replace(word, said_at=T0 + seconds - raised)
+    said_at = T0 + seconds - raised if raised else None
+    word = a_word(kind, T0 + seconds, offset=offset, finished=finished, said_at=said_at)
     fold_word(state, word, at=T0 + seconds, source_partition=partition)
 
 
@@ -292,9 +290,7 @@ def test_a_complete_job_whose_last_words_a_mark_made_one_moment_has_failed(error
     state = a_state()
     folds = [
         lambda: told(state, ERROR, 100, raised=1.2, partition=1),
-        lambda: fold_beat(
-            state, msgspec.structs.replace(a_beat(T0 + 100), said_at=T0 + 98.5), at=T0 + 101, source_partition=0
-        ),
+        lambda: fold_beat(state, a_beat(T0 + 100, said_at=T0 + 98.5), at=T0 + 101, source_partition=0),
     ]
     for fold in folds if error_first else folds[::-1]:
         fold()
@@ -307,8 +303,7 @@ def test_a_finished_that_a_mark_raised_a_little_does_not_excuse_another_process_
     state = a_state(fact=LONG_CREATED)
     told(state, FINISHED, 20, raised=raised, finished=True)
     told(state, STARTED, 30, raised=600, partition=1)
-    beat = msgspec.structs.replace(a_beat(T0 + 100, offset=1), said_at=T0 - 500)
-    fold_beat(state, beat, at=T0 + 100, source_partition=1)
+    fold_beat(state, a_beat(T0 + 100, offset=1, said_at=T0 - 500), at=T0 + 100, source_partition=1)
     assert judged(state, 100 + SILENCE + 1).verdict is Verdict.STUCK
 
 
@@ -316,9 +311,7 @@ def test_a_final_error_of_one_process_is_not_the_last_word_of_another():
     """It was half a minute on its way, and its mark is that of the next pod's `loading`."""
     state = a_state(fact=LONG_CREATED)
     told(state, STARTED, 20, partition=1)
-    fold_beat(
-        state, msgspec.structs.replace(a_beat(T0 + 30, offset=1), said_at=T0 + 29.9), at=T0 + 30, source_partition=1
-    )
+    fold_beat(state, a_beat(T0 + 30, offset=1, said_at=T0 + 29.9), at=T0 + 30, source_partition=1)
     told(state, ERROR, 30, raised=25, finished=True)
     assert not judged(state, 31).restartable
 
@@ -343,8 +336,8 @@ def test_an_error_and_its_finished_came_together_under_a_fast_clock_too():
     """A slow worker reads them in two batches, so each counts for when its batch came. Found by the simulation."""
     state = said((LOADING, 5))
     for offset, (kind, came_at) in enumerate(((ERROR, 9), (FINISHED, 13))):
-        word = a_word(kind, T0 + came_at, offset=offset, finished=kind is FINISHED)
-        word = msgspec.structs.replace(word, said_at=T0 + 50 + 0.2 * offset)
+        said_at = T0 + 50 + 0.2 * offset
+        word = a_word(kind, T0 + came_at, offset=offset, finished=kind is FINISHED, said_at=said_at)
         fold_word(state, word, at=T0 + came_at, source_partition=0)
     assert short(judged(state, 14)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
 

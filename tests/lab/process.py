@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tests.lab.ports import is_answering
 from tests.lab.waiting import POLL_SECONDS
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Server:
             )
         if not self.outlives_us:
             _reaper.watch(self._child.pid)
+
+    def start_answering(self, port: int, *, seconds: float) -> None:
+        """Start the process and wait until it accepts connections on a loopback port; raise StartFailed else."""
+        self.start()
+        self.wait_until(lambda: is_answering(port), seconds=seconds)
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
         """Wait until `ready()`; raise StartFailed when the process ends or the time is over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from tests.lab.argo.installation import controller, missing
-from tests.lab.ports import LOOPBACK, free_ports, is_answering
+from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.process import Server
 
 if TYPE_CHECKING:
@@ -31,13 +31,8 @@ class Controller:
         self._server = Server("rollouts-controller", command, log=directory / "rollouts-controller.log")
 
     def __enter__(self) -> Self:
-        self._server.start()
-        self._server.wait_until(lambda: is_answering(self._port), seconds=START_SECONDS)
+        self._server.start_answering(self._port, seconds=START_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.stop()
-
-    def tail(self) -> str:
-        """Give the last lines of its log."""
-        return self._server.tail()

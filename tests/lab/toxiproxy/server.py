@@ -6,7 +6,7 @@ import json
 import urllib.request
 from typing import TYPE_CHECKING, Self
 
-from tests.lab.ports import LOOPBACK, free_ports, is_answering
+from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.process import Server
 from tests.lab.toxiproxy.installation import program
 
@@ -26,8 +26,7 @@ class Toxiproxy:
         self.url = f"http://{LOOPBACK}:{self._port}"
 
     def __enter__(self) -> Self:
-        self._server.start()
-        self._server.wait_until(lambda: is_answering(self._port), seconds=START_SECONDS)
+        self._server.start_answering(self._port, seconds=START_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:

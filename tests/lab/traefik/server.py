@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from tests.lab.ports import LOOPBACK, free_ports, is_answering
+from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.process import Server
 from tests.lab.traefik.installation import program
 
@@ -40,13 +40,8 @@ class Traefik:
         self._server = Server("traefik", command, log=directory / "traefik.log")
 
     def __enter__(self) -> Self:
-        self._server.start()
-        self._server.wait_until(lambda: is_answering(self.port), seconds=START_SECONDS)
+        self._server.start_answering(self.port, seconds=START_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.stop()
-
-    def tail(self) -> str:
-        """Give the last lines of its log."""
-        return self._server.tail()
