@@ -250,11 +250,14 @@ def is_doubtful_error(state: JobState) -> bool:
 
     It may be the incarnation's before, late, or this one's under a slow clock: it condemns nobody.
     """
-    return _is_from_before(state, state.error_said)
+    return is_from_before(state, state.error_said)
 
 
-def _is_from_before(state: JobState, said_at: float) -> bool:
-    """Say whether a report was said before this incarnation began, and counts for later (NEVER: it does not)."""
+def is_from_before(state: JobState, said_at: float) -> bool:
+    """Say whether a report was said before this incarnation began, and counts for later (NEVER: it does not).
+
+    It is the last word of the incarnation before, or this one's under a slow clock.
+    """
     return NEVER != said_at < max(_trusted_from(state.created_at), state.errors_from)
 
 
@@ -436,7 +439,7 @@ def _fold_error(
 
     The newest counts, but none that may be of the incarnation before in the place of one that surely is of this.
     """
-    was_doubtful, is_doubtful = is_doubtful_error(state), _is_from_before(state, said_at)
+    was_doubtful, is_doubtful = is_doubtful_error(state), is_from_before(state, said_at)
     is_known = state.error_source != NEVER
     newest = (not was_doubtful, state.error_source, state.error_finished, state.error_partition, state.error_offset)
     given = (not is_doubtful, source_at, word.finished, source_partition, word.offset)
@@ -453,11 +456,11 @@ def _fold_error(
 def _fold_finished(state: JobState, source_at: float, said_at: float, *, at: float) -> bool:
     """Fold a `finished`, as _fold_error does; of two of one moment the later said counts."""
     known = (
-        not _is_from_before(state, state.finished_said),
+        not is_from_before(state, state.finished_said),
         state.finished_source,
         state.finished_said or state.finished_source,
     )
-    given = (not _is_from_before(state, said_at), source_at, said_at or source_at)
+    given = (not is_from_before(state, said_at), source_at, said_at or source_at)
     if state.finished_source != NEVER and given <= known:
         return False
     state.finished_source, state.finished_said, state.finished_at = source_at, said_at, at

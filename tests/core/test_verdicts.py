@@ -307,6 +307,27 @@ def test_a_finished_that_a_mark_raised_a_little_does_not_excuse_another_process_
     assert judged(state, 100 + SILENCE + 1).verdict is Verdict.STUCK
 
 
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_an_end_of_the_incarnation_before_does_not_excuse_this_one_whose_clock_is_slower(end):
+    """The two said it by two clocks, 50 s apart, so what they said tells no order. Found by the simulation."""
+    state = a_state()
+    told(state, end, 5, raised=28)
+    told(state, STARTED, 11, raised=62, offset=1)
+    fold_beat(state, a_beat(T0 + 38, offset=2, said_at=T0 - 21), at=T0 + 38, source_partition=0)
+    assert short(judged(state, 38 + SILENCE)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert short(judged(state, 38 + SILENCE + 1)) == (Verdict.STUCK, Rule.LOADING_STOPPED)
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_an_end_under_a_clock_that_was_slow_from_the_start_counts(end):
+    """It is dated before the Job was created, as its first words are, and came after them."""
+    state = a_state()
+    told(state, STARTED, 5, raised=62)
+    fold_beat(state, a_beat(T0 + 12, offset=1, said_at=T0 - 50), at=T0 + 12, source_partition=0)
+    told(state, end, 20, raised=62, offset=2)
+    assert not any(judged(state, now).restartable for now in (21, 20 + SILENCE, 5000))
+
+
 def test_a_final_error_of_one_process_is_not_the_last_word_of_another():
     """It was half a minute on its way, and its mark is that of the next pod's `loading`."""
     state = a_state(fact=LONG_CREATED)

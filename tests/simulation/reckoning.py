@@ -12,7 +12,7 @@ from sf_healer.core.events import Kind
 from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.state import JobState
-from sf_healer.core.verdicts import Verdict
+from sf_healer.core.verdicts import LATE_SECONDS, RIGHT_AFTER_SECONDS, Verdict
 from tests.simulation.kube import Job
 from tests.simulation.loaders import CONSUMERS
 from tests.simulation.worker import Worker
@@ -84,7 +84,7 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     if ends and not _ended_by_error(said, ends):
         return None
     # Reports of hours ago that come together are raised to one mark: what was said first may excuse what was said last.
-    if (not spoke or world.faults.mirror_stops) and _may_have_another_s_end(world, truth):
+    if _may_have_another_s_end(world, truth, said):
         return None
     if job.ended == "Failed":
         return "failed", truth.conditions[-1][0], 0.0
@@ -126,19 +126,21 @@ def _ended_by_error(said: "list[Said]", ends: "list[Said]") -> bool:
     )
 
 
-def _may_have_another_s_end(world: "World", truth: "Incarnation") -> bool:
-    """Say whether the end of the one before came so near to the creation of a Job that nobody can tell whose it is.
+def _may_have_another_s_end(world: "World", truth: "Incarnation", said: "list[Said]") -> bool:
+    """Say whether the end of the one before came so near to what a Job says that nobody can tell whose it is.
 
     Only who replaces a Job without waiting for its pods brings that about, or a mirror that stands still while it is
     replaced; marks bound clocks no closer.
     """
-    unsure_from = truth.created - 2 * world.setup.mark_interval_seconds
+    two_marks = 2 * world.setup.mark_interval_seconds
     others = (each for each in world.kube.all if each.key == truth.key and each is not truth)
-    return any(
-        each.kind in _ENDS and each.landed is not None and each.landed > unsure_from
-        for other in others
-        for each in other.said
-    )
+    ends = (each.landed or 0.0 for other in others for each in other.said if each.kind in _ENDS)
+    end = max(ends, default=0.0)
+    if end <= truth.created - two_marks:
+        return False
+    clear_after = {Kind.STARTED: RIGHT_AFTER_SECONDS, Kind.LOADING: LATE_SECONDS}
+    is_clear = any(each.emitted > end + two_marks + clear_after.get(each.kind, float("inf")) for each in said)
+    return not is_clear or world.faults.mirror_stops > 0.0
 
 
 # ---- Jobs
