@@ -63,8 +63,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"simulation: fresh seeds from {os.environ[FRESH_SEEDS]} on")
 
 
+#: `make test-lab` hands files out to two processes: the longest goes first, so that no process waits for it at the end.
+LONGEST_FIRST = ("tests/scenarios/test_fifty_jobs.py",)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m deselects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("dist", "no") == "loadfile":
+        items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
     for item in items:
         for name, marker in MARKER_OF_FIXTURE.items():
             if name in getattr(item, "fixturenames", ()):

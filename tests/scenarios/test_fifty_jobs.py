@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -150,12 +151,19 @@ def ground(brokers: KafkaCluster, control_plane: ControlPlane, tmp_path: Path) -
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Write a line for people, past pytest's capture: the numbers of a run are its result."""
+    """Write a line for people, past pytest's capture: the numbers of a run are its result.
+
+    A process of pytest-xdist has no terminal: there they are with what the test printed.
+    """
     reporter = request.config.pluginmanager.getplugin("terminalreporter")
 
     def line(text: str) -> None:
+        told = f"{request.node.name}: {text}"
+        if reporter is None:
+            sys.stdout.write(f"{told}\n")
+            return
         with capsys.disabled():
-            reporter.write_line(f"{request.node.name}: {text}")
+            reporter.write_line(told)
 
     return line
 

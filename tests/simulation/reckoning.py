@@ -89,14 +89,18 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     if job.ended == "Failed":
         return "failed", truth.conditions[-1][0], 0.0
     # Of a sign of life that arrives after the error though it was said before, nobody can tell; nor of one that the
-    # producer's clock, which was put back in between, dates later.
+    # producer's clock, which was put back in between, dates later; nor of one that came over so shortly before it that
+    # marks of two partitions, which is all that bounds what comes hours late, may give the two another order.
     life = [each for each in said if each.kind in _LIFE]
     arrived = max((each.landed or 0.0 for each in life), default=0.0)
     dated = max((each.clock for each in life), default=0.0)
     errors = [
         each
         for each in said
-        if each.kind is Kind.ERROR and each.emitted > spoke and (each.landed or 0.0) > arrived and each.clock > dated
+        if each.kind is Kind.ERROR
+        and each.emitted > spoke
+        and (each.landed or 0.0) > arrived + _unsure_for(world, each)
+        and each.clock > dated
     ]
     if errors and not ends and not job.ended:
         since = min(each.landed or 0.0 for each in errors)
@@ -113,6 +117,12 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     heard = max(each.landed or 0.0 for each in said if each.kind in _LIFE or each in ends)
     # An end by error is found at once where the order of its reports is clear, else by the silence after it.
     return "ended by an error" if ends else "silent", max(heard, ran), policy.silence_threshold_seconds
+
+
+def _unsure_for(world: "World", said: "Said") -> float:
+    """Give for how long before a report another one may have landed whose order with it marks do not tell, seconds."""
+    was_late = (said.landed or 0.0) - said.emitted > LATE_SECONDS
+    return 2 * world.setup.mark_interval_seconds if was_late else 0.0
 
 
 def _ended_by_error(said: "list[Said]", ends: "list[Said]") -> bool:
