@@ -74,6 +74,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     last_at: float
     reset_pending: bool = False
     replaced_topic_ids: tuple[str, ...] = ()
+    lost_until: float = 0.0
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -231,6 +232,7 @@ class Partition:
             self.last_at,
             self.watermark.reset_pending,
             self.watermark.replaced_topic_ids,
+            self.watermark.gaps.lost_until,
         )
 
     def restore(self, meta: Meta | None, states: Iterable[JobState]) -> None:
@@ -245,7 +247,7 @@ class Partition:
             return
         self.watermark.value, self.watermark.topic_id = meta.watermark, meta.topic_id
         self.watermark.partitions, self.watermark.marks = meta.source_partitions, dict(meta.marks)
-        self.watermark.gaps = Gaps(meta.gaps)
+        self.watermark.gaps = Gaps(meta.gaps, meta.lost_until)
         self._forwarded = {(topic, partition): offset for topic, partition, offset in meta.forwarded}
         self.last_at = meta.last_at
         self.watermark.reset_pending = meta.reset_pending

@@ -7,6 +7,8 @@ Rules (design §4):
   their length is nobody's silence.
 - Within one silent episode the first gap re-bases the Job to the gap's end; later gaps are only subtracted.
   A worker in a crash loop would otherwise hide a stuck Job for ever.
+- A gap in which reports were lost (a reset, a topic made anew) re-bases every Job: what nobody will ever read may have
+  been its sign of life (docs/decisions/0023). In a gap of any other kind it waits to be read.
 
 Times are epoch seconds of the broker's clock, as append times are.
 """
@@ -35,21 +37,30 @@ class Gaps:
     gap, so the verdict comes late, never early.
     """
 
-    def __init__(self, gaps: tuple[tuple[float, float], ...] = ()) -> None:
+    def __init__(self, gaps: tuple[tuple[float, float], ...] = (), lost_until: float = 0.0) -> None:
         self._starts = [start for start, _ in gaps]
         self._ends = [end for _, end in gaps]
+        self._newest_loss = bisect_right(self._ends, lost_until) - 1
 
-    def add(self, start: float, end: float) -> None:
-        """Append the gap (start, end]; gaps come in order of time."""
+    def add(self, start: float, end: float, *, lost: bool = False) -> None:
+        """Append the gap (start, end]; gaps come in order of time. `lost`: reports in it were lost."""
         self._starts.append(start)
         self._ends.append(end)
-        del self._starts[:-GAPS_KEPT], self._ends[:-GAPS_KEPT]
+        dropped = max(0, len(self._ends) - GAPS_KEPT)
+        del self._starts[:dropped], self._ends[:dropped]
+        self._newest_loss = len(self._ends) - 1 if lost else max(-1, self._newest_loss - dropped)
+
+    @property
+    def lost_until(self) -> float:
+        """The end of the newest gap in which reports were lost; 0 for none."""
+        return self._ends[self._newest_loss] if self._newest_loss >= 0 else 0.0
 
     def silence(self, since: float, now: float) -> float:
         """Return the silence in seconds that counts between the moment `since` and the watermark `now`."""
         first = bisect_right(self._ends, since)
         if first == len(self._ends):
             return now - since
+        first = max(first, self._newest_loss)
         later = sum(self._ends[i] - self._starts[i] for i in range(first + 1, len(self._ends)))
         return now - self._ends[first] - later
 
@@ -92,7 +103,7 @@ class Watermark:
             return None
         gap = self.reset_pending or self.value == 0.0 or to - self.value > self.feed_gap_seconds
         if gap:
-            self.gaps.add(self.value, to)
+            self.gaps.add(self.value, to, lost=self.reset_pending)
         self.value = to
         self.reset_pending = False
         return Advance(to, gap)

@@ -142,6 +142,36 @@ def test_the_first_gap_of_a_silence_rebases_it_and_later_ones_are_subtracted():
     assert gaps.silence(T0 + 155, T0 + 160) == 5.0
 
 
+def test_a_gap_in_which_reports_were_lost_rebases_every_silence():
+    """One of them may have been the sign of life that nobody will ever read. Found by the simulation."""
+    gaps = Gaps(((T0 + 10, T0 + 100),))
+    gaps.add(T0 + 110, T0 + 150, lost=True)
+    assert gaps.silence(T0, T0 + 160) == 10.0
+    gaps.add(T0 + 170, T0 + 180)
+    assert gaps.silence(T0, T0 + 185) == gaps.silence(T0 + 120, T0 + 185) == 25.0
+    assert gaps.silence(T0 + 160, T0 + 185) == 5.0
+    assert gaps.silence(T0 + 182, T0 + 185) == 3.0
+
+
+@pytest.mark.parametrize("loss", [{"reset": (0,)}, {"topic_id": "topic-2"}])
+def test_of_the_gaps_resets_and_topics_made_anew_lose_reports(loss):
+    mark = a_running_watermark()
+    mark.apply(a_mark(T0 + 1, **loss))
+    assert mark.gaps.lost_until == T0 + 1
+    mark.apply(a_mark(T0 + 1 + 2 * FEED_GAP_SECONDS, topic_id=mark.topic_id))
+    assert mark.gaps.lost_until == T0 + 1
+
+
+def test_a_loss_is_not_forgotten_before_its_gap_is():
+    gaps = Gaps()
+    gaps.add(T0, T0 + 1, lost=True)
+    for number in range(1, GAPS_KEPT):
+        gaps.add(T0 + 2 * number, T0 + 2 * number + 1)
+    assert gaps.lost_until == T0 + 1
+    gaps.add(T0 + 2 * GAPS_KEPT, T0 + 2 * GAPS_KEPT + 1)
+    assert gaps.lost_until == 0.0
+
+
 def test_a_worker_in_a_crash_loop_does_not_hide_a_silence_for_ever():
     gaps = Gaps()
     for number in range(40):
@@ -164,6 +194,10 @@ def test_a_bounded_number_of_gaps_is_kept_and_dropping_the_oldest_makes_a_verdic
 def test_gaps_survive_being_stored():
     gaps = Gaps(((T0, T0 + 1), (T0 + 2, T0 + 3)))
     assert Gaps(gaps.as_tuple()).silence(T0 - 1, T0 + 9) == gaps.silence(T0 - 1, T0 + 9)
+    gaps.add(T0 + 4, T0 + 5, lost=True)
+    gaps.add(T0 + 6, T0 + 7)
+    stored = Gaps(gaps.as_tuple(), gaps.lost_until)
+    assert stored.silence(T0 - 1, T0 + 9) == gaps.silence(T0 - 1, T0 + 9) == 3.0
 
 
 #: Boundaries of gaps in order of time; gaps may touch.

@@ -31,6 +31,7 @@ from tests.simulation.kafka import Broker, Log, Place, Record
 from tests.simulation.kube import Kube, Manifest
 from tests.simulation.loaders import SOURCE
 from tests.simulation.truth import Incarnation, MadeBy, Said
+from tests.simulation.worker import JOBS_CHANGELOG
 
 _LIFE = frozenset({Kind.STARTED, Kind.LOADING})
 _RIGHT_AFTER_SECONDS = 2.0
@@ -149,6 +150,7 @@ class Oracle:
             topics.ACTIONS: self._on_action,
             topics.STEPS: self._on_step,
             topics.OUTCOMES: self._on_outcome,
+            JOBS_CHANGELOG: self._on_changelog,
         }
 
     def fail(self, rule: str, message: str) -> None:
@@ -487,6 +489,16 @@ class Oracle:
             self._window = max(1, min(2 * self._window, self._limits.in_flight))
         elif settled.repaired is False:
             self._window = max(1, self._window // 2)
+
+    def _on_changelog(self, _log: Log, record: Record, process: Process | None) -> None:
+        """Forget who turned sick where another worker has written it since, which may have gone by other policies.
+
+        Whoever reads the partition back begins with what was written last.
+        """
+        key = (record.key or b"").decode()
+        by_others = [it for it, each in self._turned.items() if each.key == key and each.process is not process]
+        for command_id in by_others:
+            del self._turned[command_id]
 
     def _on_outcome(self, _log: Log, record: Record, _process: Process | None) -> None:
         outcome = commands.decode_outcome(record.value)
