@@ -116,6 +116,13 @@ def _rebased_by_each(gaps: Gaps, since: float, now: float) -> float:
     return now - max(since, *gaps._ends[-1:], 0.0)
 
 
+_silence = Gaps.silence
+
+
+def _as_if_nothing_were_lost(gaps: Gaps, since: float, now: float) -> float:
+    return _silence(Gaps(gaps.as_tuple()), since, now)
+
+
 def _together_as_bounded(state: JobState) -> bool:
     """Take `finished` and `error` for reports of one moment by the times that marks gave them."""
     error, finished = state.error_source, state.finished_source
@@ -248,6 +255,13 @@ MUTANTS = (
         shows=frozenset({"forgotten"}),
         patched=lambda: patch.object(Gaps, "silence", _rebased_by_each),
         faults=Faults(crash_loop=24.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
+        name="a gap that lost reports is like any other",
+        shows=frozenset({"false verdict"}),
+        patched=lambda: patch.object(Gaps, "silence", _as_if_nothing_were_lost),
+        faults=Faults(telemetry_outages=8.0, topic_anew=20.0, outages=12.0, slow_batches=6.0),
         ignored=_FOLDS,
     ),
     Mutant(
