@@ -1,8 +1,8 @@
 """Captures as files: a topic's records as lines of JSON. The one reader of `feed` and `replay`; nothing connects.
 
 One line is one record in order of arrival: {"at": epoch seconds, "partition": n, "key": text or null,
-"value_b64": base64 or null}; other fields are passed over, and so are blank lines. Nothing here decodes a report:
-what is malformed stays exactly as malformed.
+"value_b64": base64 or null}; where the record has headers, also "headers": [[name, base64 or null], …]. Other fields
+are passed over, and so are blank lines. Nothing here decodes a report: what is malformed stays exactly as malformed.
 """
 
 import gzip
@@ -31,6 +31,9 @@ class Line(msgspec.Struct, frozen=True):
     partition: Annotated[int, msgspec.Meta(ge=0)] = 0
     key: str | None = None
     value: bytes | None = msgspec.field(name="value_b64", default=None)  # msgspec writes bytes as base64
+    headers: tuple[tuple[str, bytes | None], ...] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # not written where there are none
 
 
 def read(source: Iterable[bytes]) -> Iterator[Line]:

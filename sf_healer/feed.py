@@ -9,6 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
@@ -30,9 +31,9 @@ async def feed(settings: Settings, lines: Iterable[Line], *, topic: str, speed: 
     """Send a capture to a topic and return how many records the broker acknowledged.
 
     `speed` 1 is real time, 10 ten times faster, None as fast as it goes. Records keep their partition modulo
-    the topic's partition count, and have no key, as the platform sends them. Their timestamps are of now: a
-    broker would throw away at once what is older than the topic's retention. Raises CaptureError when there
-    is no such topic and for a record that the broker refused.
+    the topic's partition count, and have neither key nor headers, as the platform sends them. Their timestamps are of
+    now: a broker would throw away at once what is older than the topic's retention. Raises CaptureError when
+    there is no such topic and for a record that the broker refused.
     """
     partitions = await _partition_count(settings, topic)
     async with kafka.producer(settings, linger_ms=_LINGER_MS, max_request_size=_LARGEST_RECORD_BYTES) as producer:
@@ -188,4 +189,5 @@ def _line(record: ConsumerRecord) -> Line:
         partition=record.partition,
         key=None if record.key is None else record.key.decode(errors="replace"),
         value=record.value,
+        headers=tuple(record.headers) or msgspec.UNSET,
     )

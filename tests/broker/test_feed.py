@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from hypothesis import given
@@ -52,6 +53,8 @@ LINES = [
             partition=st.integers(0, 100),
             key=st.none() | st.text(max_size=5),
             value=st.none() | st.binary(max_size=40),
+            headers=st.just(msgspec.UNSET)
+            | st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=5)), min_size=1).map(tuple),
         )
     )
 )
