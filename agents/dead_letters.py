@@ -9,6 +9,7 @@ from faust.types import TopicT
 
 from agents.sending import Outgoing
 from sf_healer.core.combine import Rejected
+from sf_healer.core.dead_letters import Header
 
 DEAD_LETTER_BYTES = 64 * 1024
 
@@ -20,14 +21,16 @@ def dead_letter(to: TopicT, topic: str, partition: int, reject: Rejected) -> Out
     client sends a record that has neither key nor value, as that of a null message would be.
     """
     value = reject.record.value
-    headers = {
-        "sf-healer-reason": reject.reason.encode(),
-        "sf-healer-source-topic": topic.encode(),
-        "sf-healer-source-partition": str(partition).encode(),
-        "sf-healer-source-offset": str(reject.record.offset).encode(),
-        "sf-healer-original-size": str(len(value) if value is not None else 0).encode(),
-        "sf-healer-sha256": hashlib.sha256(value or b"").hexdigest().encode(),
+    told = {
+        Header.REASON: reject.reason,
+        Header.DETAIL: reject.detail,
+        Header.SOURCE_TOPIC: topic,
+        Header.SOURCE_PARTITION: str(partition),
+        Header.SOURCE_OFFSET: str(reject.record.offset),
+        Header.ORIGINAL_SIZE: str(len(value) if value is not None else 0),
+        Header.SHA256: hashlib.sha256(value or b"").hexdigest(),
     }
+    headers = {header.value: text.encode(errors="replace") for header, text in told.items() if text}
     kept = value if value is None else value[:DEAD_LETTER_BYTES]
     key = f"{topic}/{partition}/{reject.record.offset}".encode()
     return Outgoing(to, kept, partition=0, key=key, headers=headers)

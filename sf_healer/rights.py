@@ -27,7 +27,7 @@ class Purpose(StrEnum):
     DETECTOR = "detector"
     ACTUATOR = "actuator"
     TOPICS = "topics"  # `sf-healer topics --create`
-    PEOPLE = "people"  # pause, resume, restart, capture
+    PEOPLE = "people"  # pause, resume, restart, capture, dead-letters
 
 
 class Resource(StrEnum):
@@ -111,7 +111,7 @@ _WHAT = {
     Purpose.DETECTOR: "The least a worker with role = detector needs. It cannot read manifests.",
     Purpose.ACTUATOR: "The least a worker with role = actuator needs.",
     Purpose.TOPICS: "The least that `sf-healer topics --create` needs; no worker does.",
-    Purpose.PEOPLE: "The least that `sf-healer pause`, `resume`, `restart` and `capture` need.",
+    Purpose.PEOPLE: "The least that `sf-healer pause`, `resume`, `restart`, `capture` and `dead-letters` need.",
 }
 
 
@@ -166,6 +166,7 @@ def _people(settings: Settings) -> Iterator[Right]:
     yield _topic(topics.ACTIONS, Operation.WRITE, why="restart")
     yield _topic(topics.OUTCOMES, Operation.READ, why="what became of a restart")
     yield _topic(settings.source_topic, Operation.READ, why="capture")
+    yield _topic(topics.DEAD_LETTERS, Operation.READ, why="dead-letters")
 
 
 _PURPOSES = {

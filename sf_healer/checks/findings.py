@@ -11,6 +11,7 @@ class State(StrEnum):
     OK = "ok"
     WRONG = "wrong"
     TOO_MUCH = "too-much"  # we may do what we need not
+    WARNING = "warning"  # worth a look, and no fault
     UNKNOWN = "unknown"  # nobody tells; no fault found
     UNREACHABLE = "unreachable"
 

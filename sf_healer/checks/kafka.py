@@ -6,17 +6,18 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from sf_healer import topics
+from sf_healer import dead_letters, topics
 from sf_healer.adapters import kafka
 from sf_healer.checks.clocks import Clock, seen
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.core.evidence import EMPTY
 from sf_healer.rights import Operation, Purpose, Right, rights
 from sf_healer.settings import PREFIX, Role, Settings, SettingsError
-from sf_healer.topics import EVIDENCE, Found, Spec, Status
+from sf_healer.topics import DEAD_LETTERS, EVIDENCE, Found, Spec, Status
 
 _HARMLESS = frozenset({Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS})
 _LOG_APPEND_TIME = 1
+_LATELY_SECONDS = 3600.0
 _MS = 1000
 #: The first record to a broker also waits for a connection and a login; the second tells the time.
 _RECORDS_TO_A_BROKER = 2
@@ -69,6 +70,8 @@ async def _look(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:
     found = await admin.describe([*(spec.name for spec in specs), *names], without_configs=names)
     statuses = (*topics.compare(specs, found, servers), *topics.present(platform, found))
     looked.findings.extend(finding for status in statuses for finding in _topic(status))
+    if DEAD_LETTERS in found:
+        looked.findings.append(await _buried(settings))
     if EVIDENCE in found:
         await _times(admin, settings, looked)
 
@@ -122,6 +125,15 @@ def _topic(status: Status) -> Iterator[Finding]:
 def _shape(spec: Spec, found: Found) -> str:
     told = [f"{name}={found.configs[name]}" for name in spec.configs if name in found.configs]
     return ", ".join([f"partitions={found.partitions}", f"replicas={found.replication_factor}", *told])
+
+
+async def _buried(settings: Settings) -> Finding:
+    """Say how many records of late could not be read or named: to count them, Write on their topic is enough."""
+    count = await dead_letters.count(settings, since_seconds=_LATELY_SECONDS)
+    if not count:
+        return Finding(About.TOPICS, State.OK, "no dead letters in the last hour")
+    what = f"{count:,} dead letters in the last hour: records that could not be read or named, and count as silence"
+    return Finding(About.TOPICS, State.WARNING, what, "sf-healer dead-letters --since 1h")
 
 
 async def _times(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:

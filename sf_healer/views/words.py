@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from sf_healer.core.actions import Cause, State
 from sf_healer.core.admission import Phase, Reason
+from sf_healer.core.events import MalformedReason
+from sf_healer.core.identity import UnresolvedReason
 from sf_healer.core.verdicts import Rule
 
 RULES: Mapping[str, str] = {
@@ -86,6 +88,25 @@ PHASES: Mapping[str, str] = {
     Phase.CALM: "restarts go on as the budget lets them",
     Phase.STORM: "too many Jobs turned unhealthy together, and nothing is restarted",
     Phase.PROBING: "after a storm one restart is tried, then more with each that works",
+}
+
+#: Why a record is in the dead letters.
+DEAD_LETTERS: Mapping[str, str] = {
+    MalformedReason.NULL: "the record has no value",
+    MalformedReason.NOT_UTF8: "the record is no text",
+    MalformedReason.NOT_JSON: "the text is no JSON",
+    MalformedReason.TOO_DEEP: "the JSON is nested too deeply",
+    MalformedReason.NOT_OBJECT: "the JSON is no object",
+    MalformedReason.WRONG_TYPE: "a field is of another type than reports have",
+    MalformedReason.NO_STATUS: "the report has no status: it may be of another kind of message",
+    MalformedReason.UNKNOWN_STATUS: "the report's status is no word that is known: a new dialect needs a new release",
+    MalformedReason.NO_IDENTITY: "the report names neither a producer nor a queue",
+    MalformedReason.IDENTITY_TOO_LONG: "the report's producer or queue is longer than any name can be",
+    f"unresolved_{UnresolvedReason.UNKNOWN_PRODUCER}": "no Job in the cluster has this producer: deleted, or elsewhere",
+    f"unresolved_{UnresolvedReason.UNKNOWN_QUEUE}": "no Job in the cluster has this queue: deleted, or elsewhere",
+    "not_evidence": "a record of `sf-healer-evidence` that sf-healer did not write",
+    "not_a_command": "a record of `healer-actions` that is none",
+    "not_a_pause": "a record of `sf-healer-control` that is none",
 }
 
 #: Of an outcome's reason, which is a refusal or a cause.

@@ -199,7 +199,8 @@ async def test_what_is_no_report_is_buried_whole_with_where_it_came_from(edge, a
     (letter,) = edge.producer.to(DEAD_LETTERS)
     original = value or b""
     assert letter.value == (None if value is None else original[: 64 * 1024])
-    assert letter.headers == {
+    told = {name: text for name, text in letter.headers.items() if name != "sf-healer-detail"}
+    assert told == {
         "sf-healer-reason": reason.encode(),
         "sf-healer-source-topic": b"queue-events",
         "sf-healer-source-partition": b"1",
@@ -209,6 +210,13 @@ async def test_what_is_no_report_is_buried_whole_with_where_it_came_from(edge, a
     }
     assert count(metrics.DEAD_LETTERS, reason=reason) == before + 1
     assert [beat.key for _, bundle in edge.producer.evidence() for beat in bundle.beats] == [JOB]
+
+
+async def test_a_dead_letter_says_what_of_it_is_wrong(edge, agent):
+    await agent.take(reports([b'{"status": "exploded", "queue_id": "q"}', None]))
+    strange, null = edge.producer.to(DEAD_LETTERS)
+    assert strange.headers["sf-healer-detail"] == b"exploded"
+    assert "sf-healer-detail" not in null.headers, "there is nothing to say beyond the reason"
 
 
 async def test_a_message_of_the_brokers_size_limit_is_cut_and_says_what_it_was(edge, agent):

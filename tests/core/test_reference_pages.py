@@ -12,6 +12,8 @@ from sf_healer.cli import COMMANDS, cli
 from sf_healer.commands import metrics
 from sf_healer.core.admission import Reason
 from sf_healer.core.commands import Result
+from sf_healer.core.events import MalformedReason
+from sf_healer.core.identity import UnresolvedReason
 from sf_healer.core.policy import Expectations, Limits, Match, Policy
 from sf_healer.core.verdicts import Verdict
 from sf_healer.views import words
@@ -38,6 +40,12 @@ def test_every_test_that_the_transports_promises_name_is_there():
     there = set(re.findall(r"^(?:async )?def (test_\w+)", "\n".join(sources), flags=re.MULTILINE))
     assert named
     assert named <= there, named - there
+
+
+def test_every_reason_of_a_dead_letter_is_explained_in_the_same_words():
+    table = rows((DOCS / "reports.md").read_text(), "Dead letters")
+    assert {name: meaning for name, (meaning,) in table.items()} == dict(words.DEAD_LETTERS)
+    assert {*MalformedReason, *(f"unresolved_{reason}" for reason in UnresolvedReason)} <= table.keys()
 
 
 def test_every_field_that_matches_jobs_is_explained():
