@@ -30,6 +30,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from sf_healer import __version__
 from sf_healer.access import Access, Granted
 from sf_healer.adapters import metrics
+from sf_healer.adapters.failures import in_words
 from sf_healer.core.clocks import ClockBound
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
@@ -165,6 +166,7 @@ class Cluster:
 
     def __init__(self, configuration: client.Configuration, *, namespace: str) -> None:
         self.namespace = namespace
+        self.url = str(configuration.host)
         self._client = client.ApiClient(configuration)
         self._client.user_agent = f"{_US}/{__version__}"  # its first part becomes the field manager of what we create
         self._client.rest_client.pool_manager.pool_classes_by_scheme = _POOLS
@@ -688,15 +690,15 @@ def _failure(problem: Exception) -> ApiFailure:
         case client.ApiException(status=int(status)) if status:
             return _failure_of_status(status, _status_object(problem.body), problem.headers or {})
         case client.ApiException():
-            return ApiFailure(Failure.BROKEN_OFF, 0, str(problem.reason))
+            return ApiFailure(Failure.BROKEN_OFF, 0, in_words(str(problem.reason)))
         case _NotConnected():
-            return ApiFailure(Failure.UNREACHABLE, 0, str(problem))
+            return ApiFailure(Failure.UNREACHABLE, 0, in_words(str(problem)))
         case urllib3.exceptions.TimeoutError():
-            return ApiFailure(Failure.TIMEOUT, 0, str(problem))
+            return ApiFailure(Failure.TIMEOUT, 0, in_words(str(problem)))
         case msgspec.DecodeError():
             return ApiFailure(Failure.SERVER, 0, f"the answer is no JSON object: {problem}")
         case _:
-            return ApiFailure(Failure.BROKEN_OFF, 0, str(problem))
+            return ApiFailure(Failure.BROKEN_OFF, 0, in_words(str(problem)))
 
 
 _UNPROCESSABLE = 422

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from sf_healer import __version__
+from sf_healer.adapters.failures import in_words
 from sf_healer.adapters.files import given
 from sf_healer.adapters.threads import in_thread
 from sf_healer.settings import Settings, SettingsError, is_http_url
@@ -21,6 +22,14 @@ _LONGEST_RETRY_AFTER = 6  # digits
 
 class WorkerUnreachableError(ConnectionError):
     """No worker answered at the address."""
+
+
+class NobodyListensError(WorkerUnreachableError):
+    """There was no connection to the address; `reason` says why."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.reason = reason
 
 
 class WorkerRefusedError(RuntimeError):
@@ -44,6 +53,18 @@ def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
         raise WorkerRefusedError(f"{url} answered no JSON", answer.status_code) from problem
 
 
+def get_answer(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> tuple[int, Any]:
+    """Read a page whatever its status: that, and the JSON; None for an answer that is none.
+
+    Raises NobodyListensError, and WorkerUnreachableError where a connection stood and no answer came.
+    """
+    answer = _answer("GET", url, timeout_seconds=timeout_seconds)
+    try:
+        return answer.status_code, answer.json()
+    except ValueError:
+        return answer.status_code, None
+
+
 def post_json(url: str, body: object) -> None:
     """Post JSON to a tool of the lab; raises as get_json does."""
     _asked("POST", url, body=body)
@@ -55,16 +76,24 @@ def delete(url: str) -> None:
 
 
 def _asked(method: str, url: str, *, body: object = None, timeout_seconds: float = TIMEOUT_SECONDS) -> httpx.Response:
-    headers = {"Accept": "application/json"}
-    try:
-        answer = httpx.request(method, url, json=body, timeout=timeout_seconds, follow_redirects=True, headers=headers)
-    except httpx.TimeoutException as problem:
-        raise WorkerUnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
-    except httpx.TransportError as problem:
-        raise WorkerUnreachableError(f"{url}: {problem}") from problem
+    answer = _answer(method, url, body=body, timeout_seconds=timeout_seconds)
     if not answer.is_success:
         raise WorkerRefusedError(f"{url} answered {answer.status_code}: {_reason(answer)}", answer.status_code)
     return answer
+
+
+def _answer(method: str, url: str, *, body: object = None, timeout_seconds: float) -> httpx.Response:
+    headers = {"Accept": "application/json"}
+    try:
+        return httpx.request(method, url, json=body, timeout=timeout_seconds, follow_redirects=True, headers=headers)
+    except httpx.ConnectTimeout as problem:
+        raise NobodyListensError(url, f"no connection in {timeout_seconds:g} s") from problem
+    except httpx.TimeoutException as problem:
+        raise WorkerUnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
+    except httpx.ConnectError as problem:
+        raise NobodyListensError(url, in_words(str(problem))) from problem
+    except httpx.TransportError as problem:
+        raise WorkerUnreachableError(f"{url}: {in_words(str(problem))}") from problem
 
 
 def get_status(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> int:

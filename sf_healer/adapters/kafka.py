@@ -37,7 +37,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from sf_healer.adapters import permissions
+from sf_healer.adapters import failures, permissions
 from sf_healer.adapters.login import Login, follow
 from sf_healer.rights import Operation, Right
 from sf_healer.settings import PREFIX, Settings
@@ -388,7 +388,7 @@ def in_words(problem: Exception) -> str:
         return f"no answer in {REQUEST_TIMEOUT_SECONDS:g} s"
     if isinstance(problem, KafkaConnectionError | ConnectionResetError):
         return f"it closed the connection; does its listener want TLS or SASL ({PREFIX}CA_FILE, {PREFIX}SASL_*)?"
-    return told or type(problem).__name__
+    return failures.in_words(told) or type(problem).__name__
 
 
 def _with_leaders(topics: list[Mapping[str, Any]]) -> set[str]:

@@ -27,6 +27,7 @@ class About(StrEnum):
     CLUSTER = "cluster"
     RBAC = "rbac"
     CLOCKS = "clocks"
+    WORKER = "worker"
 
 
 class Finding(msgspec.Struct, frozen=True):

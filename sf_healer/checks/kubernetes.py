@@ -49,7 +49,7 @@ def check(settings: Settings) -> Looked:
 def _look(cluster: Cluster, settings: Settings) -> Looked:
     server, user = cluster.server(), cluster.whoami()
     if isinstance(server, ApiFailure):
-        return Looked([_no_answer(server)])
+        return Looked([_no_answer(server, cluster.url)])
     who = user if isinstance(user, str) else ""
     fixes = _Fixes.of(settings, who)
     needs = needed(settings.role, settings.mode)
@@ -57,9 +57,9 @@ def _look(cluster: Cluster, settings: Settings) -> Looked:
     return Looked(findings, _clock(server))
 
 
-def _no_answer(failure: ApiFailure) -> Finding:
+def _no_answer(failure: ApiFailure, url: str) -> Finding:
     if failure.kind in NO_ANSWER:
-        what = f"the API server does not answer: {failure.message}"
+        what = f"the API server at {url} does not answer: {failure.message}"
         return Finding(About.CLUSTER, State.UNREACHABLE, what, "kubectl version")
     what = f"the API server does not let us in: {failure.message}"
     return Finding(About.CLUSTER, State.WRONG, what, "kubectl auth whoami")

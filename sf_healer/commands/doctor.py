@@ -9,10 +9,13 @@ import msgspec
 from sf_healer.access import Account, rbac
 from sf_healer.checks.examination import examine
 from sf_healer.checks.findings import Finding, State
+from sf_healer.checks.worker import Address
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
+from sf_healer.commands.reading import Worker, url_option
 from sf_healer.settings import Role, Settings
 
 _WRONG = frozenset({State.WRONG, State.TOO_MUCH})
+_FAULTS = _WRONG | {State.UNREACHABLE}
 
 
 class _AccountType(click.ParamType):
@@ -40,12 +43,16 @@ class _AccountType(click.ParamType):
     help="With --rbac: the ServiceAccount, where it is not the role's own in the namespace of the Jobs.",
 )
 @output_option
-def command(*, role: Role | None, only_rbac: bool, account: Account | None, output: Output) -> ExitCode:
-    """Check versions, the policy file, brokers, ACLs, topics, cluster, RBAC and clocks, each with what mends it.
+@url_option
+def command(
+    *, role: Role | None, only_rbac: bool, account: Account | None, output: Output, url: str | None
+) -> ExitCode:
+    """Check versions, policy file, brokers, ACLs, topics, cluster, RBAC, clocks and a worker, each with what mends it.
 
-    Run it as the worker runs: its settings, its Kafka user, its ServiceAccount. Exit code 0: all is well; 3: something
-    is wrong, or we may do more than we need; 5: a broker or the cluster does not answer. Nothing is changed, but that
-    a few empty records on the evidence show whose clock dates them.
+    Run it as the worker runs: its settings, its Kafka user, its ServiceAccount. Exit code 0: no fault, though there may
+    be warnings; 3: something is wrong, or we may do more than we need; 5: a broker, the cluster or the worker does not
+    answer. That there is no worker yet is a warning, unless --url names one. Nothing is changed, but that a few empty
+    records on the evidence show whose clock dates them.
     """
     settings = settings_for_a_command()
     if role is not None:
@@ -55,7 +62,8 @@ def command(*, role: Role | None, only_rbac: bool, account: Account | None, outp
         return ExitCode.OK
     if account is not None:
         raise click.UsageError("--account goes with --rbac")
-    findings = asyncio.run(examine(settings))
+    running = Address(Worker(url, settings).url, named=url is not None)
+    findings = asyncio.run(examine(settings, running))
     emit(
         findings,
         output,
@@ -78,8 +86,11 @@ def _say_fixes(settings: Settings, findings: Collection[Finding]) -> None:
         for line in mended:
             say(line)
         say(f"  fix: {fix}")
-    if not mends:
-        say(f"all is well for role = {settings.role}, mode = {settings.mode}")
+    if not {finding.state for finding in findings} & _FAULTS:
+        if mends:
+            say("")
+        well = "no fault, but what is said above" if mends else "all is well"
+        say(f"{well} for role = {settings.role}, mode = {settings.mode}")
 
 
 def _verdict(states: Collection[State]) -> ExitCode:

@@ -6,9 +6,11 @@ A stand-in answers in the API server's place; what a real one says is in tests/c
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from sf_healer import preflight
 from sf_healer.access import Access, Account, in_words, needed, rbac
-from sf_healer.checks import clocks, kubernetes, policy, versions
+from sf_healer.checks import clocks, kubernetes, policy, versions, worker
 from sf_healer.checks.clocks import HERE, LIMIT_SECONDS, Clock
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.cli import ExitCode, run
@@ -177,6 +179,15 @@ def test_without_a_cluster_to_talk_to_it_is_not_asked(tmp_path: Path):
     assert (finding.about, finding.state) == (About.CLUSTER, State.WRONG)
 
 
+def test_a_server_that_is_away_is_told_in_words_with_its_address(tmp_path: Path):
+    with standing_in(Answers(), tmp_path) as kubeconfig:
+        pass
+    url = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+    (finding,) = kubernetes.check(Settings(kubeconfig=str(kubeconfig))).findings
+    assert finding.state is State.UNREACHABLE
+    assert finding.what == f"the API server at {url} does not answer: connection refused"
+
+
 # ------------------------------------------------------------------ a worker that starts
 
 
@@ -263,8 +274,10 @@ def test_a_library_of_another_version_than_its_inside_was_used_of_is_wrong(monke
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Settings of an environment where neither a broker nor a cluster is."""
-    (port,) = free_ports(1)
+    port, web_port = free_ports(2)
     monkeypatch.setenv("SF_HEALER_BROKER_URL", f"kafka://127.0.0.1:{port}")
+    monkeypatch.setenv("SF_HEALER_WEB_PORT", str(web_port))
+    monkeypatch.delenv("SF_HEALER_URL", raising=False)
     (tmp_path / "kubeconfig").write_text("{}")
     monkeypatch.setenv("SF_HEALER_KUBECONFIG", str(tmp_path / "kubeconfig"))
     return f"127.0.0.1:{port}"
@@ -274,7 +287,8 @@ def test_what_is_wrong_is_said_below_the_table_with_what_mends_it(nowhere: str, 
     assert run(["doctor"]) is ExitCode.UNREACHABLE
     told = capsys.readouterr()
     states = [tuple(line.split()[:2]) for line in told.out.splitlines()[1:]]
-    assert states == [("ok", "versions")] * 3 + [("ok", "policy"), ("unreachable", "broker"), ("wrong", "cluster")]
+    rest = [("ok", "policy"), ("unreachable", "broker"), ("wrong", "cluster"), ("warning", "worker")]
+    assert states == [("ok", "versions")] * 3 + rest
     assert f"broker: Kafka at {nowhere}: connection refused\n  fix: sf-healer settings\n" in told.err
     assert "  fix: kubectl config view, kubectl auth whoami\n" in told.err
 
@@ -294,6 +308,94 @@ def test_the_role_is_that_of_the_option_else_that_of_the_settings(
 @pytest.mark.parametrize("wrong", [["--account", "kafka/healer"], ["--rbac", "--account", "healer"]])
 def test_an_account_is_for_a_manifest_and_has_a_namespace(wrong: list[str]):
     assert run(["doctor", *wrong]) is ExitCode.USAGE
+
+
+# ------------------------------------------------------------------ a worker that runs
+
+
+class Health:
+    """A worker's two answers, from a server of its own."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, tuple[int, Any]] = {
+            "/livez": (200, {"alive": True, "problems": []}),
+            "/readyz": (200, {"ready": True, "problems": []}),
+        }
+        health = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, told = health.pages.get(self.path, (404, {"error": "no such page"}))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(told).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def health() -> Iterator[Health]:
+    served = Health()
+    threading.Thread(target=served.server.serve_forever, args=(0.05,), daemon=True).start()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def asked(url: str, *, named: bool = True) -> Finding:
+    (finding,) = worker.check(worker.Address(url, named))
+    return finding
+
+
+def test_a_worker_that_does_its_part_is_well(health: Health):
+    assert (asked(health.url).state, asked(health.url).what) == (State.OK, f"{health.url} is alive and ready")
+
+
+def test_a_worker_that_is_not_ready_says_why(health: Health):
+    health.pages["/readyz"] = (503, {"ready": False, "problems": ["partition 3 recovers", "no marks"]})
+    finding = asked(health.url, named=False)
+    assert finding.state is State.WRONG
+    assert finding.what == f"{health.url} is not ready: partition 3 recovers; not ready: no marks"
+    assert f"sf-healer fleet --url {health.url}" in finding.fix
+
+
+def test_a_worker_that_hangs_does_not_answer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker, "get_answer", partial(worker.get_answer, timeout_seconds=0.2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as a process that is stopped: the kernel still listens
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        finding = asked(url, named=False)
+    assert finding.state is State.UNREACHABLE
+    assert f"{url}/livez gave no answer in 0.2 s" in finding.what
+
+
+@pytest.mark.parametrize(("named", "state"), [(True, State.UNREACHABLE), (False, State.WARNING)])
+def test_where_nobody_listens_that_is_a_fault_only_of_an_address_that_was_named(named: bool, state: State):  # noqa: FBT001
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    finding = asked(url, named=named)
+    assert (finding.state, finding.what) == (state, f"no worker at {url}: connection refused")
+    assert "SF_HEALER_URL" in finding.fix
+
+
+@pytest.mark.parametrize(("named", "state"), [(True, State.WRONG), (False, State.WARNING)])
+def test_somebody_else_at_the_address_is_no_worker(health: Health, named: bool, state: State):  # noqa: FBT001
+    health.pages.clear()
+    finding = asked(health.url, named=named)
+    assert (finding.state, finding.what) == (
+        state,
+        f"who answers at {health.url} is no worker of sf-healer (status 404)",
+    )
+
+
+def test_the_command_asks_the_worker_that_is_named(nowhere: str, health: Health, capsys: pytest.CaptureFixture[str]):
+    health.pages["/livez"] = (503, {"alive": False, "problems": ["the sweeper has not turned for 70 s"]})
+    assert run(["doctor", "--url", health.url, "-o", "json"]) is ExitCode.UNREACHABLE
+    *_, told = json.loads(capsys.readouterr().out)
+    assert (told["about"], told["state"]) == ("worker", "wrong")
+    assert "not alive: the sweeper has not turned for 70 s" in told["what"]
 
 
 # ---- the policy file
