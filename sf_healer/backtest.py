@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from sf_healer.replay import Decision
+from sf_healer.replay import Decision, percentile
 
 
 class Change(StrEnum):
@@ -35,6 +35,31 @@ class Difference(msgspec.Struct, frozen=True):
         decision = self.new or self.old
         assert decision is not None
         return decision.at
+
+
+class Restarts(msgspec.Struct, frozen=True):
+    """How many Jobs only one of two policies restarts, how many both, and by how much the new one does that later."""
+
+    more: int
+    fewer: int
+    both: int
+    median_seconds: float  # of `both`, to the first restart of each; negative: earlier, 0.0 where there is none
+
+
+def restarts(new: Iterable[Decision], old: Iterable[Decision]) -> Restarts:
+    """Compare the Jobs that are restarted at all."""
+    now, then = _first_restarts(new), _first_restarts(old)
+    both = now.keys() & then.keys()
+    moved = [round(now[job] - then[job], 3) for job in both]
+    return Restarts(len(now) - len(both), len(then) - len(both), len(both), percentile(moved, 0.5) if moved else 0.0)
+
+
+def _first_restarts(decisions: Iterable[Decision]) -> dict[str, float]:
+    first: dict[str, float] = {}
+    for decision in decisions:
+        if decision.decision == "restart":
+            first.setdefault(decision.job, decision.at)
+    return first
 
 
 def differences(new: Iterable[Decision], old: Iterable[Decision]) -> list[Difference]:

@@ -4,11 +4,12 @@ Arrival time is append time and source time; a mark is folded at every whole sec
 succeed: the Job gets a new incarnation, which is judged from its first report on (a capture cannot react, so
 usually there is none). One decision is given per change of decision or reason of a Job.
 
-Files: captures are captures.py's; jobs are a JSON list of `{"name", "namespace", "uid", "created_at", "env"}`; a
-truth gives per Job the verdict and the window of the first restart.
+Files: captures are captures.py's; jobs are what kubectl lists, or a JSON list of `{"name", "namespace", "uid",
+"created_at", "env"}`; a truth gives per Job the verdict and the window of the first restart.
 """
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,12 +22,13 @@ from sf_healer.core import admission, evidence
 from sf_healer.core.combine import Combiner
 from sf_healer.core.commands import Command
 from sf_healer.core.events import Kind
-from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest
 from sf_healer.core.identity import ConventionIndex, JobIndex, target_of
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Counts, Partition
 from sf_healer.core.policy import Limits, PolicyBook
 from sf_healer.core.steps import FleetCounts
+from sf_healer.views.lines import moment
 
 MARK_INTERVAL_SECONDS = 1.0
 WINDOW_SECONDS = 5.0
@@ -82,24 +84,47 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 def read_jobs(path: Path) -> list[JobFact]:
-    """Read the Jobs that belong to a capture; raises CaptureError."""
-    rows = _read(path, list[_JobRow])
-    return [
-        JobFact(
-            key=f"{row.namespace}/{row.name}",
-            uid=row.uid,
-            created_at=row.created_at,
-            resource_version=number,
-            target=target_of(row.env.get("TELEMETRY_PRODUCER_ID", "")),
-            queue_id=row.env.get("QUEUE_ID", ""),
-            producer_id=row.env.get("TELEMETRY_PRODUCER_ID", ""),
-            kafka_topic=row.env.get("KAFKA_TOPIC", ""),
-            condition=Condition.ACTIVE,
-            pod=PodState.RUNNING,
-            managed="QUEUE_ID" in row.env and "TELEMETRY_PRODUCER_ID" in row.env,
-        )
-        for number, row in enumerate(rows, start=1)
-    ]
+    """Read Jobs as `kubectl get jobs -o json` prints them, or as they lie beside a capture; raises CaptureError."""
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+        if isinstance(document, dict):
+            return [_as_it_was(manifest) for manifest in _manifests(document)]
+        rows = msgspec.convert(document, list[_JobRow])
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is a wrong letter
+        raise CaptureError(f"{path}: {error}") from None
+    return [_fact_of(row, number) for number, row in enumerate(rows, start=1)]
+
+
+def _manifests(document: dict[str, object]) -> list[dict[str, object]]:
+    """Give the Jobs of a List, or the one Job a document is."""
+    items = document.get("items", [document])
+    if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
+        raise ValueError("items is no list of Jobs")
+    return items
+
+
+def _as_it_was(manifest: dict[str, object]) -> JobFact:
+    """Take a Job that is listed now for one that runs and was never restarted: what came of it since is replayed."""
+    fact = fact_from_manifest(manifest, [])
+    condition = fact.condition if fact.condition is Condition.SUSPENDED else Condition.ACTIVE
+    return msgspec.structs.replace(fact, condition=condition, pod=PodState.RUNNING, attempt=0, action_id="")
+
+
+def _fact_of(row: _JobRow, number: int) -> JobFact:
+    producer_id, queue_id = row.env.get("TELEMETRY_PRODUCER_ID", ""), row.env.get("QUEUE_ID", "")
+    return JobFact(
+        key=f"{row.namespace}/{row.name}",
+        uid=row.uid,
+        created_at=row.created_at,
+        resource_version=number,
+        target=target_of(producer_id),
+        queue_id=queue_id,
+        producer_id=producer_id,
+        kafka_topic=row.env.get("KAFKA_TOPIC", ""),
+        condition=Condition.ACTIVE,
+        pod=PodState.RUNNING,
+        managed="QUEUE_ID" in row.env and "TELEMETRY_PRODUCER_ID" in row.env,
+    )
 
 
 def read_truth(path: Path) -> Truth:
@@ -164,8 +189,11 @@ class Replay:
 
     def _happenings(self) -> Iterator[tuple[float, Line | JobFact | None]]:
         """Merge reports, creations and whole seconds (None) in order of time; a second comes after what it ends."""
-        reports = ((line.at, 1, number, line) for number, line in enumerate(self._lines))
-        created = ((fact.created_at, 0, number, fact) for number, fact in enumerate(self._created))
+        first = next(self._lines, None)
+        began = -math.inf if first is None else first.at  # nobody looked before: of older Jobs no silence is known
+        lines = self._lines if first is None else itertools.chain([first], self._lines)
+        reports = ((line.at, 1, number, line) for number, line in enumerate(lines))
+        created = ((max(fact.created_at, began), 0, number, fact) for number, fact in enumerate(self._created))
         second: float | None = None
         merged: Iterator[tuple[float, int, int, Line | JobFact]] = heapq.merge(
             reports, created, key=lambda item: item[:3]
@@ -398,11 +426,12 @@ def _compare(row: TruthRow, found: Decision | None, restart: Decision | None) ->
     if row.not_before is None or row.not_after is None:
         if restart is None:
             return None
-        return f"{row.verdict}, yet restarted at {restart.at} as {restart.verdict} ({restart.reason})"
+        return f"{row.verdict}, yet restarted at {moment(restart.at)} as {restart.verdict} ({restart.reason})"
     if found is None:
-        return f"{row.verdict} from {row.not_before} on, never found"
+        return f"{row.verdict} from {moment(row.not_before)} on, never found"
     if not row.not_before <= found.at <= row.not_after:
-        return f"found at {found.at}, right from {row.not_before} to {row.not_after}"
+        right = f"{moment(row.not_before)} to {moment(row.not_after)}"
+        return f"found at {moment(found.at)}, right from {right}"
     if found.verdict != row.verdict:
         return f"found as {found.verdict}, truth says {row.verdict}"
     return None

@@ -1,15 +1,13 @@
 """`sf-healer policy check`: whether a policy file is right, and which policy each Job gets."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
 from sf_healer.captures import CaptureError
 from sf_healer.cli import ExitCode, Output, emit, output_option, say
-from sf_healer.core.facts import JobFact, fact_from_manifest
+from sf_healer.core.facts import JobFact
 from sf_healer.core.policy import Limits, Match, Policy, PolicyBook, PolicyError, parse
 from sf_healer.replay import read_jobs
 
@@ -51,7 +49,11 @@ def check(*, file: Path, jobs_file: Path | None, output: Output) -> ExitCode:
         say(f"{file}: {problem}")
         return ExitCode.NO
     if jobs_file is not None:
-        _print_jobs(book, _jobs_in(jobs_file), output)
+        try:
+            jobs = read_jobs(jobs_file)
+        except CaptureError as problem:
+            raise click.ClickException(str(problem)) from None
+        _print_jobs(book, jobs, output)
     else:
         _print_policies(book, output)
     return ExitCode.OK
@@ -141,21 +143,3 @@ def _print_jobs(book: PolicyBook, jobs: list[JobFact], output: Output) -> None:
     for policy in book.policies():
         if policy.name not in used:
             say(f"policy {policy.name} is that of none of these Jobs")
-
-
-def _jobs_in(file: Path) -> list[JobFact]:
-    """Read Jobs as kubectl lists them, or as they lie beside a capture."""
-    try:
-        document = msgspec.json.decode(file.read_bytes())
-        if isinstance(document, dict):
-            return list(_of_manifests(document.get("items", [document])))
-        return read_jobs(file)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as problem:
-        told = str(problem) if isinstance(problem, CaptureError) else f"{file}: {problem}"
-        raise click.ClickException(told) from None
-
-
-def _of_manifests(manifests: Any) -> Iterable[JobFact]:
-    if not isinstance(manifests, list) or not all(isinstance(each, dict) for each in manifests):
-        raise ValueError("items is no list of Jobs")
-    return (fact_from_manifest(manifest, []) for manifest in manifests)

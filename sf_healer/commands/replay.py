@@ -1,26 +1,37 @@
 """`sf-healer replay`: what would have been decided over a recorded topic, and how that compares with the truth."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import click
 import msgspec
 
-from sf_healer.backtest import Difference, differences
+from sf_healer.backtest import Change, Difference, Restarts, differences, restarts
 from sf_healer.captures import CaptureError, read_file
 from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
 from sf_healer.core.policy import PolicyBook
 from sf_healer.replay import Decision, Replay, Score, percentile, read_jobs, read_truth, score
+from sf_healer.views.lines import moment
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_WITHOUT_JOBS = (
+    "without --jobs a Job is known by its reports alone: none is never_started, and names go by convention, without "
+    "labels; `kubectl get jobs -n NAMESPACE -o json` gives the Jobs"
+)
 _COLUMNS = ("AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", "THRESHOLD")
 _DIFFERENT_COLUMNS = ("CHANGE", "SECONDS", *_COLUMNS)
 
 
 @click.command()
 @click.argument("file", type=_FILE)
-@click.option("--jobs", "jobs_file", type=_FILE, help="The Jobs there were; without it reports name their own.")
+@click.option(
+    "--jobs",
+    "jobs_file",
+    type=_FILE,
+    help="The Jobs there were: `kubectl get jobs -o json`, or those of a capture; without it reports name their own.",
+)
 @click.option("--policy", "policy_file", type=_FILE, help="Policies to decide by, instead of the shipped ones.")
 @click.option(
     "--against", "against_file", type=_FILE, help="Policies to compare with: print only the decisions that differ."
@@ -59,6 +70,7 @@ def command(
     if silence_threshold is not None:
         asked = asked.with_silence_threshold(silence_threshold)
 
+    named, against = _named(policy_file, silence_threshold), _named(against_file, None)
     old: list[Decision] = []
     try:
         truth = read_truth(truth_file) if truth_file else None
@@ -67,28 +79,56 @@ def command(
         run = replay(asked)
         if against_file is None:
             decisions = _print(run, output)
+            end = [_counts(run, f"{len(decisions)} decisions")]
         else:
             decisions, old = list(run.decisions()), list(replay(read_policies(against_file)).decisions())
-            _print_differences(differences(decisions, old), output)
+            found = differences(decisions, old)
+            _print_differences(found, output)
+            counts = _counts(run, _counted(found), f"{len(decisions)} decisions by {named}", f"{len(old)} by {against}")
+            end = [counts, _in_words(restarts(decisions, old), named, against)]
     except CaptureError as error:
         raise click.ClickException(str(error)) from None
-    if output == "table":
-        _say_counts(run, decisions)
+    _say_end(end if output == "table" else [], knows_jobs=jobs_file is not None)
     if truth is None:
         return ExitCode.OK
     if against_file is not None:
-        say(f"by {against_file}:")
-        _say_score(score(old, truth))
-        say(f"by {policy_file or 'the shipped policies'}:")
-    result = score(decisions, truth)
-    _say_score(result)
-    return ExitCode.OK if result.holds else ExitCode.NO
+        _say_score(score(old, truth), against)
+    return _say_score(score(decisions, truth), named)
 
 
-def _say_counts(run: Replay, decisions: list[Decision]) -> None:
+def _say_end(lines: list[str], *, knows_jobs: bool) -> None:
+    for line in lines:
+        say(line)
+    if not knows_jobs:
+        say(_WITHOUT_JOBS)
+
+
+def _named(policy_file: Path | None, silence_threshold: float | None) -> str:
+    """Name the policies that were used."""
+    name = "the shipped policies" if policy_file is None else str(policy_file)
+    return name if silence_threshold is None else f"{name} with --silence-threshold {silence_threshold:g}"
+
+
+def _counted(found: list[Difference]) -> str:
+    kinds = Counter(difference.change for difference in found)
+    told = ", ".join(f"{kinds[change]} {change}" for change in Change if kinds[change])
+    return f"{len(found)} differences" + (f" ({told})" if told else "")
+
+
+def _in_words(found: Restarts, named: str, against: str) -> str:
+    """Say what a person asks a back-test for."""
+    median = abs(found.median_seconds)
+    when = "earlier" if found.median_seconds < 0 else "later"
+    moved = f"{median:.1f} s {when} in the median" if median else "at the same time in the median"
+    others = f"the other {found.both} {moved}" if found.both else "no Job by both"
+    more = f"{found.more} Job{'' if found.more == 1 else 's'} more"
+    return f"{more}, {found.fewer} fewer would be restarted by {named} than by {against}; {others}"
+
+
+def _counts(run: Replay, *told: str) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(run.rejected.items()))
     rejected = f"{sum(run.rejected.values())} rejected" + (f" ({reasons})" if reasons else "")
-    say(f"{run.reports} reports, {rejected}, {len(decisions)} decisions")
+    return ", ".join([f"{run.reports} reports", rejected, *told])
 
 
 def _print_differences(found: list[Difference], output: str) -> None:
@@ -96,7 +136,8 @@ def _print_differences(found: list[Difference], output: str) -> None:
         for difference in found:
             click.echo(msgspec.json.encode(difference).decode())
         return
-    emit(found, Output.TABLE, columns=_DIFFERENT_COLUMNS, rows=map(_different_row, found))
+    if found:
+        emit(found, Output.TABLE, columns=_DIFFERENT_COLUMNS, rows=map(_different_row, found))
 
 
 def _different_row(difference: Difference) -> tuple[str, ...]:
@@ -121,7 +162,7 @@ def _print(run: Replay, output: str) -> list[Decision]:
 
 def _row(decision: Decision) -> tuple[str, ...]:
     return (
-        f"{decision.at:.3f}",
+        moment(decision.at),
         decision.job,
         decision.verdict,
         decision.decision,
@@ -136,7 +177,9 @@ def _seconds(value: float | str | None) -> str:
     return f"{value:.1f}s" if isinstance(value, int | float) else "-"
 
 
-def _say_score(result: Score) -> None:
+def _say_score(result: Score, policies: str) -> ExitCode:
+    """Say how well these policies decide."""
+    say(f"by {policies}:")
     for problem in result.wrong:
         say(f"WRONG  {problem}")
     for problem in result.soft:
@@ -148,6 +191,7 @@ def _say_score(result: Score) -> None:
             f"recall {recall} ({findings.found_rightly} of {findings.sick} sick){_delays(findings.delay_seconds)}"
         )
     say(f"{result.right} of {result.jobs} firm Jobs as the truth says: {'holds' if result.holds else 'DOES NOT HOLD'}")
+    return ExitCode.OK if result.holds else ExitCode.NO
 
 
 def _share(value: float | None) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sf_healer.adapters.policy_file import SHIPPED_POLICY
-from sf_healer.backtest import Change, Difference, differences
+from sf_healer.backtest import Change, Difference, Restarts, differences, restarts
 from sf_healer.captures import Line, written
 from sf_healer.cli import ExitCode, run
 from sf_healer.replay import Decision, Truth, TruthRow, percentile, score
@@ -78,6 +78,14 @@ def test_the_differences_make_the_one_out_of_the_other(new, old):
     assert sorted(map(kind, rebuilt)) == sorted(map(kind, new))
 
 
+def test_what_a_person_asks_for_is_how_many_jobs_more_and_how_much_later():
+    new = [a_decision(5.0, job="stf/a"), a_decision(50.0, job="stf/b"), a_decision(9.0, REFUSED, job="stf/c")]
+    old = [a_decision(1.0, job="stf/a"), a_decision(7.0, job="stf/c"), a_decision(99.0, job="stf/a")]
+    assert restarts(new, old) == Restarts(more=1, fewer=1, both=1, median_seconds=4.0)
+    assert restarts(old, new).median_seconds == -4.0
+    assert restarts([], old) == Restarts(more=0, fewer=2, both=0, median_seconds=0.0)
+
+
 # ---- the command
 
 
@@ -106,7 +114,43 @@ def test_against_prints_only_what_differs_and_ends_with_0(capture, capsys):
     difference = msgspec.json.decode(line, type=Difference)
     assert (difference.change, difference.job, difference.new.verdict) == (Change.ADDED, JOB, "stuck")
     assert run(arguments) == ExitCode.OK
-    assert "added" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "added" in printed.out
+    counts, asked, *_ = printed.err.splitlines()
+    assert counts.endswith(f"1 differences (1 added), 1 decisions by {short_policy}, 0 by {SHIPPED_POLICY}")
+    assert asked == f"1 Job more, 0 fewer would be restarted by {short_policy} than by {SHIPPED_POLICY}; no Job by both"
+
+
+def test_that_the_same_jobs_are_restarted_earlier_is_said(capture, capsys):
+    slower = capture.parent / "slower.toml"
+    slower.write_text("[defaults]\nsilence_threshold_seconds = 120\n")
+    arguments = ["replay", str(capture), "--policy", str(slower), "--against", str(slower)]
+    assert run([*arguments, "--silence-threshold", "60"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert (
+        f"by {slower} with --silence-threshold 60 than by {slower}; the other 1 60.0 s earlier in the median\n"
+        in printed.err
+    )
+    assert "moved" in printed.out
+    assert run(arguments) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "0 differences, " in printed.err
+    assert "0 Jobs more, 0 fewer would be restarted" in printed.err
+    assert "the other 1 at the same time in the median\n" in printed.err
+
+
+def test_a_score_names_the_policies_it_is_of(capture, capsys):
+    truth = capture.parent / "truth.json"
+    truth.write_text(json.dumps({"jobs": {JOB.partition("/")[2]: {"verdict": "healthy"}}}))
+    base = ["replay", str(capture), "--truth", str(truth)]
+    for options, name in (
+        ([], "the shipped policies"),
+        (["--silence-threshold", "60"], "the shipped policies with --silence-threshold 60"),
+        (["--policy", str(capture.parent / "short.toml")], str(capture.parent / "short.toml")),
+    ):
+        run([*base, *options])
+        assert f"\nby {name}:\n" in capsys.readouterr().err
 
 
 def test_another_silence_threshold_is_asked_for_without_a_policy_file(capture, capsys):

@@ -108,7 +108,7 @@ def test_ten_questions_are_answered_in_two_commands_at_most():
 def test_a_command_that_answers_a_question_is_understood(told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name, *arguments = shlex.split(told)
-    for file in re.findall(r"\S+\.(?:gz|toml)", told):
+    for file in re.findall(r"\S+\.(?:gz|toml|json)", told):
         (tmp_path / file).touch()
     command = cli.get_command(click.Context(cli), name)
     with command.make_context(name, arguments) as understood:

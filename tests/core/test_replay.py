@@ -235,13 +235,19 @@ ROWS = Truth(
         ([found("sick", 150.0, "refuse")], []),
         ([found("sick", 150.0, "refuse"), found("sick", 900.0)], []),
         ([found("sick", 150.0), found("well", 150.0, "refuse")], []),
-        ([], ["sick: stuck from 100.0 on, never found"]),
-        ([found("sick", 99.0)], ["sick: found at 99.0, right from 100.0 to 200.0"]),
-        ([found("sick", 201.0)], ["sick: found at 201.0, right from 100.0 to 200.0"]),
+        ([], ["sick: stuck from 1970-01-01 00:01:40Z on, never found"]),
+        (
+            [found("sick", 99.0)],
+            ["sick: found at 1970-01-01 00:01:39Z, right from 1970-01-01 00:01:40Z to 1970-01-01 00:03:20Z"],
+        ),
+        (
+            [found("sick", 201.0)],
+            ["sick: found at 1970-01-01 00:03:21Z, right from 1970-01-01 00:01:40Z to 1970-01-01 00:03:20Z"],
+        ),
         ([found("sick", 150.0, verdict="failed")], ["sick: found as failed, truth says stuck"]),
         (
             [found("sick", 150.0), found("well", 7.0)],
-            ["well: healthy, yet restarted at 7.0 as stuck (any)"],
+            ["well: healthy, yet restarted at 1970-01-01 00:00:07Z as stuck (any)"],
         ),
     ],
 )
@@ -249,7 +255,7 @@ def test_the_sick_are_to_be_found_in_time_and_the_others_never_to_be_restarted(d
     result = score(decisions, ROWS)
     assert result.wrong == wrong
     assert result.holds is (not wrong)
-    assert result.soft == ["unsure: stuck from 100.0 on, never found"]
+    assert result.soft == ["unsure: stuck from 1970-01-01 00:01:40Z on, never found"]
     assert (result.right, result.jobs) == (2 - len(wrong), 2)
 
 
@@ -310,8 +316,43 @@ def test_the_table_has_a_row_per_decision_and_counts_in_plain_words(capture, cap
     printed, told = capsys.readouterr()
     header, row = printed.splitlines()
     assert header.split() == ["AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", "THRESHOLD"]
-    assert row.split()[1:5] == [f"stf/{name_of('dddddd')}", "stuck", "restart", "loading_stopped"]
-    assert told.strip() == f"{len(LINES)} reports, 2 rejected (1 not_json, 1 null), 1 decisions"
+    assert row.split()[:6] == [
+        *("2025-06-15", "15:12:45Z"),
+        *(f"stf/{name_of('dddddd')}", "stuck", "restart", "loading_stopped"),
+    ]
+    assert told.splitlines()[0] == f"{len(LINES)} reports, 2 rejected (1 not_json, 1 null), 1 decisions"
+
+
+def test_without_jobs_it_is_said_what_that_leaves_out(capture, capsys):
+    assert replay(capture) is ExitCode.OK
+    assert "without --jobs a Job is known by its reports alone: none is never_started" in capsys.readouterr().err
+    assert replay(capture, "--jobs", capture.with_name("jobs.json")) is ExitCode.OK
+    assert "without --jobs" not in capsys.readouterr().err
+
+
+def as_kubectl_lists(row: dict[str, object], *, created_at: str, **metadata: object) -> dict[str, object]:
+    env = [{"name": name, "value": value} for name, value in row["env"].items()]
+    return {
+        "metadata": {"name": row["name"], "namespace": "stf", "uid": "u", "creationTimestamp": created_at, **metadata},
+        "spec": {"template": {"spec": {"containers": [{"env": env}]}}},
+        "status": {"conditions": [{"type": "Complete", "status": "True"}]},  # by now
+    }
+
+
+def test_jobs_may_be_those_that_kubectl_lists(tmp_path):
+    """They are older than the capture, and the last was quarantined long after it."""
+    jobs = tmp_path / "jobs.json"
+    rows = [*JOBS, job("mmmmmm")]
+    items = [as_kubectl_lists(row, created_at="2025-05-01T00:00:00Z", labels={"team": "data"}) for row in rows]
+    items[-1]["metadata"]["annotations"] = {"sf-healer.io/attempt": "3"}
+    jobs.write_text(json.dumps({"kind": "List", "items": items}))
+    found = decisions_of(LINES, jobs)
+    assert [(d.job, d.verdict, d.decision) for d in found] == [
+        (f"stf/{name_of('dddddd')}", "stuck", "restart"),
+        (f"stf/{name_of('mmmmmm')}", "never_started", "restart"),
+    ]
+    assert 600.0 < found[1].at - T0 <= 600.0 + WINDOW_SECONDS + 1.0, "of the time before the capture nothing is known"
+    assert read_jobs(jobs)[0].labels == {"team": "data"}
 
 
 @pytest.mark.parametrize("output", ["table", "jsonl"])
@@ -358,5 +399,5 @@ def test_replay_needs_neither_kafka_nor_a_cluster(capture):
         "print(int(code), sorted(set(sys.modules) & {'aiokafka', 'faust', 'kubernetes', 'httpx'}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "0 []"
+    assert done.stderr.splitlines()[-1] == "0 []"
     assert len(done.stdout.splitlines()) == 1
