@@ -1,14 +1,17 @@
 """`sf-healer policy check`: whether a policy file is right, and which policy each Job gets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import msgspec
 
+from sf_healer.adapters import policy_file
 from sf_healer.captures import CaptureError
 from sf_healer.cli import ExitCode, Output, emit, output_option, say
 from sf_healer.core.facts import JobFact
-from sf_healer.core.policy import Limits, Match, Policy, PolicyBook, PolicyError, parse
+from sf_healer.core.policy import Limits, Match, Policy, PolicyBook, PolicyError, line_of_policy
+from sf_healer.core.shadowing import shadowed
 from sf_healer.replay import read_jobs
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -42,12 +45,19 @@ def command() -> None:
 )
 @output_option
 def check(*, file: Path, jobs_file: Path | None, output: Output) -> ExitCode:
-    """Check the policy FILE and print what it says; a fault is told with its line, exit code 3."""
+    """Check the policy FILE and print what it says; all faults are told with their lines, exit code 3.
+
+    A policy that no Job can get, for those before it match all its Jobs, is a warning.
+    """
     try:
-        book = parse(file.read_text())
-    except (PolicyError, UnicodeDecodeError) as problem:
-        say(f"{file}: {problem}")
+        read = policy_file.read(file)
+    except PolicyError as problem:
+        for fault in problem.faults:
+            say(f"{file}: {fault}")
         return ExitCode.NO
+    book, warnings = read.book, list(_warnings(read.book, read.content.decode()))
+    for warning in warnings:
+        say(f"{file}: {warning}")
     if jobs_file is not None:
         try:
             jobs = read_jobs(jobs_file)
@@ -55,11 +65,19 @@ def check(*, file: Path, jobs_file: Path | None, output: Output) -> ExitCode:
             raise click.ClickException(str(problem)) from None
         _print_jobs(book, jobs, output)
     else:
-        _print_policies(book, output)
+        _print_policies(book, warnings, output)
     return ExitCode.OK
 
 
-def _print_policies(book: PolicyBook, output: Output) -> None:
+def _warnings(book: PolicyBook, text: str) -> Iterator[str]:
+    for found in shadowed(book):
+        takers = " and ".join(map(repr, found.by))
+        match = "matches" if len(found.by) == 1 else "match"
+        line = line_of_policy(found.place, text)
+        yield f"line {line}: warning: policy {found.name!r} is never used: {takers}, before it, {match} all its Jobs"
+
+
+def _print_policies(book: PolicyBook, warnings: list[str], output: Output) -> None:
     policies = book.policies()
     emit(
         {
@@ -68,6 +86,7 @@ def _print_policies(book: PolicyBook, output: Output) -> None:
                 for policy in policies
             ],
             "admission": msgspec.to_builtins(book.limits),
+            "warnings": warnings,
         },
         output,
         columns=_POLICY_COLUMNS,

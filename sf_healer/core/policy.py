@@ -7,14 +7,18 @@ say from [defaults]. Every duration has its unit in its name. The shipped text i
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import TypeVar
 
 import msgspec
 
 from sf_healer.core.facts import JobFact
 from sf_healer.core.rollouts import DuringRollout
+from sf_healer.core.toml_text import Place, line_of, read_table, unknown
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 ANSWERS_KEPT = 100_000
 #: More attempts than this are not remembered of a Job (core/admission.py).
@@ -24,12 +28,18 @@ _SHORTEST_CHECKPOINT_SECONDS = 0.001
 #: The shipped text has 1,300 characters. Made to, longer ones, or longer lines, take a parser of TOML minutes.
 LONGEST_TEXT = 65_536
 _LONGEST_LINE = 4_096
+#: Of a text that is no policy at all a person reads no more, and each is looked for in all of the text.
+_MOST_FAULTS = 50
 #: 31 years. What is beyond a few powers of ten more cannot be calculated with: a sum of two is infinite.
 _LARGEST_NUMBER = 1e9
 
 
 class PolicyError(ValueError):
-    """A policy text that cannot be used; the message says on which line and what is wrong."""
+    """A policy text that cannot be used; each fault says on which line and what is wrong, the message the first."""
+
+    def __init__(self, first: str, *others: str) -> None:
+        super().__init__(f"{first} (and {len(others)} more)" if others else first)
+        self.faults = (first, *others)
 
 
 class Expectations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,10 +113,12 @@ class _Admission(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[admission] as a person writes it: a word that is misspelt is refused."""
 
 
-class _Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Text(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that was read, as far as it could be."""
+
     defaults: Expectations = Expectations()
     admission: _Admission = _Admission()
-    policy: tuple[_Rule, ...] = ()
+    policy: tuple[tuple[int, _Rule], ...] = ()  # each with its number in the text
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,13 +227,18 @@ def parse(text: str) -> PolicyBook:
         raise PolicyError(_not_toml(str(error), text)) from None
     except RecursionError:
         raise PolicyError("line 1: not a policy: it is nested too deeply to be read") from None
-    try:
-        parsed = msgspec.convert(document, _Text)
-    except msgspec.ValidationError as error:
-        raise _at(_place(str(error)), text, str(error)) from None
-    for place, problem in _problems(parsed):
-        raise _at(place, text, problem)
-    return PolicyBook(parsed.policy, parsed.defaults, Limits(**msgspec.structs.asdict(parsed.admission)))
+    parsed, unread = _read(document)
+    faults = list(islice(chain(unread, _problems(parsed, {place for place, _ in unread})), _MOST_FAULTS))
+    if faults:
+        raise PolicyError(*_with_lines(faults, text))
+    return PolicyBook(
+        tuple(rule for _, rule in parsed.policy), parsed.defaults, Limits(**msgspec.structs.asdict(parsed.admission))
+    )
+
+
+def line_of_policy(place: int, text: str) -> int:
+    """Find the line where a policy of a text begins; places count from 0."""
+    return line_of(Place("policy", place), text)
 
 
 def fault_of(limits: Limits) -> str | None:
@@ -254,47 +271,91 @@ def _policy(name: str, said: Expectations, defaults: Expectations) -> Policy:
 # ---- errors and where they are
 
 
-class _Place(NamedTuple):
-    """A place in a policy text: a table, which one of several, and a key in it ("": the table itself)."""
-
-    table: str
-    number: int = 0
-    key: str = ""
+_Fault = tuple[Place, str]
 
 
-def _problems(parsed: _Text) -> Iterator[tuple[_Place, str]]:
-    """Give what the types alone cannot refuse."""
+def _read(document: Mapping[str, object]) -> tuple[_Text, list[_Fault]]:
+    """Read each table on its own: what could be read of it, and what could not."""
+    tables = _Text.__struct_fields__
+    faults = [(Place(name), unknown(name, list(tables), what="table")) for name in document if name not in tables]
+    defaults = _table(document.get("defaults", {}), Expectations, Place("defaults"), "defaults", faults)
+    limits = _table(document.get("admission", {}), _Admission, Place("admission"), "admission", faults)
+    rules = document.get("policy", [])
+    if not isinstance(rules, list):
+        faults.append((Place("policy"), "policy must be a list of tables: [[policy]]"))
+        rules = []
+    read: list[tuple[int, _Rule]] = []
+    for number, table in enumerate(rules):
+        named = table.get("name") if isinstance(table, dict) else None
+        owner = f"policy {named!r}" if isinstance(named, str) else f"policy number {number + 1}"
+        rule = _table(table, _Rule, Place("policy", number), owner, faults)
+        read += [] if rule is None else [(number, rule)]
+    return _Text(defaults=defaults or Expectations(), admission=limits or _Admission(), policy=tuple(read)), faults
+
+
+def _table(table: object, type_: type[T], place: Place, owner: str, faults: list[_Fault]) -> T | None:
+    if not isinstance(table, dict):
+        faults.append((place, f"{owner} must be a table: [{place.table}]"))
+        return None
+    value, found = read_table(table, type_)
+    faults += [
+        (place._replace(key=key), f"{owner}: {problem}" if key else f"{owner} {problem}") for key, problem in found
+    ]
+    return value
+
+
+def _with_lines(faults: Iterable[_Fault], text: str) -> list[str]:
+    placed = sorted(((line_of(place, text), problem) for place, problem in faults), key=lambda each: each[0])
+    return [f"line {number}: {problem}" for number, problem in placed]
+
+
+def _problems(parsed: _Text, unread: Collection[Place]) -> Iterator[_Fault]:
+    """Give what the types alone cannot refuse; where one number is wrong, what compares it with others says nothing."""
+    partly = {place._replace(key="") for place in unread}
+    in_defaults = list(_wrong_numbers(parsed.defaults, Place("defaults"), "defaults"))
+    yield from in_defaults
+    defaults_hold = not in_defaults and Place("defaults") not in partly
     seen: set[str] = set()
-    for number, rule in enumerate(parsed.policy):
+    for number, rule in parsed.policy:
+        place, owner = Place("policy", number), f"policy {rule.name!r}"
         if rule.name in seen:
-            yield _Place("policy", number, "name"), f"two policies are named {rule.name!r}"
+            yield place._replace(key="name"), f"two policies are named {rule.name!r}"
         seen.add(rule.name)
-        if not (rule.targets or rule.names or rule.labels):
-            problem = f"policy {rule.name!r} matches nothing: give targets, names or labels"
-            yield _Place("policy", number), problem
-        yield from _wrong_numbers(rule, _Place("policy", number), f"policy {rule.name!r}")
-        bounds = _policy(rule.name, rule, parsed.defaults)
-        if bounds.learn_floor_seconds > bounds.learn_ceiling_seconds:
-            problem = f"policy {rule.name!r}: learn_floor_seconds is more than learn_ceiling_seconds"
-            yield _Place("policy", number, "learn_floor_seconds"), problem
-    yield from _wrong_numbers(parsed.defaults, _Place("defaults"), "defaults")
-    yield from _wrong_limits(parsed.admission)
+        wrong = list(_wrong_numbers(rule, place, owner))
+        yield from wrong
+        if place not in partly:
+            if not (rule.targets or rule.names or rule.labels):
+                yield place, f"{owner} matches nothing: give targets, names or labels"
+            if defaults_hold and not wrong:
+                yield from _wrong_bounds(rule, parsed.defaults, place, owner)
+    if Place("admission") in partly:
+        yield from _wrong_numbers(parsed.admission, Place("admission"), "admission")
+    else:
+        yield from _wrong_limits(parsed.admission)
 
 
-def _wrong_limits(limits: Limits) -> Iterator[tuple[_Place, str]]:
-    yield from _wrong_numbers(limits, _Place("admission"), "admission")
-    if limits.idle_look_seconds >= limits.command_expires_seconds:
+def _wrong_bounds(rule: _Rule, defaults: Expectations, place: Place, owner: str) -> Iterator[_Fault]:
+    bounds = _policy(rule.name, rule, defaults)
+    if bounds.learn_floor_seconds > bounds.learn_ceiling_seconds:
+        problem = f"{owner}: learn_floor_seconds is more than learn_ceiling_seconds"
+        yield place._replace(key="learn_floor_seconds"), problem
+
+
+def _wrong_limits(limits: Limits) -> Iterator[_Fault]:
+    wrong = list(_wrong_numbers(limits, Place("admission"), "admission"))
+    yield from wrong
+    if not wrong and limits.idle_look_seconds >= limits.command_expires_seconds:
         problem = "admission: idle_look_seconds is not less than command_expires_seconds: no command lives that long"
-        yield _Place("admission", key="idle_look_seconds"), problem
+        yield Place("admission", key="idle_look_seconds"), problem
 
 
-def _wrong_numbers(values: Expectations | Limits, place: _Place, owner: str) -> Iterator[tuple[_Place, str]]:
+def _wrong_numbers(values: Expectations | Limits, place: Place, owner: str) -> Iterator[tuple[Place, str]]:
     for field in values.__struct_fields__:
         value = getattr(values, field)
         if not isinstance(value, int | float):
             continue
         at = place._replace(key=field)
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):  # an int may be too long to be looked at as one
             yield at, f"{owner}: {field} is not a finite number"
         elif value < 0:
             yield at, f"{owner}: {field} is negative"
@@ -311,49 +372,7 @@ _NEVER_ZERO = frozenset(
 )
 
 
-def _at(place: _Place, text: str, problem: str) -> PolicyError:
-    return PolicyError(f"line {_line_of(place, text)}: {problem}")
-
-
 def _not_toml(error: str, text: str) -> str:
     found = re.search(r"at line (\d+)", error)
     number = int(found[1]) if found else len(text.rstrip("\n").split("\n"))  # "at end of document"
     return f"line {number}: not TOML: {error}"
-
-
-_PATH = re.compile(r"at `(?:key in )?\$\.(\w+)(?:\[(\d+|\.\.\.)\])?(?:\.(\w+))?")
-_FIELD = re.compile(r"field `(\w+)`")
-
-
-def _place(error: str) -> _Place:
-    """Read the place in msgspec's message, as in "... unknown field `x` - at `$.policy[1]`"."""
-    path, field = _PATH.search(error), _FIELD.search(error)
-    named = field[1] if field else ""
-    if path is None:
-        return _Place(named)
-    number = int(path[2]) if path[2] and path[2].isdigit() else 0
-    return _Place(path[1], number, path[3] or named)
-
-
-_HEADER = re.compile(r"\s*(\[\[?)\s*(\w+)\s*(?:\.\s*(\w+)\s*)?\]")
-_KEY = re.compile(r"\s*[\"']?(\w+)[\"']?\s*[.=]")
-
-
-def _line_of(place: _Place, text: str) -> int:
-    """Find the line of a place: that of its key, else of its table, else the first that has the word."""
-    lines = text.split("\n")
-    header_at, tables, inside = 0, -1, False
-    for number, line in enumerate(lines, start=1):
-        header, key = _HEADER.match(line), _KEY.match(line)
-        if header is not None and header[3] is None:
-            if header[2] == place.table:
-                tables += 1
-            inside = header[2] == place.table and tables == place.number
-            header_at = number if inside else header_at
-        here = header[3] if header is not None else key[1] if key is not None else None
-        if inside and place.key and here == place.key:
-            return number
-    if header_at:
-        return header_at
-    word = place.key or place.table
-    return next((number for number, line in enumerate(lines, start=1) if word in line), 1)

@@ -169,27 +169,27 @@ targets = ["b"]
         (2, "[defaults]\nsilence_threshold_seconds = '1", "not TOML"),
         (3, "[defaults]\n\n[defaults]\n", "not TOML"),
         (2, "[defaults]\nsilence_threshold = 3\n", "unknown field `silence_threshold`"),
-        (2, "[defaults]\n  'silence_threshold_seconds' = 'x'\n", "Expected `float | null`, got `str`"),
+        (2, "[defaults]\n  'silence_threshold_seconds' = 'x'\n", "must be a number, not 'x'"),
         (2, "[defaults]\nsilence_threshold_seconds = -1\n", "is negative"),
         (2, "[defaults]\nsilence_threshold_seconds = 0\n", "is 0: every Job would be sick"),
         (2, "[defaults]\nstartup_threshold_seconds = 0.0\n", "is 0: every Job would be sick"),
         (2, "[defaults]\nerror_grace_seconds = nan\n", "is not a finite number"),
         (2, "[defaults]\nerror_grace_seconds = inf\n", "is not a finite number"),
-        (1, "[default]\nreporting = true\n", "unknown field `default`"),
-        (1, "defaults = 3\n", "Expected `object`, got `int`"),
-        (1, "policy = 3\n", "Expected `array`, got `int`"),
-        (3, "# [defaults]\n[admission]\nattempts = 1.5\n", "Expected `int`, got `float`"),
+        (1, "[default]\nreporting = true\n", "unknown table `default`; did you mean defaults?"),
+        (1, "defaults = 3\n", "defaults must be a table: [defaults]"),
+        (1, "policy = 3\n", "policy must be a list of tables: [[policy]]"),
+        (3, "# [defaults]\n[admission]\nattempts = 1.5\n", "attempts must be a whole number, not 1.5"),
         (2, "[admission]\nrate_per_minute = -0.5\n", "admission: rate_per_minute is negative"),
         (2, "[admission]\nidle_look_seconds = 60\n", "not less than command_expires_seconds"),
-        (12, TWO_POLICIES.format("silence_threshold_seconds = 'x'"), "got `str`"),
+        (12, TWO_POLICIES.format("silence_threshold_seconds = 'x'"), "must be a number, not 'x'"),
         (12, TWO_POLICIES.format("silence_threshold_seconds = -3"), "policy 'second': silence_threshold"),
         (12, TWO_POLICIES.format("threshold = 3"), "unknown field `threshold`"),
-        (12, TWO_POLICIES.format("names = 'x'"), "Expected `array`, got `str`"),
-        (12, TWO_POLICIES.format("names = [1]"), "Expected `str`, got `int`"),
-        (12, TWO_POLICIES.format("labels = {a = 1}"), "Expected `str`, got `int`"),
-        (12, TWO_POLICIES.format("[policy.labels]\na = 1"), "Expected `str`, got `int`"),
-        (12, TWO_POLICIES.format("[[policy]]\ntargets = ['c']"), "missing required field `name`"),
-        (13, TWO_POLICIES.format("[[policy]]\nname = 'first'"), "two policies are named 'first'"),
+        (12, TWO_POLICIES.format("names = 'x'"), 'names must be a list of texts: ["x"]'),
+        (12, TWO_POLICIES.format("names = [1]"), "names must be a list of texts"),
+        (12, TWO_POLICIES.format("labels = {a = 1}"), "labels must be a table of texts"),
+        (12, TWO_POLICIES.format("[policy.labels]\na = 1"), "labels must be a table of texts"),
+        (12, TWO_POLICIES.format("[[policy]]\ntargets = ['c']"), "policy number 3 has no name"),
+        (13, TWO_POLICIES.format("[[policy]]\nname = 'first'\ntargets = ['c']"), "two policies are named 'first'"),
         (12, TWO_POLICIES.format("[[policy]]\nname = 'third'"), "policy 'third' matches nothing"),
     ],
 )
@@ -199,6 +199,35 @@ def test_an_error_says_on_which_line_it_is_and_what_is_wrong(line, text, what):
     message = str(caught.value)
     assert message.startswith(f"line {line}: "), message
     assert what in message
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[admission]\nplatform_rollout = 'stop'", "admission: platform_rollout must be 'hold' or 'warn', not 'stop'"),
+        ("[admission]\nattempts = 0x" + "f" * 4_000, "admission: attempts is more than 1,000,000,000"),
+        ("[defaults]\nexempt = 0x" + "f" * 4_000, "exempt must be true or false, not a number as long as that"),
+        ("[defaults]\nexempt = 1979-05-27", "exempt must be true or false, not 1979-05-27"),
+        ("[defaults]\nattempts = [1]", "attempts must be a whole number, not a list"),
+        ("[defaults]\nattempts = true", "attempts must be a whole number, not true"),
+    ],
+)
+def test_what_a_value_must_be_is_said_in_words(text, what):
+    with pytest.raises(PolicyError, match=r"^line 2: ") as caught:
+        parse(text)
+    assert what in str(caught.value)
+
+
+def test_a_policy_that_is_one_table_instead_of_one_of_a_list_is_told_how_to_be_written():
+    with pytest.raises(PolicyError, match=r"^line 1: policy must be a list of tables: \[\[policy\]\]$"):
+        parse("[policy]\nname = 'a'\n")
+
+
+def test_what_cannot_be_told_for_another_fault_is_not_told():
+    """A table with a misspelt `targets` matches nothing only because of that."""
+    with pytest.raises(PolicyError) as caught:
+        parse("[[policy]]\nname = 'a'\ntarget = ['loader']\n")
+    assert caught.value.faults == ("line 3: policy 'a': unknown field `target`; did you mean targets?",)
 
 
 def test_an_error_in_an_inline_table_is_found_by_the_word():
@@ -274,7 +303,7 @@ def test_a_book_that_asks_for_targets_alone_answers_by_target_and_remembers_a_bo
         ("[defaults]\n" + "." * 5_000, "line 2: 5,000 characters, at most 4,096"),
         ("[defaults]\nsilence_threshold_seconds = 1e12", "line 2: defaults: silence_threshold_seconds is more than"),
         ("[admission]\nrate_burst = 99999999999999999999", "line 2: admission: rate_burst is more than"),
-        ("[admission]\nbackoff_seconds = " + "9" * 400, "line 2: Number out of range"),
+        ("[admission]\nbackoff_seconds = " + "9" * 400, "line 2: admission: backoff_seconds: Number out of range"),
         ("[admission]\nbackoff_seconds = 1e400", "is not a finite number"),
     ],
     ids=["nested arrays", "nested tables", "long", "a long line", "far", "a large count", "digits", "infinite"],

@@ -5,8 +5,10 @@ import json
 import pytest
 import yaml
 
+from sf_healer.adapters import policy_file
 from sf_healer.adapters.policy_file import SHIPPED_POLICY
 from sf_healer.cli import ExitCode, run
+from sf_healer.core.policy import PolicyError
 
 TEXT = """\
 [defaults]
@@ -86,6 +88,61 @@ def test_a_fault_is_told_with_file_and_line_and_exit_code_3(policy, capsys, brok
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"{policy}: {told}")
+
+
+SEVERAL = """\
+[defaults]
+silence_treshold_seconds = 120
+startup_threshold_seconds = -1
+
+[[policy]]
+name = "loaders"
+targets = "loader"
+attempts = "many"
+
+[[policy]]
+targets = ["graph-builder"]
+
+[admision]
+rate_per_minute = 12
+"""
+
+
+def test_all_faults_are_told_in_one_run_each_with_its_line_and_what_was_meant(policy, capsys):
+    policy.write_text(SEVERAL)
+    assert check(policy) == ExitCode.NO
+    assert capsys.readouterr().err.splitlines() == [
+        f"{policy}: line {told}"
+        for told in (
+            "2: defaults: unknown field `silence_treshold_seconds`; did you mean silence_threshold_seconds?",
+            "3: defaults: startup_threshold_seconds is negative",
+            "7: policy 'loaders': targets must be a list of texts: [\"loader\"]",
+            "8: policy 'loaders': attempts must be a whole number, not 'many'",
+            "10: policy number 2 has no name",
+            "13: unknown table `admision`; did you mean admission?",
+        )
+    ]
+
+
+def test_a_worker_is_told_the_first_fault_and_how_many_more_there_are(policy):
+    policy.write_text(SEVERAL)
+    with pytest.raises(PolicyError, match=r"^line 2: .*threshold_seconds\? \(and 5 more\)$"):
+        policy_file.read(policy)
+
+
+def test_a_text_full_of_faults_is_told_up_to_a_number(policy, capsys):
+    policy.write_text("[defaults]\n" + "".join(f"strange_{number} = 1\n" for number in range(2_000)))
+    assert check(policy) == ExitCode.NO
+    assert len(capsys.readouterr().err.splitlines()) == 50
+
+
+def test_a_policy_that_can_never_be_used_is_a_warning(policy, capsys):
+    policy.write_text('[[policy]]\nname = "all"\nnames = ["*"]\n\n[[policy]]\nname = "late"\ntargets = ["loader"]\n')
+    assert check(policy) == ExitCode.OK
+    told = "line 5: warning: policy 'late' is never used: 'all', before it, matches all its Jobs"
+    assert capsys.readouterr().err.splitlines()[0] == f"{policy}: {told}"
+    assert check(policy, "-o", "json") == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["warnings"] == [told]
 
 
 def test_a_file_that_is_no_text_is_a_fault_and_one_that_is_missing_a_wrong_call(policy, capsys):
