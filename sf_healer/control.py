@@ -33,6 +33,7 @@ from sf_healer.core.commands import (
     decode_outcome,
 )
 from sf_healer.settings import Settings
+from sf_healer.views.requests import ENDED, objection_to
 
 #: How long a request is good; admission holds it no longer than this.
 REQUEST_EXPIRES_SECONDS = 60.0
@@ -73,15 +74,25 @@ def person() -> str:
 
 
 def restart_of(
-    page: Mapping[str, Any], *, reason: str, by: str, now: float, expires_seconds: float = REQUEST_EXPIRES_SECONDS
+    page: Mapping[str, Any],
+    *,
+    reason: str,
+    by: str,
+    now: float,
+    even_if_ended: bool = False,
+    expires_seconds: float = REQUEST_EXPIRES_SECONDS,
 ) -> Command:
     """Compose the command that restarts a Job as its page at a worker shows it.
 
-    `now` is the time of the steps log, epoch seconds. Raises RequestRefusedError for a Job that is not there.
+    `now` is the time of the steps log, epoch seconds. Raises RequestRefusedError for a Job that is not there, that may
+    not be touched, or that has ended: to run it again has to be meant.
     """
     fact, policy = page["incarnation"], page["policy"]  # the policy is known where the Job is
     if fact is None or fact["condition"] in {"gone", "deleting"}:
         raise RequestRefusedError(f"Job {page['job']} is gone, or is being deleted")
+    objection = "" if even_if_ended and page["verdict"] in ENDED else objection_to(page)
+    if objection:
+        raise RequestRefusedError(f"{page['job']}: {objection}")
     return Command(
         id=command_id(page["job"], fact["uid"], REQUESTED_VERDICT, now, fact["attempt"]),
         key=page["job"],

@@ -1,16 +1,32 @@
-"""What `restart` and `resolve` have in common: a request of a person is sent once, and its answer told."""
+"""What the commands by which people act have in common: they look first, send a request once, and tell its answer."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import click
 
 from sf_healer.adapters.kafka import BrokerRefusedError
 from sf_healer.cli import ExitCode, say
+from sf_healer.commands.reading import Worker
 from sf_healer.control import Answer, RequestRefusedError, send_action
 from sf_healer.core.commands import Command, Outcome, Resolve, Result
 from sf_healer.settings import Settings
 from sf_healer.views.words import OUTCOMES
+
+
+def read_restarts(asked: Worker) -> Mapping[str, Any]:
+    """Read what the actuator knows of restarts and of what holds them back.
+
+    Raises ConnectionError where nobody tells: what a person wants to do may be done all the same.
+    """
+    try:
+        page: Mapping[str, Any] = asked.read("/actions/")
+    except click.ClickException as problem:
+        raise ConnectionError(problem.message) from problem
+    if page["admission"] is None:
+        raise ConnectionError(f"{asked.url} does not see what admission sees")
+    return page
 
 
 def ask(settings: Settings, request: Command | Resolve, *, wait_seconds: float) -> Answer:

@@ -116,6 +116,7 @@ def test_a_restart_that_a_person_asks_for_is_carried_out_and_told(stage: Stage):
     before = stage.uid()
     done = stage.healer("restart", NAME, "--reason", "looks odd")
     assert done.returncode == ExitCode.OK, done.stderr
+    assert "this is attempt 1 of 3 within 1h; those that people ask for count too" in done.stderr
     assert "restarted, verified: the new incarnation gave a sign of life" in done.stderr
     assert stage.uid() != before
     job = stage.cluster.read_job(stage.cluster.namespace, NAME)
@@ -164,7 +165,8 @@ def test_a_job_that_is_skipped_is_exempt_and_refused_until_it_is_watched_again(s
     until(lambda: stage.page().get("verdict") == "exempt", "the Job to be exempt", seconds=SECONDS)
     refused = stage.healer("restart", NAME, "--reason", "no")
     assert refused.returncode == ExitCode.REFUSED, refused.stderr
-    assert "refused, exempt: annotation sf-healer.io/skip" in refused.stderr
+    assert "annotation sf-healer.io/skip" in refused.stderr
+    assert f"`sf-healer unskip {stage.cluster.namespace}/{NAME}`" in refused.stderr
     assert stage.uid() == before
     assert stage.healer("unskip", NAME).returncode == ExitCode.OK
     until(lambda: stage.page().get("verdict") != "exempt", "the Job to be watched", seconds=SECONDS)

@@ -5,10 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 import pytest
@@ -18,51 +16,19 @@ from sf_healer.cli import ExitCode, run
 from sf_healer.commands.reading import Worker, job_key
 from sf_healer.settings import Settings
 from sf_healer.views.lines import moment, span
-from tests.core.shown import IDLE, SECRET, SICK, WELL, the_pages
+from tests.core.served import PAGES, Pages, served
+from tests.core.shown import IDLE, SECRET, SICK, WELL
 from tests.core.strategies import T0, a_fact
 from tests.lab.waiting import until
 
 COMMAND_SECONDS = 60.0
-PAGES = the_pages()
-
-
-class Pages(ThreadingHTTPServer):
-    """A worker's pages; a test may change them."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.pages = {path: (status, msgspec.json.encode(body)) for path, (status, body) in PAGES.items()}
-        self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def put(self, path: str, body: object, status: int = 200) -> None:
-        self.pages[path] = (status, msgspec.json.encode(body))
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Pages
-
-    def do_GET(self) -> None:
-        status, body = self.server.pages.get(self.path, (404, b'{"error": "no such page"}'))
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-        self.server.asked.append(self.path)
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
 
 
 @pytest.fixture
 def pages(monkeypatch) -> Iterator[Pages]:
-    opened = Pages()
-    thread = threading.Thread(target=opened.serve_forever, args=(0.05,))
-    thread.start()
-    monkeypatch.setenv("SF_HEALER_URL", opened.url)
-    yield opened
-    opened.shutdown()
-    thread.join()
-    opened.server_close()
+    with served() as opened:
+        monkeypatch.setenv("SF_HEALER_URL", opened.url)
+        yield opened
 
 
 def rows(capsys):
