@@ -552,19 +552,24 @@ def test_a_pause_stops_an_admitted_action_before_its_delete():
     assert log.ledger.slots == ()
 
 
+def fail_once(log, attempt, uid):
+    """Restart a Job that then says nothing; returns the uid of its new incarnation."""
+    log.now += 60.0
+    command = a_command(uid=uid, id=f"c{attempt}", expires_at=log.now + 60, startup_seconds=30.0)
+    log.append(counts(log.now), command).drain()
+    new_uid = f"n{attempt}"
+    for result in (found(uid, attempt=attempt - 1), DONE, ABSENT, StepResult(What.DONE, uid=new_uid)):
+        log.answer(result)
+    while log.outcomes[-1:] == [] or log.outcomes[-1].command_id != f"c{attempt}":
+        log.answer(found(new_uid, pods=1))
+    return new_uid
+
+
 def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
     log = Log(limits=Limits(backoff_seconds=0.0))
     uid = "u-a"
     for attempt in range(1, 4):
-        log.now += 60.0
-        command = a_command(uid=uid, id=f"c{attempt}", expires_at=log.now + 60, startup_seconds=30.0)
-        log.append(counts(log.now), command).drain()
-        new_uid = f"n{attempt}"
-        for result in (found(uid, attempt=attempt - 1), DONE, ABSENT, StepResult(What.DONE, uid=new_uid)):
-            log.answer(result)
-        while log.outcomes[-1:] == [] or log.outcomes[-1].command_id != f"c{attempt}":
-            log.answer(found(new_uid, pods=1))
-        uid = new_uid
+        uid = fail_once(log, attempt, uid)
     assert [outcome.reason for outcome in log.outcomes] == ["no_sign_of_life"] * 3
     assert [outcome.attempt for outcome in log.outcomes] == [1, 2, 3]
     assert [outcome.quarantined for outcome in log.outcomes] == [False, False, True]
@@ -572,6 +577,17 @@ def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
     assert log.outcomes[-1].reason == "quarantined"
     log.append(Resume(scope="job:stf/a", by="ada"), a_command(uid=uid, id="c5", expires_at=log.now + 60)).drain()
     assert len(log.tasks) == 1
+
+
+def test_after_a_quarantine_the_attempts_count_from_zero_and_the_numbers_of_restarts_go_on():
+    log = Log(limits=Limits(backoff_seconds=0.0))
+    uid = "u-a"
+    for attempt in range(1, 7):
+        uid = fail_once(log, attempt, uid)
+        if attempt == 3:
+            log.append(Resume(scope="job:stf/a", by="ada")).drain()
+    assert [outcome.attempt for outcome in log.outcomes] == [1, 2, 3, 4, 5, 6]
+    assert [outcome.quarantined for outcome in log.outcomes] == [False, False, True, False, False, True]
 
 
 def test_a_quarantine_lasts_as_long_as_the_job_is_found_sick_and_ends_after_a_healthy_hour():
