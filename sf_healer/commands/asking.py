@@ -1,8 +1,8 @@
 """What the commands by which people act have in common: they look first, send a request once, and tell its answer."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +13,20 @@ from sf_healer.control import Answer, RequestRefusedError, send_action
 from sf_healer.core.commands import Command, Outcome, Resolve, Result
 from sf_healer.settings import Settings
 from sf_healer.views.words import OUTCOMES
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reason_option(told: str) -> Callable[[F], F]:
+    """Ask for the reason of what a person does: others read it at night."""
+    return click.option("--reason", required=True, metavar="TEXT", help=told, callback=_said)
+
+
+def _said(_context: click.Context, _option: click.Parameter, reason: str) -> str:
+    if not reason.strip():
+        raise click.BadParameter("it is empty; say why")
+    return reason.strip()
 
 
 def read_restarts(asked: Worker) -> Mapping[str, Any]:
@@ -30,9 +44,14 @@ def read_restarts(asked: Worker) -> Mapping[str, Any]:
 
 
 def ask(settings: Settings, request: Command | Resolve, *, wait_seconds: float) -> Answer:
-    """Send a request and wait so long for what becomes of it; raises ClickException where it cannot be sent."""
+    """Send a request and wait so long for what becomes of it; raises as `send`."""
+    return send(send_action(settings, request, wait_seconds=wait_seconds))
+
+
+def send(sending: Coroutine[Any, Any, T]) -> T:
+    """Send what a person asks for; raises ClickException where it cannot be sent, ConnectionError without a broker."""
     try:
-        return asyncio.run(send_action(settings, request, wait_seconds=wait_seconds))
+        return asyncio.run(sending)
     except (RequestRefusedError, BrokerRefusedError) as problem:
         raise click.ClickException(str(problem)) from None
 

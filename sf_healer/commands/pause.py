@@ -1,22 +1,21 @@
 """`sf-healer pause`: restart nothing in a scope, for a while or until resumed."""
 
-import asyncio
 import time
 
 import click
 
-from sf_healer.adapters.kafka import BrokerRefusedError
 from sf_healer.cli import ExitCode, say
+from sf_healer.commands.asking import reason_option, send
 from sf_healer.commands.reading import url_option, worker
 from sf_healer.commands.scopes import dry_run_option, jobs_in_scope, scope_of, scope_options
-from sf_healer.control import RequestRefusedError, parse_duration, person, send_control
+from sf_healer.control import parse_duration, person, send_control
 from sf_healer.core.commands import Pause, encode
 from sf_healer.views.lines import moment
 
 
 @click.command()
 @scope_options
-@click.option("--reason", required=True, metavar="TEXT", help="Why; it is shown with every refusal.")
+@reason_option("Why; it is shown with every refusal.")
 @click.option("--for", "duration", metavar="DURATION", help="End by itself after 90s, 30m, 1h30m, 2d, ….")
 @dry_run_option
 @url_option
@@ -46,10 +45,7 @@ def command(
     if dry_run:
         click.echo(encode(pause))
     else:
-        try:
-            asyncio.run(send_control(settings, pause))
-        except (RequestRefusedError, BrokerRefusedError) as problem:
-            raise click.ClickException(str(problem)) from None
+        send(send_control(settings, pause))
     known = jobs_in_scope(asked, scope)
     counted = "" if known is None else f"; {len(known)} known Jobs are in it"
     ends = "until resumed" if until is None else f"until {moment(until)}"

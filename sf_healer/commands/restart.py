@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.asking import ask, in_words, read_restarts, told
+from sf_healer.commands.asking import ask, in_words, read_restarts, reason_option, told
 from sf_healer.commands.reading import job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
 from sf_healer.control import RequestRefusedError, person, restart_of
@@ -24,7 +24,7 @@ _ANSWERS = {
 
 @click.command()
 @click.argument("job")
-@click.option("--reason", required=True, metavar="TEXT", help="Why; it is kept with the restart.")
+@reason_option("Why; it is kept with the restart.")
 @click.option(
     "--wait",
     "wait_seconds",
@@ -62,7 +62,7 @@ def command(
     if restarts is None:
         say(f"how many attempts it has used cannot be told: {problem}")
     else:
-        say(attempts_in_words(attempts_of(page, restarts)))
+        say(attempts_in_words(attempts_of(request.key, page, restarts)))
     if dry_run:
         click.echo(encode(request))
         say(f"would be asked for: a restart of {request.key}, uid {request.uid}")

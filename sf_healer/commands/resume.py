@@ -1,38 +1,71 @@
 """`sf-healer resume`: end a pause; of one Job also its quarantine."""
 
-import asyncio
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from sf_healer.adapters.kafka import BrokerRefusedError
-from sf_healer.cli import ExitCode, say, settings_for_a_command
+from sf_healer.cli import ExitCode, say
+from sf_healer.commands.asking import read_restarts, send
+from sf_healer.commands.reading import Worker, url_option, worker
 from sf_healer.commands.scopes import dry_run_option, scope_of, scope_options
-from sf_healer.control import RequestRefusedError, person, send_control
+from sf_healer.control import person, send_control
 from sf_healer.core.commands import Resume, encode
+from sf_healer.views.requests import Resumption, resumption
 
 
 @click.command()
 @scope_options
 @click.option("--reason", default="", metavar="TEXT", help="Why.")
 @dry_run_option
+@url_option
 def command(
-    *, all_jobs: bool, job: str | None, queue: str | None, target: str | None, reason: str, dry_run: bool
+    *,
+    all_jobs: bool,
+    job: str | None,
+    queue: str | None,
+    target: str | None,
+    reason: str,
+    dry_run: bool,
+    url: str | None,
 ) -> ExitCode:
     """End the pause of a scope; --all ends the pause of all Jobs, not those of single queues or targets.
 
-    With --job it also ends the quarantine of that Job.
+    With --job it also ends the quarantine of that Job, and its attempts count from zero. What is still paused is told.
+    Exit code 4 where nothing was paused, and nothing is sent; a worker tells, and where none can be reached the pause
+    is ended all the same.
     """
-    settings = settings_for_a_command()
+    asked, settings = worker(url)
     scope = scope_of(settings, all_jobs=all_jobs, job=job, queue=queue, target=target)
-    resume = Resume(scope=scope, reason=reason, by=person(), at=time.time())
-    if dry_run:
-        click.echo(encode(resume))
-        say(f"would be resumed: {scope}")
-        return ExitCode.OK
     try:
-        asyncio.run(send_control(settings, resume))
-    except (RequestRefusedError, BrokerRefusedError) as problem:
-        raise click.ClickException(str(problem)) from None
-    say(f"resumed: {scope}")
-    return ExitCode.OK
+        ends, follows = _what_follows(asked, scope)
+    except ConnectionError as problem:
+        ends, follows = True, [f"whether it was paused, and what still is, cannot be told: {problem}"]
+    if ends:
+        resume = Resume(scope=scope, reason=reason, by=person(), at=time.time())
+        if dry_run:
+            click.echo(encode(resume))
+        else:
+            send(send_control(settings, resume))
+        say(f"{'would be resumed' if dry_run else 'resumed'}: {scope}")
+    for line in follows:
+        say(line)
+    return ExitCode.OK if ends else ExitCode.REFUSED
+
+
+def _what_follows(asked: Worker, scope: str) -> Resumption:
+    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells."""
+    restarts = read_restarts(asked)
+    if not scope.startswith("job:"):
+        return resumption(scope, None, None, restarts)
+    job = scope.removeprefix("job:")
+    return resumption(scope, job, _page_of(asked, job), restarts)
+
+
+def _page_of(asked: Worker, job: str) -> Mapping[str, Any] | None:
+    try:
+        page: Mapping[str, Any] = asked.read_job(job)
+    except (ConnectionError, click.ClickException):  # a Job that is gone may still be paused
+        return None
+    return page

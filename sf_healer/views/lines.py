@@ -61,6 +61,13 @@ def pauses_of(page: Mapping[str, Any], valve: Mapping[str, Any] | None) -> list[
     return [] if valve is None else [pause for pause in valve["pauses"] if pause["scope"] in scopes]
 
 
+def pause_in_words(pause: Mapping[str, Any]) -> str:
+    """Say what is paused, until when, why and by whom."""
+    until = f"until {moment(pause['until'])}" if pause["until"] else "until resumed"
+    by = f" by {pause['by']}" if pause["by"] else ""
+    return f"{pause['scope']} {until}: {pause['reason']}{by}"
+
+
 def job_lines(data: Mapping[str, Any]) -> Iterator[Line]:
     """Tell everything known of a Job: its page with `restarts`, its part of `/actions/`, and the `pauses` that hold."""
     yield "job", data["job"]
@@ -177,9 +184,7 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     for held in valve["held"]:
         yield "  held", f"{held['job']} ({held['verdict']}){': ' + held['group'] if held['group'] else ''}"
     for pause in valve["pauses"]:
-        until = f"until {moment(pause['until'])}" if pause["until"] else "until resumed"
-        by = f" by {pause['by']}" if pause["by"] else ""
-        yield "  paused", f"{pause['scope']} {until}: {pause['reason']}{by}"
+        yield "  paused", pause_in_words(pause)
     if wide:
         for name, value in valve["limits"].items():
             yield f"  limit {name}", "as the mode says" if value is None else value

@@ -1,4 +1,4 @@
-"""What people are told before they have a Job restarted: how it is judged, what speaks against it, what it costs.
+"""What people are told where they have a Job restarted or end a pause: what speaks against it, what follows from it.
 
 Read from a worker's pages; nothing here draws, and nothing here asks.
 """
@@ -11,7 +11,7 @@ import msgspec
 from sf_healer.core.admission import History, quarantine_ends_at, recent_attempts
 from sf_healer.core.policy import Limits
 from sf_healer.core.verdicts import Rule, Verdict
-from sf_healer.views.lines import moment, span
+from sf_healer.views.lines import moment, pause_in_words, pauses_of, span
 from sf_healer.views.words import RULES
 
 #: A Job that is one of these has come to its end, and somebody meant it to.
@@ -25,6 +25,13 @@ class Attempts(NamedTuple):
     allowed: int
     window_seconds: float
     quarantined: bool
+
+
+class Resumption(NamedTuple):
+    """Whether the end of a pause ends anything, and what there is to say of it."""
+
+    ends: bool
+    told: list[str]
 
 
 def objection_to(page: Mapping[str, Any]) -> str:
@@ -59,10 +66,13 @@ def verdict_in_words(page: Mapping[str, Any]) -> str:
     return f"{page['job']} is {page['verdict']}: {page['why']['explanation']}; {loading}"
 
 
-def attempts_of(page: Mapping[str, Any], restarts: Mapping[str, Any]) -> Attempts:
-    """Count the restarts of a Job; `restarts` is what `/actions/` shows, with what admission sees."""
+def attempts_of(job: str, page: Mapping[str, Any] | None, restarts: Mapping[str, Any]) -> Attempts:
+    """Count the restarts of a Job; `restarts` is what `/actions/` shows, with what admission sees.
+
+    Its page says what its policy allows; without one it is what holds for any Job.
+    """
     valve = restarts["admission"]
-    known = (restarts["actions"].get(page["job"]) or {}).get("history") or {}
+    known = (restarts["actions"].get(job) or {}).get("history") or {}
     history = History(
         attempts=tuple(known.get("attempts", ())),
         ended_at=known.get("ended_at", 0.0),
@@ -70,7 +80,7 @@ def attempts_of(page: Mapping[str, Any], restarts: Mapping[str, Any]) -> Attempt
         sick_at=known.get("sick_at", 0.0),
     )
     limits, now = msgspec.convert(valve["limits"], Limits), valve["at"] or 0.0
-    own = (page["policy"] or {}).get("attempts")
+    own = ((page or {}).get("policy") or {}).get("attempts")
     if own:
         limits = msgspec.structs.replace(limits, attempts=own)
     return Attempts(
@@ -91,3 +101,38 @@ def attempts_in_words(attempts: Attempts) -> str:
     if this < attempts.allowed:
         return f"{told}; those that people ask for count too"
     return f"{told}: after this one it is in quarantine when it falls sick again"
+
+
+def resumption(scope: str, job: str | None, page: Mapping[str, Any] | None, restarts: Mapping[str, Any]) -> Resumption:
+    """Say what the end of a pause of this scope ends; `job` is the one Job it is of, `page` what is known of it."""
+    valve = restarts["admission"]
+    fresh = [] if job is None else _fresh_attempts(attempts_of(job, page, restarts), page)
+    if not fresh and all(pause["scope"] != scope for pause in valve["pauses"]):
+        return Resumption(ends=False, told=_nothing_paused(scope, valve))
+    pauses = valve["pauses"] if page is None else pauses_of(page, valve)
+    left = [f"still paused: {pause_in_words(pause)}" for pause in pauses if pause["scope"] != scope]
+    return Resumption(ends=True, told=[*fresh, *left])
+
+
+def _nothing_paused(scope: str, valve: Mapping[str, Any]) -> list[str]:
+    asked_for = f"nothing was paused: {scope}; as of {moment(valve['at'])}"
+    if not valve["pauses"]:
+        return [f"{asked_for} no pause holds"]
+    return [f"{asked_for} these pauses hold:", *(f"  {pause_in_words(pause)}" for pause in valve["pauses"])]
+
+
+def _fresh_attempts(attempts: Attempts, page: Mapping[str, Any] | None) -> list[str]:
+    """Say what follows where the attempts of a Job are forgotten, and its quarantine with them."""
+    told = []
+    if attempts.quarantined:
+        again = (page or {}).get("not_again_before")
+        when = f": not again before {moment(again)}, and only" if again else ", and it is restarted only"
+        told.append(f"its quarantine ends{when} if it is still sick")
+    if attempts.used or attempts.quarantined:
+        so_far = f" after {page['attempt']}" if page else ""
+        first = f"the next is 1 of {attempts.allowed} within {span(attempts.window_seconds)}"
+        told.append(
+            f"its attempts count from zero: {first}; "
+            f"ATTEMPT of `sf-healer actions` numbers all its restarts and goes on{so_far}"
+        )
+    return told

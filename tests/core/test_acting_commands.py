@@ -154,3 +154,119 @@ def test_where_the_actuator_does_not_answer_that_is_told_and_the_restart_asked_f
     assert json.loads(printed.out)["key"] == JOB
     assert "how many attempts it has used cannot be told: " in printed.err
     assert "no worker owns the steps log" in printed.err
+
+
+# ---- resume
+
+
+FIRST_OF_THREE = "the next is 1 of 3 within 1h"
+NUMBERS_GO_ON = "ATTEMPT of `sf-healer actions` numbers all its restarts and goes on"
+
+
+def a_pause(scope: str, *, until: float | None = None, reason: str = "maintenance", by: str = "ann@box") -> dict:
+    return {"scope": scope, "reason": reason, "by": by, "at": NOW - 60.0, "until": until}
+
+
+FOR_ALL, OF_A_QUEUE, OF_A_TARGET = a_pause("*"), a_pause("queue:q1", until=NOW + 600.0), a_pause("target:loader")
+
+
+@pytest.mark.parametrize("options", [["--queue", "Q1"], ["--target", "other"], ["--all"], ["--job", JOB]])
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_what_was_not_paused_is_not_resumed_and_what_is_paused_is_told(pages, capsys, options, flags):
+    a_job(pages)
+    restarts(pages, pauses=[OF_A_QUEUE, OF_A_TARGET])
+    assert run(["resume", *options, *flags]) == ExitCode.REFUSED
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    first, *others = printed.err.splitlines()
+    assert first.startswith("nothing was paused: ")
+    assert first.endswith(f"; as of {moment(NOW)} these pauses hold:")
+    assert others == [
+        f"  queue:q1 until {moment(NOW + 600.0)}: maintenance by ann@box",
+        "  target:loader until resumed: maintenance by ann@box",
+    ]
+
+
+def test_where_nothing_is_paused_at_all_that_is_told(pages, capsys):
+    restarts(pages)
+    assert run(["resume", "--queue", "q1"]) == ExitCode.REFUSED
+    assert capsys.readouterr().err == f"nothing was paused: queue:q1; as of {moment(NOW)} no pause holds\n"
+
+
+def test_the_end_of_the_pause_of_all_jobs_names_what_is_still_paused(pages, capsys):
+    restarts(pages, pauses=[FOR_ALL, OF_A_QUEUE, OF_A_TARGET])
+    assert run(["resume", "--all", "--dry-run"]) == ExitCode.OK
+    assert capsys.readouterr().err.splitlines() == [
+        "would be resumed: *",
+        f"still paused: queue:q1 until {moment(NOW + 600.0)}: maintenance by ann@box",
+        "still paused: target:loader until resumed: maintenance by ann@box",
+    ]
+
+
+def test_of_one_job_only_the_pauses_are_named_that_hold_for_it(pages, capsys):
+    a_job(pages)
+    restarts(pages, pauses=[OF_A_QUEUE, OF_A_TARGET, a_pause(f"job:{JOB}")])
+    assert run(["resume", "--job", JOB, "--dry-run"]) == ExitCode.OK
+    assert capsys.readouterr().err.splitlines() == [
+        f"would be resumed: job:{JOB}",
+        "still paused: target:loader until resumed: maintenance by ann@box",
+    ]
+
+
+def test_the_end_of_a_quarantine_says_when_it_is_looked_at_again_and_what_counts_from_now(pages, capsys):
+    a_job(pages, attempt=3)
+    page = json.loads(pages.pages[f"/jobs/{JOB}/"][1])
+    pages.put(f"/jobs/{JOB}/", page | {"not_again_before": NOW + 60.0})
+    restarts(pages, attempts=[NOW - 900.0, NOW - 600.0, NOW - 300.0], quarantined_at=NOW - 200.0)
+    assert run(["resume", "--job", JOB, "--dry-run"]) == ExitCode.OK
+    assert capsys.readouterr().err.splitlines() == [
+        f"would be resumed: job:{JOB}",
+        f"its quarantine ends: not again before {moment(NOW + 60.0)}, and only if it is still sick",
+        f"its attempts count from zero: {FIRST_OF_THREE}; {NUMBERS_GO_ON} after 3",
+    ]
+
+
+def test_attempts_that_are_not_used_up_are_forgotten_too(pages, capsys):
+    a_job(pages, attempt=1)
+    restarts(pages, attempts=[NOW - 900.0])
+    assert run(["resume", "--job", JOB, "--dry-run"]) == ExitCode.OK
+    printed = capsys.readouterr().err
+    assert "its attempts count from zero: the next is 1 of 3 within 1h" in printed
+    assert "quarantine" not in printed
+
+
+def test_a_quarantine_is_ended_although_the_detector_does_not_answer(pages, capsys):
+    restarts(pages, attempts=[NOW - 900.0, NOW - 600.0, NOW - 300.0])
+    assert run(["resume", "--job", JOB, "--dry-run"]) == ExitCode.OK
+    printed = capsys.readouterr().err
+    assert "its quarantine ends, and it is restarted only if it is still sick" in printed
+    assert "its attempts count from zero: the next is 1 of 3 within 1h" in printed
+
+
+def test_where_nobody_tells_what_is_paused_the_pause_is_ended_and_that_is_told(pages, capsys):
+    pages.put("/actions/", {"error": "no worker owns the steps log right now"}, 503)
+    assert run(["resume", "--queue", "q1", "--dry-run"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["scope"] == "queue:q1"
+    assert printed.err.splitlines()[0] == "would be resumed: queue:q1"
+    assert "whether it was paused, and what still is, cannot be told: " in printed.err
+    assert "no worker owns the steps log" in printed.err
+
+
+def test_resume_asks_the_worker_that_is_named(pages, capsys, monkeypatch):
+    monkeypatch.setenv("SF_HEALER_URL", "http://127.0.0.1:1")
+    restarts(pages)
+    assert run(["resume", "--queue", "q1", "--url", pages.url]) == ExitCode.REFUSED
+    assert "/actions/" in pages.asked
+
+
+# ---- reasons
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+@pytest.mark.parametrize("arguments", [["pause", "--all"], ["restart", JOB]])
+def test_a_reason_says_something(pages, capsys, arguments, reason):
+    assert run([*arguments, "--reason", reason, "--dry-run"]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "--reason: it is empty; say why" in printed.err.replace("'", "")
