@@ -31,6 +31,7 @@ from sf_healer import __version__
 from sf_healer.access import Access, Granted
 from sf_healer.adapters import metrics
 from sf_healer.adapters.failures import in_words
+from sf_healer.adapters.unreached import why_unreached
 from sf_healer.core.clocks import ClockBound
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
@@ -470,23 +471,23 @@ class _NotConnected(urllib3.exceptions.HTTPError):
 
 
 @contextmanager
-def _connecting() -> Iterator[None]:
+def _connecting(to: HTTPConnection) -> Iterator[None]:
     """Tell apart what goes wrong before anything is sent: urllib3 has the same errors for both."""
     try:
         yield
     except (OSError, urllib3.exceptions.HTTPError, CertificateError) as problem:
-        raise _NotConnected(str(problem)) from problem
+        raise _NotConnected(why_unreached(problem, f"{to.host}:{to.port}")) from problem
 
 
 class _Connection(HTTPConnection):
     def connect(self) -> None:
-        with _connecting():
+        with _connecting(self):
             super().connect()
 
 
 class _SecureConnection(HTTPSConnection):
     def connect(self) -> None:
-        with _connecting():
+        with _connecting(self):
             super().connect()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 
 from sf_healer import __version__
-from sf_healer.adapters.failures import in_words
 from sf_healer.adapters.files import given
 from sf_healer.adapters.threads import in_thread
+from sf_healer.adapters.unreached import why_unreached
 from sf_healer.settings import Settings, SettingsError, is_http_url
 
 TIMEOUT_SECONDS = 5.0
@@ -25,11 +25,7 @@ class WorkerUnreachableError(ConnectionError):
 
 
 class NobodyListensError(WorkerUnreachableError):
-    """There was no connection to the address; `reason` says why."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{url}: {reason}")
-        self.reason = reason
+    """There was no connection to the address."""
 
 
 class WorkerRefusedError(RuntimeError):
@@ -87,13 +83,20 @@ def _answer(method: str, url: str, *, body: object = None, timeout_seconds: floa
     try:
         return httpx.request(method, url, json=body, timeout=timeout_seconds, follow_redirects=True, headers=headers)
     except httpx.ConnectTimeout as problem:
-        raise NobodyListensError(url, f"no connection in {timeout_seconds:g} s") from problem
+        raise NobodyListensError(f"no connection to {_place(url)} in {timeout_seconds:g} s") from problem
     except httpx.TimeoutException as problem:
         raise WorkerUnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
     except httpx.ConnectError as problem:
-        raise NobodyListensError(url, in_words(str(problem))) from problem
+        raise NobodyListensError(why_unreached(problem, _place(url))) from problem
     except httpx.TransportError as problem:
-        raise WorkerUnreachableError(f"{url}: {in_words(str(problem))}") from problem
+        raise WorkerUnreachableError(why_unreached(problem, _place(url))) from problem
+
+
+def _place(url: str) -> str:
+    """Name the HOST:PORT that a URL leads to."""
+    parsed = httpx.URL(url)
+    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    return f"{host}:{parsed.port or (443 if parsed.scheme == 'https' else 80)}"
 
 
 def get_status(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> int:

@@ -39,6 +39,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from sf_healer.adapters import failures, permissions
 from sf_healer.adapters.login import Login, follow
+from sf_healer.adapters.unreached import is_refused
 from sf_healer.rights import Operation, Right
 from sf_healer.settings import PREFIX, Settings
 from sf_healer.topics import Found, Spec
@@ -382,12 +383,14 @@ def in_words(problem: Exception) -> str:
         return f"{told}; see {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
     if isinstance(problem, UnsupportedSaslMechanismError):
         return f"it does not offer this SASL mechanism; see {PREFIX}SASL_MECHANISM"
-    if isinstance(problem, ConnectionRefusedError):
+    if isinstance(problem, OSError) and is_refused(problem):
         return "connection refused"
     if isinstance(problem, TimeoutError):
         return f"no answer in {REQUEST_TIMEOUT_SECONDS:g} s"
     if isinstance(problem, KafkaConnectionError | ConnectionResetError):
         return f"it closed the connection; does its listener want TLS or SASL ({PREFIX}CA_FILE, {PREFIX}SASL_*)?"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror.lower()
     return failures.in_words(told) or type(problem).__name__
 
 

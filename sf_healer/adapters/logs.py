@@ -8,6 +8,8 @@ import logging
 import logging.config
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import stamina.instrumentation
@@ -26,6 +28,9 @@ _INDISCREET = ("aiokafka.conn", "faust.transport.drivers.aiokafka", "kubernetes.
 
 # These name each address asked, and that of a webhook is a secret: only warnings, also when debugging.
 _NAMES_ADDRESSES = ("httpx", "httpcore")
+
+# What tells of each try to reach a broker.
+_EACH_TRY = ("sf_healer.retry", "aiokafka")
 
 # A client library that cannot reach its broker says so hundreds of times a second, for as long as it is away.
 REPEATED_SECONDS = 10.0
@@ -86,6 +91,19 @@ def configure(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None) 
         cache_logger_on_first_use=True,
     )
     stamina.instrumentation.set_on_retry_hooks([_log_retry, stamina.instrumentation.PrometheusOnRetryHook])
+
+
+@contextmanager
+def without_tries() -> Iterator[None]:
+    """Leave out what tells of each try to reach a broker: a command that waits for one says once what came of them."""
+    levels = {name: logging.getLogger(name).level for name in _EACH_TRY}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def dict_config(level: LogLevel = LogLevel.INFO, *, stream: TextIO | None = None) -> dict[str, Any]:

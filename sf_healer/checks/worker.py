@@ -28,7 +28,7 @@ def check(address: Address) -> Iterator[Finding]:
     try:
         answers = [(field, get_answer(f"{url}{page}")) for page, field in _PAGES]
     except NobodyListensError as problem:
-        what, fix = f"no worker at {url}: {problem.reason}", f"sf-healer worker starts one; {_OTHER}"
+        what, fix = f"no worker at {url}: {problem}", f"sf-healer worker starts one; {_OTHER}"
         yield Finding(About.WORKER, State.UNREACHABLE if address.named else State.WARNING, what, fix)
     except WorkerUnreachableError as problem:
         what = f"a worker hangs or ends: it takes a connection, and {problem}"

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
-from sf_healer.adapters.kafka import BrokerRefusedError
+from sf_healer.adapters import logs
+from sf_healer.adapters.kafka import BrokerRefusedError, BrokerUnreachableError
 from sf_healer.cli import ExitCode, say
 from sf_healer.commands.reading import Worker
 from sf_healer.control import Answer, RequestRefusedError, send_action
@@ -51,9 +52,12 @@ def ask(settings: Settings, request: Command | Resolve, *, wait_seconds: float) 
 def send(sending: Coroutine[Any, Any, T]) -> T:
     """Send what a person asks for; raises ClickException where it cannot be sent, ConnectionError without a broker."""
     try:
-        return asyncio.run(sending)
+        with logs.without_tries():
+            return asyncio.run(sending)
     except (RequestRefusedError, BrokerRefusedError) as problem:
         raise click.ClickException(str(problem)) from None
+    except BrokerUnreachableError as problem:
+        raise ConnectionError(f"{problem}; `sf-healer doctor` looks further") from None
 
 
 def told(

@@ -33,8 +33,11 @@ def annotate(job: str, value: str | None, *, dry_run: bool) -> ExitCode:
     if not isinstance(answer, ApiFailure):
         say(f"{namespace}/{name} is {'left alone' if answer.fact.skip else 'watched'} from now on")
         return ExitCode.OK
+    if answer.kind is Failure.UNREACHABLE:
+        raise ConnectionError(f"the cluster was not reached: {answer.message}; nothing was changed")
     if answer.kind in NO_ANSWER:
-        raise ConnectionError(answer.message)
+        look = f"`kubectl --namespace {namespace} get job {name} -o yaml` tells what it did"
+        raise ConnectionError(f"the cluster was asked and did not answer; {look}")
     if answer.kind is Failure.FORBIDDEN:
         say(f"{answer.message}\nit takes the right to patch Jobs in {namespace}")
         return ExitCode.REFUSED

@@ -1,11 +1,15 @@
 """The commands by which people act, against pages that the real views made: what is said first, what is refused."""
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, run
 from sf_healer.core.events import Kind
 from sf_healer.core.facts import Condition
@@ -270,3 +274,63 @@ def test_a_reason_says_something(pages, capsys, arguments, reason):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "--reason: it is empty; say why" in printed.err.replace("'", "")
+
+
+# ---- no broker
+
+
+@pytest.mark.parametrize("arguments", [["pause", "--all", "--reason", "x"], ["resume", "--all"]])
+def test_without_a_broker_one_sentence_says_so_and_what_looks_further(pages, capsys, monkeypatch, arguments):
+    monkeypatch.setattr("sf_healer.adapters.kafka.wait_for_broker", patient(0.5, kafka.wait_for_broker))
+    restarts(pages, pauses=[FOR_ALL])
+    assert run(arguments) == ExitCode.UNREACHABLE
+    told = "Error: Kafka at 127.0.0.1:1: connection refused; `sf-healer doctor` looks further\n"
+    assert capsys.readouterr().err == told
+
+
+def patient(seconds: float, wait):
+    """Try for a shorter time than a person would have to wait."""
+
+    async def for_a_moment(settings, *, patience_seconds=None):
+        del patience_seconds
+        await wait(settings, patience_seconds=seconds)
+
+    return for_a_moment
+
+
+# ---- no cluster
+
+
+@pytest.mark.parametrize("arguments", [["skip", JOB], ["unskip", JOB]])
+def test_without_a_cluster_it_is_told_that_nothing_was_changed(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.setenv("SF_HEALER_KUBECONFIG", kubeconfig_for(tmp_path, "http://127.0.0.1:1"))
+    assert run(arguments) == ExitCode.UNREACHABLE
+    told = "Error: the cluster was not reached: nothing listens at 127.0.0.1:1; nothing was changed\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_cluster_that_hears_and_does_not_answer_may_have_changed_the_job(tmp_path, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hanging_up = threading.Thread(target=hang_up, args=(server,))
+        hanging_up.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("SF_HEALER_KUBECONFIG", kubeconfig_for(tmp_path, url))
+        assert run(["skip", JOB]) == ExitCode.UNREACHABLE
+        hanging_up.join()
+    looked = f"`kubectl --namespace stf get job {NAME} -o yaml` tells what it did"
+    assert capsys.readouterr().err == f"Error: the cluster was asked and did not answer; {looked}\n"
+
+
+def hang_up(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+
+
+def kubeconfig_for(directory: Path, url: str) -> str:
+    path = directory / "kubeconfig"
+    path.write_text(
+        f'apiVersion: v1\nkind: Config\nclusters: [{{name: c, cluster: {{server: "{url}"}}}}]\n'
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\ncurrent-context: c\n"
+    )
+    return str(path)

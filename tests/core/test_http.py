@@ -68,7 +68,7 @@ def test_an_answer_that_is_none_is_told_with_its_status(server, page, status, sa
 
 
 def test_nobody_there_is_unreachable():
-    with pytest.raises(WorkerUnreachableError, match=r"127\.0\.0\.1:1/jobs/"):
+    with pytest.raises(WorkerUnreachableError, match=r"nothing listens at 127\.0\.0\.1:1"):
         get_json("http://127.0.0.1:1/jobs/")
 
 
