@@ -46,10 +46,14 @@ def command(
         click.echo(encode(pause))
     else:
         send(send_control(settings, pause))
-    known = jobs_in_scope(asked, scope)
-    counted = "" if known is None else f"; {len(known)} known Jobs are in it"
     ends = "until resumed" if until is None else f"until {moment(until)}"
-    say(f"{'would be paused' if dry_run else 'paused'}: {scope} {ends}{counted}")
-    if known == []:
+    paused = f"{'would be paused' if dry_run else 'paused'}: {scope} {ends}"
+    try:
+        known = jobs_in_scope(asked, scope)
+    except ConnectionError as problem:
+        say(f"{paused}\nhow many Jobs are in it cannot be told: {problem}")
+        return ExitCode.OK
+    say(f"{paused}; {len(known)} known Jobs are in it")
+    if not known:
         say("Careful: nothing is held by that now. Capitals count; `sf-healer jobs -o wide` shows targets and queues")
     return ExitCode.OK

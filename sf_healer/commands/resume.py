@@ -12,7 +12,11 @@ from sf_healer.commands.reading import Worker, url_option, worker
 from sf_healer.commands.scopes import dry_run_option, scope_of, scope_options
 from sf_healer.control import person, send_control
 from sf_healer.core.commands import Resume, encode
+from sf_healer.views.lines import moment
 from sf_healer.views.requests import Resumption, resumption
+
+#: A tick is on the steps log each second: a worker that shows none for so long does not know the newest pauses.
+_LATE_SECONDS = 30.0
 
 
 @click.command()
@@ -55,8 +59,11 @@ def command(
 
 
 def _what_follows(asked: Worker, scope: str) -> Resumption:
-    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells."""
+    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells, or not as it is now."""
     restarts = read_restarts(asked)
+    at = restarts["admission"]["at"]
+    if at is None or time.time() - at > _LATE_SECONDS:
+        raise ConnectionError(f"{asked.url} shows {'nothing yet' if at is None else f'it as it was at {moment(at)}'}")
     if not scope.startswith("job:"):
         return resumption(scope, None, None, restarts)
     job = scope.removeprefix("job:")

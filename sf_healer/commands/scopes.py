@@ -39,12 +39,12 @@ def scope_of(settings: Settings, *, all_jobs: bool, job: str | None, queue: str 
     return scopes[0]
 
 
-def jobs_in_scope(worker: Worker, scope: str) -> list[str] | None:
-    """Name the Jobs a worker knows in a scope; None when no worker answers."""
+def jobs_in_scope(worker: Worker, scope: str) -> list[str]:
+    """Name the Jobs a worker knows in a scope; raises ConnectionError where nobody tells."""
     try:
         page = worker.read("/jobs/")
-    except (ConnectionError, click.ClickException):
-        return None
+    except click.ClickException as problem:
+        raise ConnectionError(problem.message) from problem
     return [row["job"] for row in page["jobs"] if _is_in(row, scope)]
 
 

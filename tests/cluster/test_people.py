@@ -147,6 +147,9 @@ def test_a_pause_holds_restarts_survives_the_worker_and_ends_when_resumed(stage:
 
     assert stage.healer("resume", "--job", NAME).returncode == ExitCode.OK
     until(lambda: not stage.pauses(), "the pause to end", seconds=SECONDS)
+    again = stage.healer("resume", "--job", f"nobody-{NAME}")
+    assert again.returncode == ExitCode.REFUSED, again.stderr
+    assert f"nothing was paused: job:{stage.cluster.namespace}/nobody-{NAME}" in again.stderr
     done = stage.healer("restart", NAME, "--reason", "now")
     assert done.returncode == ExitCode.OK, done.stderr
     assert stage.uid() != before
@@ -189,6 +192,21 @@ async def test_people_see_the_job_and_its_numbers(stage: Stage):
     assert checked.returncode == ExitCode.OK, checked.stderr
     assert NAME in checked.stdout
     assert "mode" in stage.healer("fleet").stdout
+
+
+async def test_a_job_that_has_finished_is_run_again_only_where_that_is_meant(stage: Stage):
+    before = stage.uid()
+    async with AIOKafkaProducer(bootstrap_servers=stage.bootstrap) as producer:
+        report = {"event": "finished", "status": "finished", "queue_id": QUEUE, "producer": "loader-ws__P4nTkv"}
+        await producer.send_and_wait("queue-events", json.dumps(report | {"finished": True}).encode())
+    until(lambda: stage.page().get("verdict") == "completed", "the Job to be completed", seconds=SECONDS)
+    refused = stage.healer("restart", NAME, "--reason", "no")
+    assert refused.returncode == ExitCode.REFUSED, refused.stderr
+    assert "it has finished at" in refused.stderr
+    assert stage.uid() == before
+    done = stage.healer("restart", NAME, "--reason", "the file was wrong", "--even-if-ended")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert stage.uid() != before
 
 
 def test_a_missing_topic_is_told_with_what_makes_it(tmp_path: Path):

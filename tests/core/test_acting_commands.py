@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ RESTART = ["restart", JOB, "--reason", "looks odd", "--dry-run"]
 @pytest.fixture
 def pages(monkeypatch) -> Iterator[Pages]:
     monkeypatch.setenv("SF_HEALER_BROKER_URL", "kafka://127.0.0.1:1")
+    monkeypatch.setattr("sf_healer.commands.resume.time", SimpleNamespace(time=lambda: NOW + 2.0))
     with served() as opened:
         monkeypatch.setenv("SF_HEALER_URL", opened.url)
         yield opened
@@ -42,12 +44,12 @@ def a_job(pages, *said: Kind, **fact) -> None:
     pages.put(f"/jobs/{JOB}/", build_job(driver.partition, driver.state()))
 
 
-def restarts(pages, *, attempts=(), key=JOB, pauses=(), **history) -> None:
-    """Serve what the actuator knows at NOW: when a Job was restarted, and which pauses hold."""
+def restarts(pages, *, attempts=(), pauses=(), at=NOW, **history) -> None:
+    """Serve what the actuator knows, by default at NOW: when a Job was restarted, and which pauses hold."""
     admission = json.loads(msgspec.json.encode(PAGES["/actions/"][1]))["admission"]
     record = {"history": {"attempts": attempts, "ended_at": 0.0, "quarantined_at": 0.0, "sick_at": 0.0, **history}}
-    valve = {**admission, "at": NOW, "pauses": list(pauses)}
-    pages.put("/actions/", {"actions": {key: record} if attempts or history else {}, "admission": valve})
+    valve = {**admission, "at": at, "pauses": list(pauses)}
+    pages.put("/actions/", {"actions": {JOB: record} if attempts or history else {}, "admission": valve})
 
 
 # ---- restart
@@ -255,6 +257,15 @@ def test_where_nobody_tells_what_is_paused_the_pause_is_ended_and_that_is_told(p
     assert printed.err.splitlines()[0] == "would be resumed: queue:q1"
     assert "whether it was paused, and what still is, cannot be told: " in printed.err
     assert "no worker owns the steps log" in printed.err
+
+
+@pytest.mark.parametrize(("at", "told"), [(NOW - 60.0, f"it as it was at {moment(NOW - 60.0)}"), (None, "nothing yet")])
+def test_a_worker_that_lags_does_not_tell_what_is_paused(pages, capsys, at, told):
+    restarts(pages, at=at)
+    assert run(["resume", "--queue", "q1", "--dry-run"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["scope"] == "queue:q1"
+    assert f"cannot be told: {pages.url} shows {told}" in printed.err
 
 
 def test_resume_asks_the_worker_that_is_named(pages, capsys, monkeypatch):
