@@ -185,7 +185,7 @@ def test_a_server_that_is_away_is_told_in_words_with_its_address(tmp_path: Path)
     url = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
     (finding,) = kubernetes.check(Settings(kubeconfig=str(kubeconfig))).findings
     assert finding.state is State.UNREACHABLE
-    assert finding.what == f"the API server at {url} does not answer: connection refused"
+    assert finding.what == f"the API server at {url} does not answer: nothing listens at {url.removeprefix('http://')}"
 
 
 # ------------------------------------------------------------------ a worker that starts
@@ -376,7 +376,10 @@ def test_a_worker_that_hangs_does_not_answer(monkeypatch: pytest.MonkeyPatch):
 def test_where_nobody_listens_that_is_a_fault_only_of_an_address_that_was_named(named: bool, state: State):  # noqa: FBT001
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     finding = asked(url, named=named)
-    assert (finding.state, finding.what) == (state, f"no worker at {url}: connection refused")
+    assert (finding.state, finding.what) == (
+        state,
+        f"no worker at {url}: nothing listens at {url.removeprefix('http://')}",
+    )
     assert "SF_HEALER_URL" in finding.fix
 
 
