@@ -208,7 +208,7 @@ class Actuator:
         return self.ledger.limits or self._asked_for
 
     def restore(self, items: Iterable[tuple[bytes, bytes]], *, log_end: int | None = None) -> None:
-        """Take over the stored state.
+        """Take over the stored state, and its newest time: the broker's clock may have been set back since.
 
         `log_end` is the end offset of the steps log: an earlier one than we have folded means that the topic
         was made anew, and its offsets count from the start again. Raises UnknownSchema.
@@ -219,6 +219,7 @@ class Actuator:
                 self.ledger = decode_ledger(value)
             else:
                 self._keep(key.decode(), decode_job_record(value))
+        self.now = max([self.ledger.now, *(record.at for record in self.jobs.values())])
         newest = max([self.ledger.offset, *(record.offset for record in self.jobs.values())])
         if log_end is not None and log_end <= newest:
             self.ledger = msgspec.structs.replace(self.ledger, offset=-1)
@@ -568,7 +569,7 @@ class Actuator:
     # ---- keeping
 
     def _write_ledger(self, offset: int, effects: Effects) -> None:
-        self.ledger = msgspec.structs.replace(self.ledger, offset=offset)
+        self.ledger = msgspec.structs.replace(self.ledger, offset=offset, now=self.now)
         self._write(LEDGER_KEY, _encode(self.ledger), effects)
 
     def _write_job(self, key: str, record: JobRecord, offset: int, effects: Effects) -> None:

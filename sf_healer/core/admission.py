@@ -138,6 +138,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True):
     limits: Limits | None = None  # that were said last; None: none were yet
     rollout: RolloutView = NO_ROLLOUT  # of queue-manager, as last seen
     rollout_at: float = 0.0
+    now: float = 0.0  # the newest time on the log when this was written
 
 
 NO_HISTORY = History()

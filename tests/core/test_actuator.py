@@ -565,6 +565,15 @@ def fail_once(log, attempt, uid):
     return new_uid
 
 
+def test_who_takes_over_goes_on_by_the_newest_time_on_the_log_though_the_brokers_clock_was_set_back():
+    """As one does who never died: history and budgets are a fold of the log. Found by the simulation."""
+    log = Log().heal()
+    newest = log.actuator.now
+    log.now -= 60.0
+    log.restart().tick()
+    assert log.actuator.now == newest
+
+
 def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
     log = Log(limits=Limits(backoff_seconds=0.0))
     uid = "u-a"
