@@ -13,7 +13,8 @@ from sf_healer.commands.reading import (
     watch_option,
     worker,
 )
-from sf_healer.views.lines import job_lines, pauses_of
+from sf_healer.views.holding import held_by, pauses_of
+from sf_healer.views.lines import job_lines
 
 
 @click.command()
@@ -33,8 +34,7 @@ def command(*, job: str, output: Reading, watching: bool, url: str | None) -> No
             record, valve, notes = restarts["actions"].get(key), restarts["admission"], []
         except ConnectionError as problem:  # the detector answers for itself
             record, valve, notes = None, None, [str(problem)]
-        pauses = pauses_of(page, valve)
-        data = {**page, "restarts": record, "pauses": pauses}
+        data = {**page, "restarts": record, "pauses": pauses_of(page, valve), "held_by": held_by(page, valve)}
         return Table(data, ("WHAT", "VALUE"), list(job_lines(data)), notes)
 
     if watching:

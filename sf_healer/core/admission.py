@@ -165,7 +165,20 @@ def admit(
     refused = _unfit(ledger, command, now, history, job) or _not_needed(idle, group, limits)
     if refused is None and command.verdict != REQUESTED_VERDICT:
         refused = _tried_too_often(history, limits_of(command, limits), now)
-    return refused or _fleet_brakes(ledger, command, fleet, limits, now) or Allowed()
+    return refused or _fleet_brakes(ledger, command.evidence.unhealthy_at or 0.0, fleet, limits, now) or Allowed()
+
+
+def brake(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
+    """Say what refuses the restart of any Job now, whichever it is; None where that depends on the Job."""
+    pause = pauses_that_hold(ledger.pauses, now).get(ALL_JOBS)
+    return _paused(pause) if pause is not None else _fleet_brakes(ledger, 0.0, fleet, limits, now)
+
+
+def allowed_now(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> int:
+    """Say how many restarts may begin now, of Jobs that nothing of their own holds back."""
+    if brake(ledger, fleet, limits, now) is not None:
+        return 0
+    return min(int(tokens_left(ledger, limits, now)), min(ledger.window, limits.in_flight) - len(ledger.slots))
 
 
 def limits_of(command: Command, limits: Limits) -> Limits:
@@ -310,8 +323,7 @@ def _unfit(ledger: Ledger, command: Command, now: float, history: History, job: 
         return Refused(Reason.EXPIRED, 0.0, f"it was good until {command.expires_at:.0f}")
     pause = pause_of(ledger.pauses, command, now)
     if pause is not None:
-        # Not until the pause would be over: a person may end it before, and the Job must be asked for then.
-        return Refused(Reason.PAUSED, 0.0, f"{pause.scope}: {pause.reason}")
+        return _paused(pause)
     if any(slot.key == command.key for slot in ledger.slots):
         return Refused(Reason.DUPLICATE, 0.0, "an action for this Job is open")
     if command.id in history.acted:
@@ -325,6 +337,11 @@ def _unfit(ledger: Ledger, command: Command, now: float, history: History, job: 
     if job is not None and (job.uid != command.uid or job.condition is Condition.GONE):
         return Refused(Reason.SUPERSEDED, 0.0, "the Job is gone or another one has its name")
     return None
+
+
+def _paused(pause: Pause) -> Refused:
+    # Not until the pause would be over: a person may end it before, and the Job must be asked for then.
+    return Refused(Reason.PAUSED, 0.0, f"{pause.scope}: {pause.reason}")
 
 
 def _exemption(job: JobFact) -> str:
@@ -361,14 +378,14 @@ def _tried_too_often(history: History, limits: Limits, now: float) -> Refused | 
     return None
 
 
-def _fleet_brakes(ledger: Ledger, command: Command, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
-    """Refuse on account of what happens to all Jobs together."""
+def _fleet_brakes(ledger: Ledger, unhealthy_at: float, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
+    """Refuse on account of what happens to all Jobs together, a Job that turned unhealthy at that time."""
     rollout = rollout_in_the_way(ledger, now)
     if rollout and limits.platform_rollout is DuringRollout.HOLD:
         wait = retry_after(ledger.rollout, now, at_least=limits.refused_retry_seconds)
         return Refused(Reason.PLATFORM_ROLLOUT, wait, rollout)
     # A count older than the verdict does not know whether this Job is alone: a burst would slip through.
-    if not _is_fresh(fleet, limits, now) or fleet.as_of < (command.evidence.unhealthy_at or 0.0):
+    if not _is_fresh(fleet, limits, now) or fleet.as_of < unhealthy_at:
         detail = f"{fleet.missing} partitions are not counted" if fleet.missing else "the counts are old"
         return Refused(Reason.COUNTS, _COUNTS_RETRY_SECONDS, detail)
     ledger = watch_fleet(ledger, fleet, limits, now)

@@ -10,7 +10,8 @@ import msgspec
 from sf_healer.core.cadence import p99_seconds, silence_threshold
 from sf_healer.core.partition import Partition
 from sf_healer.core.state import NEVER, JobState
-from sf_healer.core.verdicts import NO_LOOK
+from sf_healer.core.verdicts import NO_LOOK, Judgement
+from sf_healer.views.holding import Held, Holding, held
 from sf_healer.views.words import RULES
 
 
@@ -32,7 +33,21 @@ def build_row(partition: Partition, state: JobState) -> dict[str, Any]:
         "threshold_seconds": judgement.threshold,
         "attempt": fact.attempt if fact else 0,
         "partition": partition.number,
+        "held_by": _held_by(partition, state, judgement),
     }
+
+
+def _held_by(partition: Partition, state: JobState, judgement: Judgement) -> Held | None:
+    """Say what holds the restart of a sick Job back, by the last answer to it; None where there was none."""
+    if not judgement.restartable:
+        return None
+    if state.command_id:
+        return held(Holding.ASKED, until=_time(state.command_deadline))
+    outcome = state.outcome
+    if outcome is None or state.fact is None or outcome.uid != state.fact.uid:
+        return None
+    is_ahead = state.retry_at > partition.watermark.value
+    return held(outcome.reason, until=state.retry_at if is_ahead else None, detail=outcome.detail)
 
 
 def build_jobs(partitions: list[Partition]) -> list[dict[str, Any]]:

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sf_healer.core.verdicts import RESTARTABLE
+from sf_healer.core.actions import Cause
+from sf_healer.core.admission import Reason
+from sf_healer.core.verdicts import RESTARTABLE, Rule, Verdict
+from sf_healer.views.actions import waits_for_a_person
+from sf_healer.views.holding import Holding
 from sf_healer.views.words import OUTCOMES
 
 _NO_MORE_OUTCOMES = 5
@@ -21,6 +25,30 @@ _GROUNDS_MOMENTS = (
     ("source_at", "report dated"),
 )
 
+#: What holds a restart back, where its reason is not the word for it.
+_HELD: Mapping[str, str] = {
+    Holding.ASKED: "asked for, no answer yet",
+    Holding.UNDER_WAY: "under way",
+    Holding.ASKED_AGAIN: "asked for again",
+    Holding.WAITS_FOR_A_PERSON: "waits for a person",
+    Reason.PLATFORM_ROLLOUT: "rollout",
+    Cause.OBSERVE_MODE: "mode = observe",
+}
+#: Jobs that are so judged are left alone for good.
+_NEVER = frozenset({Verdict.EXEMPT, Verdict.FOREIGN})
+_EXEMPT_BY: Mapping[str, str] = {Rule.SKIP_ANNOTATION: "annotation sf-healer.io/skip"}
+#: What happens at the time that is told of a hold; by itself the Job is asked for again.
+_AT_ITS_END: Mapping[str, str] = {
+    Holding.ASKED_AGAIN: " at",
+    Reason.PAUSED: " until",
+    Reason.BACKOFF: " until",
+    Reason.PLATFORM_ROLLOUT: " until",
+    Reason.STORM: "; a first canary at",
+    Reason.RATE: "; the next at",
+}
+#: Within so long before or after now the time of day tells which day it is.
+_SAME_DAY_SECONDS = 12 * 3600.0
+
 Line = tuple[str, object]
 
 
@@ -32,6 +60,12 @@ def moment(at: float | None) -> str:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return f"{at:.0f}"
+
+
+def clock(at: float, now: float | None = None) -> str:
+    """Write a time as `moment` does, and without its day where it is so near to `now` that nobody would ask for it."""
+    told = moment(at)
+    return told.rpartition(" ")[2] if now is None or abs(at - now) <= _SAME_DAY_SECONDS else told
 
 
 def span(seconds: float | None) -> str:
@@ -55,25 +89,41 @@ def missing_notes(page: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def pauses_of(page: Mapping[str, Any], valve: Mapping[str, Any] | None) -> list[Any]:
-    """Give the pauses that hold for a Job; `valve` is what admission shows, None where it cannot be told."""
-    scopes = {"*", f"job:{page['job']}", f"queue:{page['queue_id']}", f"target:{page['target']}"}
-    return [] if valve is None else [pause for pause in valve["pauses"] if pause["scope"] in scopes]
+def in_short(held: Mapping[str, Any] | None, now: float | None) -> str:
+    """Say what holds the restart of a Job back in a few words, and until when; "-" where nothing is known to."""
+    if held is None:
+        return "-"
+    reason, until = held["reason"], held["until"]
+    told = _HELD.get(reason, str(reason).replace("_", " "))
+    if until is None or reason == Holding.ASKED:
+        return told
+    return f"{told}{_AT_ITS_END.get(reason, '; asked for again at')} {clock(until, now)}"
+
+
+def of_all_in_short(held: Mapping[str, Any], now: float | None) -> str:
+    """Say what holds the restarts of all Jobs back."""
+    reason, until = held["reason"], held["until"]
+    if reason == Reason.PAUSED:
+        return f"paused: {held['detail']} until {'resumed' if until is None else clock(until, now)}"
+    if reason == Reason.PLATFORM_ROLLOUT:
+        return f"rollout of queue-manager{'' if until is None else f' until {clock(until, now)}'}"
+    told = in_short(held, now)
+    return f"{told}: {held['detail']}" if until is None and held["detail"] else told
 
 
 def pause_in_words(pause: Mapping[str, Any]) -> str:
     """Say what is paused, until when, why and by whom."""
     until = f"until {moment(pause['until'])}" if pause["until"] else "until resumed"
-    by = f" by {pause['by']}" if pause["by"] else ""
+    by = f" by {pause['by']}" if pause.get("by") else ""
     return f"{pause['scope']} {until}: {pause['reason']}{by}"
 
 
 def job_lines(data: Mapping[str, Any]) -> Iterator[Line]:
-    """Tell everything known of a Job: its page with `restarts`, its part of `/actions/`, and the `pauses` that hold."""
+    """Tell everything known of a Job: its page with `restarts`, its part of `/actions/`, `pauses` and `held_by`."""
     yield "job", data["job"]
     yield from verdict_lines(data)
     yield from restart_lines(data)
-    yield from policy_lines(data["policy"])
+    yield from policy_lines(data["policy"], is_exempt=data["verdict"] == Verdict.EXEMPT)
     yield from said_lines(data["said"])
     yield from incarnation_lines(data["incarnation"], running_since=data["pod_running_since"])
 
@@ -85,28 +135,39 @@ def verdict_lines(data: Mapping[str, Any]) -> Iterator[Line]:
     if why["threshold_seconds"]:
         told = f"{span(why['silence_seconds'])} of {span(why['threshold_seconds'])}, since {moment(why['since'])}"
         yield "  counted", f"{told}, by the log as of {moment(why['watermark'])}"
-    yield "  looks again", moment(why["looks_again_at"]) if why["looks_again_at"] else "when something happens"
+    yield "  looks again", moment(why["looks_again_at"]) if why["looks_again_at"] else _waits_for(data)
     if data["group_found_idle_at"]:
         yield "  group found idle", moment(data["group_found_idle_at"])
     if data["cadence"]:
         yield "  cadence", _cadence(data["cadence"])
 
 
+def _waits_for(data: Mapping[str, Any]) -> str:
+    """Say what a Job waits for whose verdict no passing of time changes."""
+    if data["verdict"] not in RESTARTABLE:
+        return "when it reports, or the cluster shows a change"
+    if data["command"] is not None:
+        return f"when its restart is answered, at the latest {moment(data['command']['deadline'])}, or when it reports"
+    again = _not_again_before(data)
+    return "when it reports" if again is None else f"{moment(again)}, or when it reports"
+
+
+def _not_again_before(data: Mapping[str, Any]) -> float | None:
+    """Give the time until which the Job is not asked for again; None where that is over."""
+    again, now = data["not_again_before"], data["why"]["watermark"]
+    return again if again and (now is None or again > now) else None
+
+
 def restart_lines(data: Mapping[str, Any]) -> Iterator[Line]:
     """Say what is done about it, and if nothing is, why not."""
     record = data["restarts"] or {}
     action, outcome = record.get("action"), data["last_outcome"]
-    if action is not None:
-        yield "restart", f"under way: {action['state']} since {moment(action['since'])}"
-    elif data["command"] is not None:
-        yield "restart", f"asked for; no answer yet, given up at {moment(data['command']['deadline'])}"
-    elif data["verdict"] not in RESTARTABLE:
-        yield "restart", "not needed"
-    elif data["not_again_before"]:
-        yield "restart", f"not again before {moment(data['not_again_before'])}"
+    yield "restart", _restart(data, action)
+    again = _not_again_before(data)
+    if again is not None and action is None and data["verdict"] in RESTARTABLE:
+        yield "  not again before", moment(again)
     for pause in data["pauses"]:
-        until = moment(pause["until"]) if pause["until"] else "resumed"
-        yield "  paused", f"{pause['scope']} until {until}: {pause['reason']}"
+        yield "  paused", pause_in_words(pause)
     if outcome is not None:
         yield "  last answer", f"{moment(outcome['at'])} {answer_of(outcome)}"
     for past in list(reversed(record.get("recent", [])))[:_NO_MORE_OUTCOMES]:
@@ -115,6 +176,23 @@ def restart_lines(data: Mapping[str, Any]) -> Iterator[Line]:
     if (record.get("history") or {}).get("quarantined_at"):
         since = moment(record["history"]["quarantined_at"])
         yield "  quarantined", f"since {since}; `sf-healer resume --job {data['name']}` ends it"
+
+
+def _restart(data: Mapping[str, Any], action: Mapping[str, Any] | None) -> str:
+    why, held = data["why"], data["held_by"]
+    if action is not None:
+        waits = "waits for a person" if waits_for_a_person(action) else "under way"
+        return f"{waits}: {action['state']} since {moment(action['since'])}"
+    if data["verdict"] in _NEVER:
+        return f"never: {data['verdict']} ({_EXEMPT_BY.get(why['rule'], why['explanation'])})"
+    if data["verdict"] not in RESTARTABLE:
+        return "not needed"
+    if held is not None and held["reason"] != Holding.ASKED:
+        explained = held["detail"] or OUTCOMES.get(held["reason"], "")
+        return f"no: {in_short(held, why['watermark'])}" + (f" ({explained})" if explained else "")
+    if data["command"] is not None:
+        return f"asked for; no answer yet, given up at {moment(data['command']['deadline'])}"
+    return "not asked for yet"
 
 
 def _cadence(learned: Mapping[str, Any]) -> str:
@@ -130,13 +208,15 @@ def answer_of(outcome: Mapping[str, Any]) -> str:
     return f"{outcome['result']}, {outcome['reason']}" + (f": {detail}" if detail else "")
 
 
-def policy_lines(policy: Mapping[str, Any] | None) -> Iterator[Line]:
-    """Tell what is expected of the Job."""
+def policy_lines(policy: Mapping[str, Any] | None, *, is_exempt: bool = False) -> Iterator[Line]:
+    """Tell what is expected of the Job; `is_exempt` also where it is not the policy that says so."""
     if policy is None:
         return
     yield "policy", policy["name"]
     for name, value in policy.items():
-        if name != "name" and value is not None:
+        if name == "exempt" and is_exempt and not value:
+            yield f"  {name}", "false, and the Job is exempt all the same"
+        elif name != "name" and value is not None:
             yield f"  {name}", f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
@@ -178,16 +258,28 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     missing = f", {fleet['partitions_not_counted']} partitions missing" if fleet["partitions_not_counted"] else ""
     yield "  counted", f"{moment(fleet['counted_at'])}{missing}"
     yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"
-    yield "  restarts allowed now", valve["restarts_allowed_now"]
+    yield "  restarts allowed now", _allowed(valve)
     if (rollout := valve.get("rollout")) is not None:
         yield "  rollout of queue-manager", _rollout(rollout)
     for held in valve["held"]:
         yield "  held", f"{held['job']} ({held['verdict']}){': ' + held['group'] if held['group'] else ''}"
     for pause in valve["pauses"]:
         yield "  paused", pause_in_words(pause)
+    if quarantined := valve.get("quarantined"):
+        yield "  in quarantine", f"{len(quarantined)}; `sf-healer jobs --sick` shows which, and what holds others"
+    if waiting := valve.get("waiting_for_a_person"):
+        yield "  wait for a person", f"{len(waiting)}; `sf-healer actions --open` shows which"
     if wide:
         for name, value in valve["limits"].items():
             yield f"  limit {name}", "as the mode says" if value is None else value
+
+
+def _allowed(valve: Mapping[str, Any]) -> str:
+    """Say how many restarts may begin now, and why none may."""
+    allowed, by = int(valve["restarts_allowed_now"]), valve.get("restarts_held_by")
+    if by is not None:
+        return f"{allowed} ({of_all_in_short(by, valve['at'])})"
+    return f"{allowed} (mode = observe: told, and not done)" if valve["observe_only"] else str(allowed)
 
 
 def policy_notes(files: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -580,3 +580,42 @@ def test_other_limits_give_away_no_more_than_the_old_ones_had_saved_and_the_new_
     saved = tokens_left(ledger, old, NOW + later)
     changed = change_limits(ledger, new, NOW + later)
     assert tokens_left(changed, new, NOW + later) <= min(saved, new_burst)
+
+
+# ---- how many restarts may begin now
+
+STORMY = Ledger(phase=Phase.STORM, phase_since=NOW - 60.0)
+ROLLING = Ledger(rollout=RolloutView(progressing=True, phase="Progressing"), rollout_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "fleet", "reason"),
+    [
+        (PAUSED, WELL, Reason.PAUSED),
+        (ROLLING, WELL, Reason.PLATFORM_ROLLOUT),
+        (Ledger(), Fleet(base=100, unhealthy=1, sick=1, as_of=0.0, missing=2), Reason.COUNTS),
+        (STORMY, WELL, Reason.STORM),
+        (EMPTY_BUCKET, WELL, Reason.RATE),
+        (BUSY, WELL, Reason.IN_FLIGHT),
+    ],
+)
+def test_while_something_holds_every_job_back_no_restart_is_allowed_whatever_the_budget(ledger, fleet, reason):
+    assert admission.brake(ledger, fleet, LIMITS, NOW).reason is reason
+    assert admission.allowed_now(ledger, fleet, LIMITS, NOW) == 0
+    assert isinstance(ask(ledger, fleet=fleet), Refused)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "allowed"),
+    [
+        (Ledger(), 1),
+        (Ledger(window=8), 3),
+        (Ledger(window=8, tokens=2.9, tokens_at=NOW), 2),
+        (Ledger(window=2, slots=(Slot("stf/b", "c0", NOW),)), 1),
+        (Ledger(pauses={"target:x": Pause(scope="target:x", reason="new image")}), 1),
+        (Ledger(pauses={"*": Pause(scope="*", reason="over", until=NOW - 1.0)}), 1),
+    ],
+)
+def test_without_a_brake_as_many_are_allowed_as_the_budget_and_what_is_under_way_leave(ledger, allowed):
+    assert admission.brake(ledger, WELL, LIMITS, NOW) is None
+    assert admission.allowed_now(ledger, WELL, LIMITS, NOW) == allowed

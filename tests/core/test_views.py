@@ -52,7 +52,8 @@ def test_admission_is_shown_with_what_is_held_paused_and_under_way():
     assert json.loads(msgspec.json.encode(shown)) == msgspec.to_builtins(shown)
     assert (shown["phase"], shown["observe_only"], shown["in_flight_limit"]) == ("calm", False, 1)
     assert [each["job"] for each in shown["in_flight"]] == ["stf/a"]
-    assert shown["restarts_allowed_now"] == 2.0
+    assert (shown["restarts_allowed_now"], shown["restarts_held_by"]["reason"]) == (0, "in_flight")
+    assert shown["restarts_left_by_the_rate"] == 2.0
     assert [(each["job"], each["group"]) for each in shown["held"]] == [("stf/b", "")]
     pause = {"scope": "queue:q9", "reason": "maintenance", "by": "ann", "at": 0.0, "until": NOW + 60.0}
     assert shown["pauses"] == [pause]

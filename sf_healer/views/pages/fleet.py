@@ -98,6 +98,11 @@ def _held_back(valve: Mapping[str, Any]) -> Iterator[str]:
         yield rollout["in_the_way"] + ("" if rollout["holds"] else " (a warning, nothing is held)")
     for pause in valve["pauses"]:
         yield f"paused: {'all Jobs' if pause['scope'] == ALL_JOBS else pause['scope']}"
+    # A worker of before tells neither.
+    if quarantined := valve.get("quarantined"):
+        yield f"in quarantine: {len(quarantined)} Jobs"
+    if waiting := valve.get("waiting_for_a_person"):
+        yield f"restarts that wait for a person: {len(waiting)}"
 
 
 def _last_section(restarts: Mapping[str, Any], *, now: float) -> Html:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sf_healer.core.verdicts import Verdict
 from sf_healer.views.actions import list_actions
-from sf_healer.views.lines import incarnation_lines, pauses_of, policy_lines, restart_lines, said_lines, verdict_lines
+from sf_healer.views.holding import held_by, pauses_of
+from sf_healer.views.lines import incarnation_lines, policy_lines, restart_lines, said_lines, verdict_lines
 from sf_healer.views.pages.actions import actions_table
 from sf_healer.views.pages.jobs import silence_strip
 from sf_healer.views.pages.markup import Html, element, fragment, verdict_mark
@@ -15,7 +17,8 @@ def draw_job(data: Mapping[str, Any], restarts: Mapping[str, Any], *, frame: Fra
     """Draw a Job; `data` is what its JSON twin shows, `restarts` what `/actions/?job=` does, or its error."""
     why = data["why"]
     record, valve = restarts.get("actions", {}).get(data["job"]), restarts.get("admission")
-    whole = {**data, "restarts": record, "pauses": pauses_of(data, valve)}
+    whole = {**data, "restarts": record, "pauses": pauses_of(data, valve), "held_by": held_by(data, valve)}
+    expected = list(policy_lines(data["policy"], is_exempt=data["verdict"] == Verdict.EXEMPT))
     return draw(
         data["job"],
         section(
@@ -40,7 +43,7 @@ def draw_job(data: Mapping[str, Any], restarts: Mapping[str, Any], *, frame: Fra
             if data["incarnation"] is not None
             else element("p", "Not seen in the cluster yet."),
         ),
-        section("policy", "What is expected of it", described(list(policy_lines(data["policy"])))),
+        section("policy", "What is expected of it", described(expected)),
         frame=frame,
     )
 
