@@ -103,7 +103,8 @@ class Jobs(View):
         if peers.LOCAL in request.query:
             return answer(self, await part_here(asked))
         data = await (part_of_all(asked) if asked.rows else list_of_all(asked))
-        return reply(self, request, Told(OK, data), lambda frame: draw_jobs(data, asked, frame=frame))
+        valve = (await restarts_told({"last": "1"})).data.get("admission") if is_page else None
+        return reply(self, request, Told(OK, data), lambda frame: draw_jobs(data, asked, frame=frame, valve=valve))
 
 
 async def rows_here() -> list[dict[str, Any]]:

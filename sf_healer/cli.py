@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -73,6 +73,13 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
+class Fit(NamedTuple):
+    """How a table is made to fit a terminal: what must stay whole, and what may be left out, the first first."""
+
+    whole: frozenset[str] = frozenset()  # columns whose cells are never wrapped: a name must be copied in one piece
+    droppable: tuple[str, ...] = ()
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is called."""
 
@@ -122,7 +129,14 @@ output_option = click.option(
 )
 
 
-def emit(data: Any, output: Output, *, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def emit(
+    data: Any,
+    output: Output,
+    *,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    fit: Fit = Fit(),  # noqa: B008  frozen
+) -> None:
     """Print data to stdout: as it is in JSON or YAML, or its rows as a table."""
     data = msgspec.to_builtins(data)
     match output:
@@ -135,7 +149,7 @@ def emit(data: Any, output: Output, *, columns: Sequence[str], rows: Iterable[Se
 
             click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
         case Output.TABLE:
-            _print_table(columns, rows)
+            _print_table(columns, [tuple(map(str, row)) for row in rows], fit)
 
 
 def say(message: str) -> None:
@@ -184,30 +198,59 @@ def terminal(stream: Any) -> bool:
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
-def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
-    """Draw a table for rich; a cell is text as it is, no markup."""
+def kept_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit, width: int
+) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """Leave out columns that may be, until the others fit into the width with a word of each cell on a line."""
+    for name in fit.droppable:
+        if least_width(columns, rows, fit) <= width or name not in columns:
+            continue
+        number = columns.index(name)
+        columns = [*columns[:number], *columns[number + 1 :]]
+        rows = [[*row[:number], *row[number + 1 :]] for row in rows]
+    return columns, rows
+
+
+def least_width(columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit) -> int:
+    """Say how narrow a table can be drawn, in characters: words and what must be whole are not broken."""
+    widths = [
+        max((len(piece) for cell in cells for piece in ([cell] if name in fit.whole else cell.split())), default=0)
+        for name, *cells in zip(columns, *([str(cell) for cell in row] for row in rows), strict=True)
+    ]
+    return sum(max(width, len(name)) for width, name in zip(widths, columns, strict=True)) + len(columns) - 1
+
+
+def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fit: Fit = Fit(), is_tight: bool = False) -> Any:  # noqa: B008  frozen
+    """Draw a table for rich; a cell is text as it is, no markup. `is_tight`: with one blank between columns."""
     from rich.table import Table  # noqa: PLC0415  not needed for --help
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=is_tight)
     for column in columns:
-        table.add_column(column, overflow="fold")  # a name that is cut cannot be copied
+        table.add_column(column, overflow="fold", no_wrap=column in fit.whole)  # a name that is cut cannot be copied
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     return table
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def drawn_for(width: int, columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit) -> tuple[Any, int]:
+    """Draw a table for a terminal of that width; gives also the width it needs, should that be more."""
+    whole = Fit(frozenset(columns))
+    is_tight = least_width(columns, rows, whole) + len(columns) - 1 > width
+    return drawn(columns, rows, fit=fit, is_tight=is_tight), max(width, least_width(columns, rows, fit))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit) -> None:
     from rich.console import Console  # noqa: PLC0415  not needed for --help
 
-    table = drawn(columns, rows)
     if terminal(sys.stdout):
-        Console().print(table)  # NO_COLOR is rich's own business
+        table, width = drawn_for(Console().width, columns, rows, fit)
+        Console(width=width).print(table)  # NO_COLOR is rich's own business
         return
     # In a pipe nothing is cut or wrapped: another program reads it.
     console = Console(width=_NO_WRAP_WIDTH)
     with console.capture() as captured:
-        console.print(table)
+        console.print(drawn(columns, rows))
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

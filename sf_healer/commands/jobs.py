@@ -1,14 +1,17 @@
 """`sf-healer jobs`: all Jobs with their verdicts, as any worker tells them."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 import click
 
-from sf_healer.cli import ExitCode, say
+from sf_healer.cli import ExitCode, Fit, say
 from sf_healer.commands.reading import (
+    JOB_COLUMN,
     Reading,
     Table,
+    Worker,
     reading_option,
     show,
     url_option,
@@ -17,10 +20,22 @@ from sf_healer.commands.reading import (
     worker,
 )
 from sf_healer.core.verdicts import RESTARTABLE, Verdict
-from sf_healer.views.lines import missing_notes, moment, span
+from sf_healer.views.holding import held_by
+from sf_healer.views.lines import in_short, missing_notes, moment, span
 
-_COLUMNS = ("JOB", "VERDICT", "WHY", "SILENT", "LIMIT", "RESTARTS")
-_WIDE_COLUMNS = (*_COLUMNS, "TARGET", "QUEUE", "LAST LOADING", "PARTITION")
+_COLUMNS = (JOB_COLUMN, "VERDICT", "WHY", "SILENT", "LIMIT", "RESTARTS")
+_HELD_BY = "HELD BY"
+_MORE_COLUMNS = ("TARGET", "QUEUE", "LAST LOADING", "PARTITION")
+#: Of -o wide nothing is left out: it was asked for.
+_FIT = Fit(whole=frozenset({JOB_COLUMN}), droppable=("RESTARTS", "WHY", "LIMIT", "SILENT"))
+
+
+class Sort(StrEnum):
+    """In which order Jobs are listed."""
+
+    NAME = "name"
+    SILENCE = "silence"
+    VERDICT = "verdict"
 
 
 @click.command()
@@ -31,6 +46,11 @@ _WIDE_COLUMNS = (*_COLUMNS, "TARGET", "QUEUE", "LAST LOADING", "PARTITION")
 @click.option("--target", "targets", multiple=True, help="Only Jobs of this target; may be repeated.")
 @click.option("--queue", "queues", multiple=True, help="Only Jobs of this queue; may be repeated.")
 @click.option("-n", "--namespace", help="Only Jobs of this namespace.")
+@click.option(
+    "--sort",
+    type=click.Choice([order.value for order in Sort]),
+    help="In order of name, of silence (the longest first; so with --sick), or of verdict (the sick first).",
+)
 @click.option("--check", is_flag=True, help="End with exit code 3 when a Job that is shown is sick.")
 @reading_option
 @watch_option
@@ -42,6 +62,7 @@ def command(
     targets: tuple[str, ...],
     queues: tuple[str, ...],
     namespace: str | None,
+    sort: str | None,
     check: bool,
     output: Reading,
     watching: bool,
@@ -49,7 +70,8 @@ def command(
 ) -> ExitCode:
     """List the Jobs: what each is judged to be, by which rule, and how long it has been silent.
 
-    Silence is counted on the log, not on the clock. With --check the exit code is 3 when a Job that is shown is
+    Silence is counted on the log, not on the clock. HELD BY, with --sick and -o wide, says what holds the restart of a
+    sick Job back. With --check the exit code is 3 when a Job that is shown is
     sick, and 5 when none is but some Jobs are not in the list, because a worker does not answer.
     """
     if watching and check:
@@ -65,12 +87,20 @@ def command(
             and (namespace is None or row["namespace"] == namespace)
         )
 
+    is_wide = output is Reading.WIDE
+    columns = (*_COLUMNS, *(_MORE_COLUMNS if is_wide else []), *([_HELD_BY] if sick or is_wide else []))
+    order = Sort(sort) if sort else Sort.SILENCE if sick else Sort.NAME
+
     def make() -> Table:
         page = asked.read("/jobs/")
-        rows = [row for row in page["jobs"] if is_wanted(row)]
-        columns = _WIDE_COLUMNS if output is Reading.WIDE else _COLUMNS
-        cells = [_cells(row)[: len(columns)] for row in rows]
-        return Table({**page, "jobs": rows}, columns, cells, missing_notes(page))
+        rows = sorted((row for row in page["jobs"] if is_wanted(row)), key=lambda row: _place(row, order))
+        valve, notes = _admission(asked) if _HELD_BY in columns else (None, [])
+        if _HELD_BY in columns:
+            rows = [{**row, "held_by": held_by(row, valve)} for row in rows]
+        now = valve["at"] if valve is not None else None
+        cells = [[_cells(row, now)[name] for name in columns] for row in rows]
+        fit = _FIT._replace(droppable=()) if is_wide else _FIT
+        return Table({**page, "jobs": rows}, columns, cells, [*missing_notes(page), *notes], fit)
 
     if watching:
         watch(make, output)
@@ -89,16 +119,36 @@ def _answer(page: Mapping[str, Any]) -> ExitCode:
     return ExitCode.OK
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:
-    return (
-        row["job"],
-        row["verdict"],
-        row["rule"],
-        span(row["silence_seconds"]) if row["threshold_seconds"] else "-",
-        span(row["threshold_seconds"]) if row["threshold_seconds"] else "-",
-        row["attempt"],
-        row["target"] or "-",
-        row["queue_id"] or "-",
-        moment(row["last_loading_at"]),
-        row["partition"],
-    )
+def _admission(asked: Worker) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """Give what admission shows; without it the last answers are all that is known, and that is noted."""
+    try:
+        return asked.read("/actions/?last=1")["admission"], []
+    except ConnectionError as problem:  # the detector answers for itself
+        return None, [f"{_HELD_BY} is the last answer to each Job, not what holds now: {problem}"]
+
+
+def _place(row: Mapping[str, Any], order: Sort) -> tuple[object, ...]:
+    """Give what a row is sorted by; a verdict without a silence comes after those that have one."""
+    match order:
+        case Sort.NAME:
+            return (row["job"],)
+        case Sort.SILENCE:
+            return (-row["silence_seconds"] if row["threshold_seconds"] else 1.0, row["job"])
+        case Sort.VERDICT:
+            return (row["verdict"] not in RESTARTABLE, row["verdict"], row["job"])
+
+
+def _cells(row: Mapping[str, Any], now: float | None) -> dict[str, object]:
+    return {
+        JOB_COLUMN: row["job"],
+        "VERDICT": row["verdict"],
+        "WHY": row["rule"],
+        "SILENT": span(row["silence_seconds"]) if row["threshold_seconds"] else "-",
+        "LIMIT": span(row["threshold_seconds"]) if row["threshold_seconds"] else "-",
+        "RESTARTS": row["attempt"],
+        _HELD_BY: in_short(row.get("held_by"), now),
+        "TARGET": row["target"] or "-",
+        "QUEUE": row["queue_id"] or "-",
+        "LAST LOADING": moment(row["last_loading_at"]),
+        "PARTITION": row["partition"],
+    }

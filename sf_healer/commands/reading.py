@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from sf_healer.adapters.http import WorkerRefusedError, WorkerUnreachableError, get_json
-from sf_healer.cli import Output, drawn, emit, say, settings_for_a_command, terminal
+from sf_healer.cli import Fit, Output, drawn_for, emit, kept_columns, say, settings_for_a_command, terminal
 from sf_healer.settings import PREFIX, Settings
 
 URL_VARIABLE = f"{PREFIX}URL"
@@ -113,11 +113,40 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     notes: Sequence[str] = ()
+    fit: Fit = Fit()
+
+
+#: The column of Jobs' names, in every table that has one.
+JOB_COLUMN = "JOB"
+
+
+def for_a_person(table: Table, width: int) -> Table:
+    """Make a table fit a terminal: the namespace is told once, what is least needed is left out; both are noted."""
+    rows, namespace = _without_namespace(table)
+    columns, narrow = kept_columns(table.columns, rows, table.fit, width)
+    dropped = [name for name in table.columns if name not in columns]
+    notes = [f"all in namespace {namespace}"] if namespace else []
+    notes += [f"a wider terminal shows {', '.join(dropped)} too"] if dropped else []
+    return table._replace(columns=columns, rows=narrow, notes=[*(["; ".join(notes)] if notes else []), *table.notes])
+
+
+def _without_namespace(table: Table) -> tuple[Sequence[Sequence[object]], str]:
+    """Take the namespace out of the Jobs' names where all are of one; gives the rows and the namespace."""
+    if JOB_COLUMN not in table.columns:
+        return table.rows, ""
+    number = table.columns.index(JOB_COLUMN)
+    namespaces = {str(row[number]).partition("/")[0] for row in table.rows}
+    if len(namespaces) != 1:
+        return table.rows, ""
+    rows = [(*row[:number], str(row[number]).partition("/")[2], *row[number + 1 :]) for row in table.rows]
+    return rows, namespaces.pop()
 
 
 def show(table: Table, reading: Reading) -> None:
     """Print a table or its data, and its notes."""
-    emit(table.data, reading.output, columns=table.columns, rows=table.rows)
+    if reading.output is Output.TABLE and terminal(sys.stdout):
+        table = for_a_person(table, _terminal_width())
+    emit(table.data, reading.output, columns=table.columns, rows=table.rows, fit=table.fit)
     for note in table.notes:
         say(note)
 
@@ -143,7 +172,10 @@ def _watch_on_terminal(make: Callable[[], Table], table: Table) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     def picture(table: Table) -> Group:
-        return Group(drawn(table.columns, table.rows), *(Text(note, style="yellow") for note in table.notes))
+        width = _terminal_width()
+        shown = for_a_person(table, width)
+        drawn, _ = drawn_for(width, shown.columns, shown.rows, shown.fit)
+        return Group(drawn, *(Text(note, style="yellow") for note in shown.notes))
 
     with Live(picture(table), auto_refresh=False, screen=False) as live:
         while True:
@@ -152,12 +184,18 @@ def _watch_on_terminal(make: Callable[[], Table], table: Table) -> None:
             live.update(picture(table), refresh=True)
 
 
+def _terminal_width() -> int:
+    from rich.console import Console  # noqa: PLC0415  only when drawn
+
+    return Console().width
+
+
 def _again(make: Callable[[], Table], last: Table) -> Table:
     try:
         return make()
     except (ConnectionError, click.ClickException) as problem:
         told = problem.message if isinstance(problem, click.ClickException) else str(problem)
-        return Table(last.data, last.columns, last.rows, [f"as it was last told; {told}"])
+        return last._replace(notes=[f"as it was last told; {told}"])
 
 
 def _url_of(settings: Settings) -> str:

@@ -467,6 +467,18 @@ async def test_the_dashboard_shows_the_fleet_the_jobs_and_the_last_restarts(grou
     assert '<a href="/actions/c-1/">' in page
 
 
+async def test_the_page_of_jobs_says_what_holds_the_sick_back_as_admission_shows_it(group, monkeypatch):
+    own_the_steps_log(monkeypatch)
+    theirs = {**OLD_ROW, "job": "stf/z"}
+    async with Peer() as peer:
+        peer.answers["/jobs/"] = (200, {"jobs": [theirs], "partitions": [5], "total": 1, "ahead": 0})
+        group((peer.url, [5]))
+        _, page = await get_page(module.Jobs, "/jobs/?verdict=sick")
+    assert "Held by" in page
+    assert "in flight: 1 of 1" not in page
+    assert ">in flight<" in page
+
+
 async def test_the_dashboard_is_shown_although_nobody_has_the_steps_log_and_a_worker_is_away(group, monkeypatch):
     group((NOBODY_LISTENS, [5]))
     monkeypatch.setitem(actuator.__dict__, "router", Metadata())

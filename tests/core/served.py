@@ -19,6 +19,7 @@ class Pages(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages = {path: (status, msgspec.json.encode(body)) for path, (status, body) in PAGES.items()}
         self.asked: list[str] = []
+        self.asked: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def put(self, path: str, body: object, status: int = 200) -> None:
@@ -33,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.end_headers()
         self.wfile.write(body)
+        self.server.asked.append(self.path)
         self.server.asked.append(self.path)
 
     def log_message(self, *_: object) -> None:

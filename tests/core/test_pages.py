@@ -9,7 +9,7 @@ import pytest
 
 from sf_healer.core.actions import State
 from sf_healer.views.actions import list_actions
-from sf_healer.views.lines import moment
+from sf_healer.views.lines import clock, moment
 from sf_healer.views.pages import assets, shell
 from sf_healer.views.pages.actions import MOST_LISTED, draw_action, draw_actions
 from sf_healer.views.pages.fleet import draw_fleet, draw_overview
@@ -256,6 +256,20 @@ def test_the_strip_is_as_long_as_the_part_of_the_threshold_that_is_used_up_and_t
 
 def test_where_no_silence_is_counted_no_strip_is_drawn():
     assert Reader(silence_strip(5.0, 0.0)).all("rect") == []
+
+
+def test_of_sick_jobs_it_is_told_what_holds_them_back():
+    rows, valve = PAGES["/jobs/"]["jobs"], PAGES["/actions/"]["admission"]
+    sick = [row for row in rows if row["job"] == SICK]
+    text = Reader(draw_jobs(a_part(rows), Selection(), frame=FRAME, valve=valve)).text
+    assert "Held by" in text
+    assert "under way" in text
+    assert "asked for, no answer yet" in Reader(draw_jobs(a_part(sick), Selection(), frame=FRAME)).text
+    storm = {**valve, "in_flight": [], "pauses": [], "restarts_held_by": {"reason": "storm", "until": T0 + 90.0}}
+    text = Reader(draw_jobs(a_part(sick), Selection(), frame=FRAME, valve=storm)).text
+    assert f"storm; a first canary at {clock(T0 + 90.0)}" in text
+    well = [row for row in rows if row["job"] == WELL]
+    assert "Held by" not in draw_jobs(a_part(well), Selection(), frame=FRAME, valve=valve)
 
 
 def test_the_parts_of_a_long_list_are_linked_with_the_filter_kept():

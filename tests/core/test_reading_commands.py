@@ -12,7 +12,9 @@ import msgspec
 import pytest
 import yaml
 
+from sf_healer import cli
 from sf_healer.cli import ExitCode, run
+from sf_healer.commands import reading
 from sf_healer.commands.reading import Worker, job_key
 from sf_healer.settings import Settings
 from sf_healer.views.lines import moment, span
@@ -101,6 +103,103 @@ def test_check_does_not_call_a_fleet_well_that_it_cannot_see(pages, capsys):
 )
 def test_a_wrong_call_is_exit_code_2(pages, arguments):
     assert run(arguments) == ExitCode.USAGE
+
+
+def test_of_sick_jobs_it_is_told_what_holds_their_restart_back(pages, capsys):
+    assert run(["jobs", "--sick"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert table[SICK].endswith("under way")
+    pages.put("/actions/", {"error": "no worker owns the steps log right now"}, 503)
+    assert run(["jobs", "--sick", "-o", "json"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out)["jobs"]
+    assert row["held_by"]["reason"] == "asked"
+    assert "HELD BY is the last answer to each Job, not what holds now" in printed.err
+
+
+@pytest.fixture
+def fleet_of_sick(pages):
+    """Let three Jobs be sick, with silences that are not in order of name, and long names as the platform has them."""
+    (sick,) = [row for row in PAGES["/jobs/"][1]["jobs"] if row["job"] == SICK]
+    named = [(LONG, "stuck", 50.0), (LONG.replace("btc", "eth"), "stuck", 90.0), ("stf/z", "failed", 0.0)]
+    listed = [
+        {**sick, "job": job, "verdict": verdict, "silence_seconds": silence, "threshold_seconds": min(silence, 40.0)}
+        for job, verdict, silence in named
+    ]
+    valve = PAGES["/actions/"][1]["admission"] | {"pauses": [], "in_flight": []}
+    valve |= {"quarantined": [{"job": LONG}], "restarts_held_by": {"reason": "storm", "until": T0, "detail": ""}}
+    pages.put("/jobs/", {**PAGES["/jobs/"][1], "jobs": listed})
+    pages.put("/actions/", {"actions": {}, "admission": valve})
+    return [row["job"] for row in listed]
+
+
+LONG = "stf/loader-btcusdt-api-trades-2025-06-01-fzpcd5-arango-connector"
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        ([], [0, 1, 2]),
+        (["--sick"], [1, 0, 2]),
+        (["--sort", "silence"], [1, 0, 2]),
+        (["--sick", "--sort", "name"], [0, 1, 2]),
+        (["--sort", "verdict"], [2, 0, 1]),
+    ],
+)
+def test_jobs_are_sorted_as_asked_and_the_sick_by_their_silence(fleet_of_sick, capsys, options, order):
+    assert run(["jobs", *options, "-o", "json"]) == ExitCode.OK
+    listed = [row["job"] for row in json.loads(capsys.readouterr().out)["jobs"]]
+    assert listed == [fleet_of_sick[number] for number in order]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Draw tables as for a terminal of some width."""
+
+    def of(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for module in (cli, reading):
+            monkeypatch.setattr(module, "terminal", lambda _: True)
+
+    return of
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 120, 160])
+def test_on_a_terminal_names_are_whole_and_the_namespace_is_told_once(fleet_of_sick, terminal, capsys, columns):
+    terminal(columns)
+    assert run(["jobs", "--sick"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    words = printed.out.split()
+    for job in fleet_of_sick:
+        assert job.removeprefix("stf/") in words
+    assert "stf/" not in printed.out
+    assert "all in namespace stf" in printed.err
+    assert max(map(len, printed.out.splitlines())) <= max(columns, 80)
+    assert "quarantined" in words
+
+
+def test_on_a_narrow_terminal_columns_are_left_out_by_their_weight_and_that_is_said(fleet_of_sick, terminal, capsys):
+    heads, notes = {}, {}
+    for columns in (80, 100, 200):
+        terminal(columns)
+        run(["jobs", "--sick"])
+        printed = capsys.readouterr()
+        heads[columns], notes[columns] = printed.out.splitlines()[0].split(), printed.err
+    assert heads[80] == ["JOB", "VERDICT", "HELD", "BY"]
+    assert heads[100] == ["JOB", "VERDICT", "SILENT", "LIMIT", "HELD", "BY"]
+    assert heads[200] == ["JOB", "VERDICT", "WHY", "SILENT", "LIMIT", "RESTARTS", "HELD", "BY"]
+    assert "a wider terminal shows WHY, RESTARTS too" in notes[100]
+    assert "wider" not in notes[200]
+
+
+def test_jobs_of_several_namespaces_are_named_with_it(fleet_of_sick, pages, terminal, capsys):
+    rows = json.loads(pages.pages["/jobs/"][1])["jobs"]
+    pages.put("/jobs/", {**PAGES["/jobs/"][1], "jobs": [*rows, {**rows[0], "job": "other/a", "namespace": "other"}]})
+    terminal(200)
+    assert run(["jobs"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert LONG in printed.out
+    assert "all in namespace" not in printed.err
 
 
 # ---- job

@@ -24,7 +24,7 @@ def draw_overview(data: Mapping[str, Any], asked: Selection, *, frame: Frame) ->
     sections = (
         _fleet_section(data["fleet"], now=frame.now),
         _admission_section(data["restarts"], now=frame.now),
-        jobs_section(data["jobs"], asked, path="/", now=frame.now),
+        jobs_section(data["jobs"], asked, path="/", now=frame.now, valve=data["restarts"].get("admission")),
         _last_section(data["restarts"], now=frame.now),
         _watermarks_section(data["fleet"], now=frame.now),
     )

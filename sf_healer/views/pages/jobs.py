@@ -4,26 +4,38 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sf_healer.core.verdicts import RESTARTABLE, Verdict
-from sf_healer.views.lines import missing_notes, span
+from sf_healer.views.holding import held_by
+from sf_healer.views.lines import in_short, missing_notes, span
 from sf_healer.views.pages.markup import Child, Html, element, fragment, job_path, link, table, verdict_mark
 from sf_healer.views.pages.shell import Frame, draw, notice, section, time_of
 from sf_healer.views.selection import SICK, Order, Place, Selection
 
 _COLUMNS = ("Job", "Verdict", "Silence of its threshold", "Why", "Last loading", "Restarts", "Target")
+_SICK_COLUMNS = (*_COLUMNS, "Held by")
 #: From this part of its threshold on, a silence is drawn warmer.
 _HEAT = (0.5, 0.8, 1.0)
 _STRIP_WIDTH = 60
 
 
-def draw_jobs(data: Mapping[str, Any], asked: Selection, *, frame: Frame) -> str:
+def draw_jobs(
+    data: Mapping[str, Any], asked: Selection, *, frame: Frame, valve: Mapping[str, Any] | None = None
+) -> str:
     """Draw the table of Jobs as a page of its own; `data` is what the JSON twin shows of a part."""
-    return draw("Jobs", jobs_section(data, asked, path="/jobs/", now=frame.now), frame=frame)
+    return draw("Jobs", jobs_section(data, asked, path="/jobs/", now=frame.now, valve=valve), frame=frame)
 
 
-def jobs_section(data: Mapping[str, Any], asked: Selection, *, path: str, now: float) -> Html:
-    """Draw one part of the list, below the form that asks for another; the form is not refreshed under the hand."""
+def jobs_section(
+    data: Mapping[str, Any], asked: Selection, *, path: str, now: float, valve: Mapping[str, Any] | None
+) -> Html:
+    """Draw one part of the list, below the form that asks for another; the form is not refreshed under the hand.
+
+    `valve` is what admission shows; without it of a sick Job the last answer is told.
+    """
     notes = notice(*missing_notes(data))
-    rows = table(_caption(data), _COLUMNS, (_row(row, now) for row in data["jobs"]), class_="stack")
+    # Only the sick are held by anything.
+    columns = _SICK_COLUMNS if any(row["verdict"] in RESTARTABLE for row in data["jobs"]) else _COLUMNS
+    cells = (_row(row, now, valve)[: len(columns)] for row in data["jobs"])
+    rows = table(_caption(data), columns, cells, class_="stack")
     shown = element("div", notes, rows if data["jobs"] else element("p", _nothing(asked)), id="listed", data_live=True)
     paging = element("div", _paging(data, asked, path), id="parts", data_live=True)
     return section("jobs", "Jobs", _form(asked, path), shown, paging, live=False)
@@ -45,7 +57,7 @@ def silence_strip(silence_seconds: float, threshold_seconds: float) -> Html:
     return element("span", picture, f"{span(silence_seconds)} of {span(threshold_seconds)}", over, class_="silence")
 
 
-def _row(row: Mapping[str, Any], now: float) -> Iterable[Child]:
+def _row(row: Mapping[str, Any], now: float, valve: Mapping[str, Any] | None) -> tuple[Child, ...]:
     return (
         link(row["job"], job_path(row["job"])),
         verdict_mark(row["verdict"]),
@@ -54,6 +66,7 @@ def _row(row: Mapping[str, Any], now: float) -> Iterable[Child]:
         time_of(row["last_loading_at"], now) if row["last_loading_at"] is not None else "never",
         row["attempt"],
         row["target"],
+        in_short(held_by(row, valve), now),
     )
 
 
