@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from sf_healer.cli import Fit
 from sf_healer.commands.reading import (
+    JOB_COLUMN,
     Reading,
     Table,
     job_key,
@@ -18,11 +20,12 @@ from sf_healer.commands.reading import (
     worker,
 )
 from sf_healer.control import parse_duration
-from sf_healer.views.lines import moment
+from sf_healer.views.actions import waits_for_a_person
+from sf_healer.views.lines import clock, moment, verdict_of
 
-_COLUMNS = ("SINCE", "JOB", "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
+_COLUMNS = ("SINCE", JOB_COLUMN, "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
 _WIDE_COLUMNS = (*_COLUMNS, "ACTION", "UID", "NEW UID", "STEPS")
-_UNDER_WAY = "under way"
+_FIT = Fit(whole=frozenset({JOB_COLUMN}), droppable=("DETAIL", "ATTEMPT", "VERDICT"))
 
 
 @click.command()
@@ -54,7 +57,9 @@ def command(
             records = _since(records, time.time() - seconds)
         columns = _WIDE_COLUMNS if output is Reading.WIDE else _COLUMNS
         rows = sorted((row for name, record in records.items() for row in _rows(name, record)), reverse=True)
-        return Table({**page, "actions": records}, columns, [(moment(row[0]), *row[1 : len(columns)]) for row in rows])
+        cells = [(moment(row[0]), *row[1 : len(columns)]) for row in rows]
+        fit = _FIT._replace(droppable=()) if output is Reading.WIDE else _FIT
+        return Table({**page, "actions": records}, columns, cells, fit=fit)
 
     if watching:
         watch(make, output)
@@ -75,11 +80,11 @@ def _rows(job: str, record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     action = record.get("action")
     if action is not None:
         command = action["command"]
-        waits = "waits for a person" if action["state"] == "stranded" or action["overdue"] else _UNDER_WAY
+        waits = "waits for a person" if waits_for_a_person(action) else "under way"
         yield (
             action["since"],
             job,
-            command["verdict"],
+            verdict_of(command),
             f"{waits}: {action['state']}",
             "-",
             action["attempt"],
@@ -93,7 +98,7 @@ def _rows(job: str, record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield (
             outcome["at"],
             job,
-            outcome["verdict"],
+            verdict_of(outcome),
             outcome["result"],
             outcome["reason"],
             outcome["attempt"],
@@ -106,5 +111,8 @@ def _rows(job: str, record: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def _steps(steps: list[tuple[str, float]]) -> str:
-    """Write the steps with the seconds since the first."""
-    return " ".join(f"{name}+{at - steps[0][1]:.1f}s" for name, at in steps) or "-"
+    """Write the time of the first step, and the steps with the seconds since then."""
+    if not steps:
+        return "-"
+    begun = steps[0][1]
+    return " ".join([clock(begun), *(f"{name}+{at - begun:.1f}s" for name, at in steps)])

@@ -172,7 +172,7 @@ def restart_lines(data: Mapping[str, Any]) -> Iterator[Line]:
         yield "  last answer", f"{moment(outcome['at'])} {answer_of(outcome)}"
     for past in list(reversed(record.get("recent", [])))[:_NO_MORE_OUTCOMES]:
         yield "  restart before", f"{moment(past['at'])} {answer_of(past)}"
-        yield "    because", f"{past['verdict']}: {grounds_in_short(past['evidence'])}"
+        yield "    because", f"{verdict_of(past)}: {grounds_in_short(past['evidence'])}"
     if (record.get("history") or {}).get("quarantined_at"):
         since = moment(record["history"]["quarantined_at"])
         yield "  quarantined", f"since {since}; `sf-healer resume --job {data['name']}` ends it"
@@ -206,6 +206,11 @@ def answer_of(outcome: Mapping[str, Any]) -> str:
     """Tell how a command ended, in the words of who ended it where there are any."""
     detail = outcome.get("detail") or OUTCOMES.get(outcome["reason"], "")
     return f"{outcome['result']}, {outcome['reason']}" + (f": {detail}" if detail else "")
+
+
+def verdict_of(command: Mapping[str, Any]) -> str:
+    """Give the verdict of a command or its outcome, and who asked for the restart where it was a person."""
+    return f"{command['verdict']} by {command['requested_by']}" if command.get("requested_by") else command["verdict"]
 
 
 def policy_lines(policy: Mapping[str, Any] | None, *, is_exempt: bool = False) -> Iterator[Line]:

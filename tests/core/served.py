@@ -19,7 +19,6 @@ class Pages(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages = {path: (status, msgspec.json.encode(body)) for path, (status, body) in PAGES.items()}
         self.asked: list[str] = []
-        self.asked: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def put(self, path: str, body: object, status: int = 200) -> None:
@@ -30,11 +29,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Pages
 
     def do_GET(self) -> None:
-        status, body = self.server.pages.get(self.path, (404, b'{"error": "no such page"}'))
+        status, body = self.server.pages.get(self.path.partition("?")[0], (404, b'{"error": "no such page"}'))
         self.send_response(status)
         self.end_headers()
         self.wfile.write(body)
-        self.server.asked.append(self.path)
         self.server.asked.append(self.path)
 
     def log_message(self, *_: object) -> None:

@@ -338,6 +338,14 @@ def test_a_restart_that_waits_for_a_person_says_so_first():
     assert "waits for a person: stranded" in Reader(draw_actions({"actions": listed}, frame=FRAME)).text
 
 
+def test_a_restart_that_a_person_asked_for_says_who():
+    (asked,) = an_ended_action(verdict="requested", requested_by="ann@box")["outcomes"]
+    assert "requested by ann@box" in Reader(draw_actions({"actions": {SICK: {"recent": [asked]}}}, frame=FRAME)).text
+    action = {**PAGES[ACTION]["action"], "command": {**PAGES[ACTION]["action"]["command"], "requested_by": "bob@box"}}
+    text = Reader(draw_actions({"actions": {SICK: {"recent": [], "action": action}}}, frame=FRAME)).text
+    assert "stuck by bob@box" in text
+
+
 def test_a_restart_is_listed_once_by_the_last_that_was_told_of_it():
     (first,) = an_ended_action()["outcomes"]
     early = {**first, "final": False, "needs_person": True, "reason": "delete_overdue", "at": T0 + 20.0}

@@ -17,7 +17,7 @@ from sf_healer.cli import ExitCode, run
 from sf_healer.commands import reading
 from sf_healer.commands.reading import Worker, job_key
 from sf_healer.settings import Settings
-from sf_healer.views.lines import moment, span
+from sf_healer.views.lines import clock, moment, span
 from tests.core.served import PAGES, Pages, served
 from tests.core.shown import IDLE, SECRET, SICK, WELL
 from tests.core.strategies import T0, a_fact
@@ -293,6 +293,43 @@ def test_an_ended_restart_is_listed_unless_only_open_ones_are_asked_for(pages, c
     assert "admitted+0.0s gone+1.2s" in shown_row
     assert run(["actions", "--open", "-o", "json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)["actions"] == {}
+
+
+def an_asked_for_restart(**changes):
+    known = {"at": T0 + 1.5, "verdict": "requested", "result": "restarted", "reason": "verified", "attempt": 1}
+    known |= {"detail": "", "command_id": "c", "uid": "u1", "new_uid": "u2", "requested_by": "ann@box"}
+    return known | {"steps": [["admitted", T0], ["gone", T0 + 1.25]], "evidence": {"detail": "looks odd"}} | changes
+
+
+def test_a_restart_that_a_person_asked_for_says_who(pages, capsys):
+    command = {"verdict": "requested", "id": "c-2", "uid": "u2", "requested_by": "bob@box"}
+    action = {**PAGES["/actions/"][1]["actions"][SICK]["action"], "command": command}
+    shown = {"stf/a": {"history": {}, "recent": [an_asked_for_restart()], "action": action}}
+    pages.put("/actions/", {"actions": shown, "admission": None})
+    assert run(["actions"]) == ExitCode.OK
+    printed = capsys.readouterr().out
+    assert "requested by ann@box" in printed
+    assert "requested by bob@box" in printed
+    pages.put("/actions/", {"actions": {WELL: {"recent": [an_asked_for_restart()]}}, "admission": None})
+    assert run(["job", "well"]) == ExitCode.OK
+    table, _ = rows(capsys)
+    assert table["because"].endswith("requested by ann@box: silence, looks odd")
+
+
+def test_wide_tells_the_time_of_day_of_the_first_step(pages, capsys):
+    pages.put("/actions/", {"actions": {"stf/a": {"recent": [an_asked_for_restart()]}}, "admission": None})
+    assert run(["actions", "-o", "wide"]) == ExitCode.OK
+    assert f"{clock(T0)} admitted+0.0s gone+1.2s" in capsys.readouterr().out
+
+
+def test_restarts_on_a_terminal_name_their_jobs_whole(pages, terminal, capsys):
+    shown = {LONG: {"history": {}, "recent": [an_asked_for_restart(), an_asked_for_restart(command_id="d")]}}
+    pages.put("/actions/", {"actions": shown, "admission": None})
+    terminal(90)
+    assert run(["actions"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert printed.out.split().count(LONG.removeprefix("stf/")) == 2
+    assert "all in namespace stf" in printed.err
 
 
 def test_the_fleet_is_counted_and_admission_told(pages, capsys):

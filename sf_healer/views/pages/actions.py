@@ -58,7 +58,7 @@ def _row(entry: Mapping[str, Any], now: float, *, has_jobs: bool) -> Iterable[Ch
     return (
         link(time_of(entry["at"], now), action_path(entry["id"])),
         _job(entry["job"], has_jobs=has_jobs),
-        verdict_mark(entry["verdict"]),
+        words(verdict_mark(entry["verdict"]), f"by {entry['requested_by']}" if entry["requested_by"] else None),
         fragment(words(waits, under_way, state, reason), ": " if explained else None, explained),
         grounds_in_short(entry["evidence"]),
         entry["attempt"],
