@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import faust
 import msgspec
 from aiohttp import ClientError
+from aiohttp.web import HTTPFound, normalize_path_middleware
 from faust.web.base import Request, Response
 from faust.web.views import View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -37,6 +38,8 @@ from tables.jobs import JOBS_IN_A_STEP, hot, jobs
 
 OK, NOT_UNDERSTOOD, NOT_FOUND, NOT_NOW = 200, 400, 404, 503
 _ASSETS_KEPT_SECONDS = 86_400
+#: An address that somebody typed without its last slash leads to the page; browsers do not keep that for ever.
+WITH_LAST_SLASH = normalize_path_middleware(merge_slashes=False, redirect_class=HTTPFound)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -426,5 +429,6 @@ for _app in (detector, actuator):
     _health_pages(_app)
     _actions_pages(_app)
     _asset_pages(_app)
+    _app.web.web_app.middlewares.append(WITH_LAST_SLASH)  # type: ignore[attr-defined]  # it is aiohttp's driver
 _redirect(detector, "/ui/", to="/")
 _redirect(actuator, "/", to="/actions/")  # its workers do not know the Jobs

@@ -533,3 +533,33 @@ async def test_what_pages_load_is_served_with_its_type_and_may_be_kept(edge):
 async def test_the_page_that_was_at_ui_is_at_the_root(edge):
     response = await view_of("/ui/").get(make_mocked_request("GET", "/ui/"))
     assert (response.status, response.headers["Location"]) == (302, "/")
+
+
+async def an_answer(_):
+    return web.Response()
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("/jobs/stf/a", "/jobs/stf/a/"),
+        ("/jobs/stf/a?format=json", "/jobs/stf/a/?format=json"),
+        ("/jobs", "/jobs/"),
+        ("//elsewhere.example/jobs", None),
+        ("/other", None),
+        ("/livez", None),
+    ],
+)
+async def test_an_address_without_its_last_slash_leads_to_the_one_with_it(asked, found):
+    application = web.Application(middlewares=[module.WITH_LAST_SLASH])
+    for path in ("/jobs/", "/jobs/{namespace}/{name}/", "/livez"):
+        application.router.add_get(path, an_answer)
+    async with TestServer(application) as server, ClientSession() as session:
+        response = await session.get(f"{str(server.make_url('/')).rstrip('/')}{asked}", allow_redirects=False)
+    assert response.headers.get("Location") == found
+    assert response.status == (302 if found else 200 if asked == "/livez" else 404)
+
+
+@pytest.mark.parametrize("app", [detector, actuator])
+def test_workers_of_every_role_mend_an_address_without_its_last_slash(app):
+    assert module.WITH_LAST_SLASH in app.web.web_app.middlewares
