@@ -95,6 +95,15 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant; a word that is none is answered with the nearest ones."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            hint = did_you_mean(nearest(args[0], COMMANDS))
+            ctx.fail(f"No such command {args[0]!r}{'; ' if hint else '.'}{hint}")
+        return super().resolve_command(ctx, args)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete names of commands without importing them: click's own way takes seconds for a Tab."""
         named = [CompletionItem(name, help=told) for name, told in COMMANDS.items() if name.startswith(incomplete)]
@@ -123,7 +132,7 @@ output_option = click.option(
     "-o",
     "--output",
     type=click.Choice(Output, case_sensitive=False),
-    default=Output.TABLE,
+    default=Output.TABLE.value,  # by its value, as it is written: click would show an enum's own name
     show_default=True,
     help="How to print.",
 )
@@ -155,6 +164,28 @@ def emit(
 def say(message: str) -> None:
     """Talk to the person at the terminal: stderr."""
     click.echo(message, err=True)
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Give the known words, at most three, that a mistyped one is likely to mean.
+
+    Those that have it in them come first, and those that it begins with: a Pod is named after its Job.
+    """
+    import difflib  # noqa: PLC0415  not needed for --help
+
+    by_case = {each.casefold(): each for each in known}
+    asked = word.casefold()
+    near = [each for each in by_case if asked in each or asked.startswith(f"{each}-")]
+    near = sorted(near, key=len)[:_MOST_HINTS] or difflib.get_close_matches(asked, by_case, n=_MOST_HINTS)
+    return [by_case[each] for each in near]
+
+
+def did_you_mean(words: Sequence[str]) -> str:
+    """Ask whether one of these was meant; nothing where there is none."""
+    if not words:
+        return ""
+    *others, last = words
+    return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
 
 
 def settings_for_a_command() -> Settings:
@@ -255,4 +286,5 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], fit: 
 
 
 _NO_WRAP_WIDTH = 10_000
+_MOST_HINTS = 3
 _SEVERITY = list(LogLevel)  # in the order of the enum

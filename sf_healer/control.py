@@ -38,9 +38,9 @@ from sf_healer.views.requests import ENDED, objection_to
 #: How long a request is good; admission holds it no longer than this.
 REQUEST_EXPIRES_SECONDS = 60.0
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 
 class RequestRefusedError(RuntimeError):
@@ -55,9 +55,9 @@ class Answer(NamedTuple):
 
 
 def parse_duration(text: str) -> float:
-    """Read "90s", "30m", "1h30m", "2d" as seconds; raises ValueError that shows the form."""
+    """Read "90s", "30m", "1h30m", "2d", "1w" as seconds; raises ValueError that shows the form."""
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration such as 90s, 30m, 1h30m or 2d")
+        raise ValueError(f"{text!r} is no duration such as 90s, 30m, 1h30m, 2d or 1w")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if seconds <= 0:
         raise ValueError(f"{text!r} is over at once")

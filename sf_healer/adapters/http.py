@@ -28,6 +28,10 @@ class NobodyListensError(WorkerUnreachableError):
     """There was no connection to the address."""
 
 
+class WorkerSilentError(WorkerUnreachableError):
+    """Something listens at the address, and gave no answer in time."""
+
+
 class WorkerRefusedError(RuntimeError):
     """A worker answered, but not with what was asked for; `status` is its HTTP status."""
 
@@ -39,8 +43,8 @@ class WorkerRefusedError(RuntimeError):
 def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     """Read a page as JSON, following redirects: a table key may live on another worker.
 
-    Raises WorkerUnreachableError, and WorkerRefusedError for a status other than 2xx or an answer that is
-    no JSON.
+    Raises WorkerUnreachableError (WorkerSilentError: it listens and does not answer), and WorkerRefusedError for a
+    status other than 2xx or an answer that is no JSON.
     """
     answer = _asked("GET", url, timeout_seconds=timeout_seconds)
     try:
@@ -85,7 +89,7 @@ def _answer(method: str, url: str, *, body: object = None, timeout_seconds: floa
     except httpx.ConnectTimeout as problem:
         raise NobodyListensError(f"no connection to {_place(url)} in {timeout_seconds:g} s") from problem
     except httpx.TimeoutException as problem:
-        raise WorkerUnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
+        raise WorkerSilentError(f"{url} gave no answer in {timeout_seconds:g} s") from problem
     except httpx.ConnectError as problem:
         raise NobodyListensError(why_unreached(problem, _place(url))) from problem
     except httpx.TransportError as problem:

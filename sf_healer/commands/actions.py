@@ -11,6 +11,8 @@ from sf_healer.commands.reading import (
     JOB_COLUMN,
     Reading,
     Table,
+    Worker,
+    hint_for,
     job_key,
     reading_option,
     show,
@@ -31,7 +33,7 @@ _FIT = Fit(whole=frozenset({JOB_COLUMN}), droppable=("DETAIL", "ATTEMPT", "VERDI
 @click.command()
 @click.argument("job", required=False)
 @click.option("--open", "only_open", is_flag=True, help="Only those under way, and those that wait for a person.")
-@click.option("--since", metavar="DURATION", help="Only what happened in the last 90s, 30m, 12h, 2d, ….")
+@click.option("--since", metavar="DURATION", help="Only what happened in the last 90s, 30m, 12h, 2d, 1w, ….")
 @reading_option
 @watch_option
 @url_option
@@ -48,6 +50,7 @@ def command(
 
     def make() -> Table:
         page = asked.read("/actions/")
+        notes = [] if key is None or key in page["actions"] else [_without_restarts(asked, key)]
         records = {
             name: {**record, "recent": []} if only_open else record
             for name, record in page["actions"].items()
@@ -59,11 +62,21 @@ def command(
         rows = sorted((row for name, record in records.items() for row in _rows(name, record)), reverse=True)
         cells = [(moment(row[0]), *row[1 : len(columns)]) for row in rows]
         fit = _FIT._replace(droppable=()) if output is Reading.WIDE else _FIT
-        return Table({**page, "actions": records}, columns, cells, fit=fit)
+        return Table({**page, "actions": records}, columns, cells, notes, fit)
 
     if watching:
         watch(make, output)
     show(make(), output)
+
+
+def _without_restarts(asked: Worker, key: str) -> str:
+    """Say that nothing is remembered of a Job; raises click.ClickException where there is no such Job."""
+    known = asked.job_names()
+    if known is None:
+        return f"no restart of {key} is remembered; whether there is such a Job cannot be told here"
+    if key in known:
+        return f"{key} was neither restarted nor refused lately"
+    raise click.ClickException(f"neither a Job nor a restart of {key} is known; {hint_for(key, known)}")
 
 
 def _since(records: Mapping[str, Mapping[str, Any]], earliest: float) -> dict[str, Mapping[str, Any]]:

@@ -11,8 +11,19 @@ from typing import Any, NamedTuple
 
 import click
 
-from sf_healer.adapters.http import WorkerRefusedError, WorkerUnreachableError, get_json
-from sf_healer.cli import Fit, Output, drawn_for, emit, kept_columns, say, settings_for_a_command, terminal
+from sf_healer.adapters.http import WorkerRefusedError, WorkerSilentError, WorkerUnreachableError, get_json
+from sf_healer.cli import (
+    Fit,
+    Output,
+    did_you_mean,
+    drawn_for,
+    emit,
+    kept_columns,
+    nearest,
+    say,
+    settings_for_a_command,
+    terminal,
+)
 from sf_healer.settings import PREFIX, Settings
 
 URL_VARIABLE = f"{PREFIX}URL"
@@ -47,7 +58,7 @@ reading_option = click.option(
     "-o",
     "--output",
     type=click.Choice(Reading, case_sensitive=False),
-    default=Reading.TABLE,
+    default=Reading.TABLE.value,
     show_default=True,
     help="How to print.",
 )
@@ -73,12 +84,22 @@ class Worker:
         """
         try:
             return get_json(f"{self.url}{page}")
-        except WorkerUnreachableError as problem:
-            raise ConnectionError(f"{problem}; name a worker with --url or {URL_VARIABLE}") from problem
-        except WorkerRefusedError as problem:
-            if problem.status == _NOT_YET:
-                raise ConnectionError(str(problem)) from problem
-            raise click.ClickException(str(problem)) from problem
+        except (WorkerUnreachableError, WorkerRefusedError) as problem:
+            raise self._told(problem) from problem
+
+    def _told(self, problem: WorkerUnreachableError | WorkerRefusedError) -> ConnectionError | click.ClickException:
+        """Say what went wrong, and what to do about it."""
+        match problem:
+            case WorkerSilentError():
+                return ConnectionError(
+                    f"{problem}: something listens there, and it may hang: look at its log, and at {self.url}/livez"
+                )
+            case WorkerUnreachableError():
+                return ConnectionError(f"{problem}; name a worker with --url or {URL_VARIABLE}")
+            case WorkerRefusedError():
+                return (
+                    ConnectionError(str(problem)) if problem.status == _NOT_YET else click.ClickException(str(problem))
+                )
 
     def read_job(self, key: str) -> Any:
         """Read the page of a Job; raises as `read`, and click.ClickException when nobody knows the Job."""
@@ -86,16 +107,31 @@ class Worker:
             return get_json(f"{self.url}/jobs/{key}/")
         except WorkerRefusedError as problem:
             if problem.status == _NOT_THERE:
-                raise click.ClickException(f"no Job {key} is known; `sf-healer jobs` lists those that are") from None
-            return self.read(f"/jobs/{key}/")
-        except WorkerUnreachableError:
-            return self.read(f"/jobs/{key}/")
+                raise click.ClickException(f"no Job {key} is known; {hint_for(key, self.job_names() or ())}") from None
+            raise self._told(problem) from problem
+        except WorkerUnreachableError as problem:
+            raise self._told(problem) from problem
+
+    def job_names(self) -> list[str] | None:
+        """Name the Jobs that are known, as namespace/name; None where that cannot be told."""
+        try:
+            return [row["job"] for row in self.read("/jobs/")["jobs"]]
+        except (ConnectionError, click.ClickException):
+            return None
 
 
 def worker(url: str | None) -> tuple[Worker, Settings]:
     """Give the worker to ask and the settings of this environment; raises SettingsError, click.BadParameter."""
     settings = settings_for_a_command()
     return Worker(url, settings), settings
+
+
+def hint_for(key: str, known: Sequence[str]) -> str:
+    """Say which Jobs may have been meant by a key that nobody knows, and how to find them."""
+    namespace, _, name = key.partition("/")
+    others = {each.partition("/")[2]: each for each in known}
+    near = [each if others[each].startswith(f"{namespace}/") else others[each] for each in nearest(name, list(others))]
+    return " ".join(filter(None, (did_you_mean(near), "`sf-healer jobs` lists those that are")))
 
 
 def job_key(job: str, settings: Settings) -> str:

@@ -91,6 +91,26 @@ def test_a_wrong_call_is_exit_code_2_and_prints_no_data(arguments):
     assert "Error: " in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("jbos", "; did you mean jobs?"),
+        ("jo", "; did you mean job or jobs?"),
+        ("resum", "; did you mean resume?"),
+        ("xyzzy", "."),
+    ],
+)
+def test_a_command_that_there_is_not_has_the_nearest_ones_named(capsys, name, hint):
+    assert run([name]) == ExitCode.USAGE
+    assert f"Error: No such command '{name}'{hint}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["jobs", "job", "fleet", "actions", "topics", "doctor"])
+def test_a_default_is_told_as_it_is_written(capsys, name):
+    run([name, "--help"])
+    assert "[default: table]" in capsys.readouterr().out
+
+
 def test_a_wrong_setting_is_one_clear_line_and_exit_code_2_before_anything_connects():
     for arguments in (["topics"], ["settings"], ["feed", __file__], ["worker"]):
         done = healer(*arguments, SF_HEALER_MARK_INTERVAL_SECONDS="5s")

@@ -3,16 +3,19 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 import pytest
 import yaml
 
 from sf_healer import cli
+from sf_healer.adapters import http
 from sf_healer.cli import ExitCode, run
 from sf_healer.commands import reading
 from sf_healer.commands.reading import Worker, job_key
@@ -24,6 +27,8 @@ from tests.core.strategies import T0, a_fact
 from tests.lab.waiting import until
 
 COMMAND_SECONDS = 60.0
+#: As long as the platform's names are.
+LONG = "stf/loader-btcusdt-api-trades-2025-06-01-fzpcd5-arango-connector"
 
 
 @pytest.fixture
@@ -133,9 +138,6 @@ def fleet_of_sick(pages):
     return [row["job"] for row in listed]
 
 
-LONG = "stf/loader-btcusdt-api-trades-2025-06-01-fzpcd5-arango-connector"
-
-
 @pytest.mark.parametrize(
     ("options", "order"),
     [
@@ -239,6 +241,24 @@ def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
     assert "no Job stf/nobody is known; `sf-healer jobs`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("btcusdt", f"did you mean {LONG[4:]}?"),
+        ("loader-btcusdt-api-trades-2025-06-01-FZPcd5-arango-conector", f"did you mean {LONG[4:]} or loader-eth"),
+        (f"{LONG[4:]}-x7k2p", f"did you mean {LONG[4:]}?"),
+        ("loader", f"did you mean {LONG[4:]} or {LONG[4:].replace('btc', 'eth')}?"),
+        (f"other/{LONG[4:]}", f"did you mean {LONG}?"),
+        ("nothing-like-it", "`sf-healer jobs` lists"),
+    ],
+)
+def test_of_a_job_nobody_knows_the_nearest_known_ones_are_named(fleet_of_sick, capsys, name, hint):
+    assert run(["job", name]) == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert f"is known; {hint}" in said
+    assert said.count("loader") <= 3
+
+
 def test_a_job_is_shown_although_the_actuator_does_not_answer(pages, capsys):
     pages.put("/actions/", {"error": "no worker owns the steps log right now"}, 503)
     assert run(["job", "sick"]) == ExitCode.OK
@@ -299,6 +319,20 @@ def an_asked_for_restart(**changes):
     known = {"at": T0 + 1.5, "verdict": "requested", "result": "restarted", "reason": "verified", "attempt": 1}
     known |= {"detail": "", "command_id": "c", "uid": "u1", "new_uid": "u2", "requested_by": "ann@box"}
     return known | {"steps": [["admitted", T0], ["gone", T0 + 1.25]], "evidence": {"detail": "looks odd"}} | changes
+
+
+def test_restarts_of_a_job_nobody_knows_are_an_error_and_of_one_that_was_left_alone_none(pages, capsys):
+    assert run(["actions", "sik"]) == ExitCode.ERROR
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "neither a Job nor a restart of stf/sik is known; did you mean sick? `sf-healer jobs`" in printed.err
+    assert run(["actions", "well"]) == ExitCode.OK
+    assert f"{WELL} was neither restarted nor refused lately" in capsys.readouterr().err
+    assert run(["actions", "sick", "--since", "1w"]) == ExitCode.OK
+    assert "neither" not in capsys.readouterr().err
+    pages.put("/jobs/", {"error": "not now"}, 503)
+    assert run(["actions", "sik"]) == ExitCode.OK
+    assert "no restart of stf/sik is remembered; whether there is such a Job cannot be told" in capsys.readouterr().err
 
 
 def test_a_restart_that_a_person_asked_for_says_who(pages, capsys):
@@ -362,6 +396,23 @@ def test_without_a_worker_the_exit_code_is_5_and_the_way_to_name_one_is_told(cap
     for arguments in (["jobs"], ["job", "a"], ["actions"], ["fleet"]):
         assert run([*arguments, "--url", "http://127.0.0.1:1"]) == ExitCode.UNREACHABLE
         assert "name a worker with --url or SF_HEALER_URL" in capsys.readouterr().err
+
+
+def test_a_worker_that_hangs_is_not_taken_for_a_wrong_address(monkeypatch, capsys):
+    monkeypatch.setattr(reading, "get_json", partial(http.get_json, timeout_seconds=0.2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for arguments in (["fleet"], ["job", "a"]):
+            assert run([*arguments, "--url", url]) == ExitCode.UNREACHABLE
+            said = capsys.readouterr().err
+            assert "gave no answer in 0.2 s" in said
+            assert f"it may hang: look at its log, and at {url}/livez" in said
+            assert "--url" not in said
+
+
+def test_nothing_listens_where_nothing_listens(capsys):
+    assert run(["fleet", "--url", "http://127.0.0.1:1"]) == ExitCode.UNREACHABLE
+    assert "nothing listens at http://127.0.0.1:1/fleet/" in capsys.readouterr().err
 
 
 def test_a_worker_that_recovers_is_not_reached_yet(pages, capsys):
