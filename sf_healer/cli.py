@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
@@ -244,11 +245,16 @@ def kept_columns(
 
 def least_width(columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit) -> int:
     """Say how narrow a table can be drawn, in characters: words and what must be whole are not broken."""
-    widths = [
-        max((len(piece) for cell in cells for piece in ([cell] if name in fit.whole else cell.split())), default=0)
-        for name, *cells in zip(columns, *([str(cell) for cell in row] for row in rows), strict=True)
+    return sum(_least_widths(columns, rows, fit.whole)) + len(columns) - 1
+
+
+def _least_widths(columns: Sequence[str], rows: Sequence[Sequence[object]], whole: AbstractSet[str]) -> list[int]:
+    cells = [[str(row[number]) for row in rows] for number in range(len(columns))]
+    pieces = [
+        [name, *(piece for cell in told for piece in ([cell] if name in whole else cell.split()))]
+        for name, told in zip(columns, cells, strict=True)
     ]
-    return sum(max(width, len(name)) for width, name in zip(widths, columns, strict=True)) + len(columns) - 1
+    return [max(map(len, each)) for each in pieces]
 
 
 def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fit: Fit = Fit(), is_tight: bool = False) -> Any:  # noqa: B008  frozen
@@ -266,9 +272,14 @@ def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fit: Fit 
 
 def drawn_for(width: int, columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit) -> tuple[Any, int]:
     """Draw a table for a terminal of that width; gives also the width it needs, should that be more."""
-    whole = Fit(frozenset(columns))
-    is_tight = least_width(columns, rows, whole) + len(columns) - 1 > width
-    return drawn(columns, rows, fit=fit, is_tight=is_tight), max(width, least_width(columns, rows, fit))
+    if not fit.whole:
+        return drawn(columns, rows), width
+    in_words, in_whole = (_least_widths(columns, rows, whole) for whole in (fit.whole, frozenset(columns)))
+    is_tight = sum(in_whole) + 2 * (len(columns) - 1) > width
+    # Where room is short, columns of sentences give way, and those of single words stay as they are.
+    of_words = {name for name, least, most in zip(columns, in_words, in_whole, strict=True) if least == most}
+    table = drawn(columns, rows, fit=Fit(fit.whole | of_words), is_tight=is_tight)
+    return table, max(width, least_width(columns, rows, fit))
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], fit: Fit) -> None:

@@ -43,7 +43,7 @@ _AT_ITS_END: Mapping[str, str] = {
     Reason.PAUSED: " until",
     Reason.BACKOFF: " until",
     Reason.PLATFORM_ROLLOUT: " until",
-    Reason.STORM: "; a first canary at",
+    Reason.STORM: " until",
     Reason.RATE: "; the next at",
 }
 #: Within so long before or after now the time of day tells which day it is.
@@ -107,6 +107,8 @@ def of_all_in_short(held: Mapping[str, Any], now: float | None) -> str:
         return f"paused: {held['detail']} until {'resumed' if until is None else clock(until, now)}"
     if reason == Reason.PLATFORM_ROLLOUT:
         return f"rollout of queue-manager{'' if until is None else f' until {clock(until, now)}'}"
+    if reason == Reason.STORM and until is not None:
+        return f"storm; a first canary at {clock(until, now)}"
     told = in_short(held, now)
     return f"{told}: {held['detail']}" if until is None and held["detail"] else told
 

@@ -115,8 +115,8 @@ PAUSE = {"scope": "target:loader", "reason": "x", "by": "ann", "at": NOW, "until
         (held("expired", until=NOW + 20.0), CALM, "expired; asked for again at 15:07:00Z"),
         (held("idle_unknown"), CALM, "idle unknown"),
         (held(Cause.OBSERVE_MODE), CALM, "mode = observe"),
-        (None, STORM, "storm; a first canary at 15:16:40Z"),
-        (held("rate", until=NOW), STORM, "storm; a first canary at 15:16:40Z"),
+        (None, STORM, "storm until 15:16:40Z"),
+        (held("rate", until=NOW), STORM, "storm until 15:16:40Z"),
         (held("backoff", until=NOW + 20.0), STORM, "backoff until 15:07:00Z"),
         (held("storm", until=NOW + 20.0), CALM, "asked for again at 15:07:00Z"),
         (held("paused", until=NOW + 20.0), CALM, "asked for again at 15:07:00Z"),
@@ -181,9 +181,9 @@ def test_the_row_of_a_sick_job_has_the_last_answer_and_until_when_it_holds():
 @pytest.mark.parametrize(
     ("valve", "line"),
     [
-        (None, "no: storm; a first canary at "),
+        (None, "no: storm until "),
         (CALM, "no: asked for again at "),
-        (STORM, "no: storm; a first canary at "),
+        (STORM, "no: storm until "),
         (CALM | {"pauses": [PAUSE | {"scope": "*"}]}, "no: paused until "),
     ],
 )

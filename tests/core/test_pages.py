@@ -267,7 +267,7 @@ def test_of_sick_jobs_it_is_told_what_holds_them_back():
     assert "asked for, no answer yet" in Reader(draw_jobs(a_part(sick), Selection(), frame=FRAME)).text
     storm = {**valve, "in_flight": [], "pauses": [], "restarts_held_by": {"reason": "storm", "until": T0 + 90.0}}
     text = Reader(draw_jobs(a_part(sick), Selection(), frame=FRAME, valve=storm)).text
-    assert f"storm; a first canary at {clock(T0 + 90.0)}" in text
+    assert f"storm until {clock(T0 + 90.0)}" in text
     well = [row for row in rows if row["job"] == WELL]
     assert "Held by" not in draw_jobs(a_part(well), Selection(), frame=FRAME, valve=valve)
 

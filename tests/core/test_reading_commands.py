@@ -166,7 +166,7 @@ def terminal(monkeypatch):
     return of
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100, 120, 160])
+@pytest.mark.parametrize("columns", [60, 80, 100, 112, 120, 160])
 def test_on_a_terminal_names_are_whole_and_the_namespace_is_told_once(fleet_of_sick, terminal, capsys, columns):
     terminal(columns)
     assert run(["jobs", "--sick"]) == ExitCode.OK
@@ -178,6 +178,7 @@ def test_on_a_terminal_names_are_whole_and_the_namespace_is_told_once(fleet_of_s
     assert "all in namespace stf" in printed.err
     assert max(map(len, printed.out.splitlines())) <= max(columns, 80)
     assert "quarantined" in words
+    assert "WHY" not in words or words.count("loading_stopped") == len(fleet_of_sick), "no word is broken"
 
 
 def test_on_a_narrow_terminal_columns_are_left_out_by_their_weight_and_that_is_said(fleet_of_sick, terminal, capsys):
