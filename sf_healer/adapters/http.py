@@ -43,8 +43,8 @@ class WorkerRefusedError(RuntimeError):
 def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     """Read a page as JSON, following redirects: a table key may live on another worker.
 
-    Raises WorkerUnreachableError (WorkerSilentError: it listens and does not answer), and WorkerRefusedError for a
-    status other than 2xx or an answer that is no JSON.
+    Raises WorkerUnreachableError (NobodyListensError; WorkerSilentError where no answer came), and WorkerRefusedError
+    for a status other than 2xx or an answer that is no JSON.
     """
     answer = _asked("GET", url, timeout_seconds=timeout_seconds)
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from sf_healer.adapters.http import NobodyListensError, WorkerSilentError, WorkerUnreachableError, get_answer
+from sf_healer.adapters.http import NobodyListensError, WorkerUnreachableError, get_answer
 from sf_healer.checks.findings import About, Finding, State
 
 _OTHER = "--url or SF_HEALER_URL names another"

@@ -11,7 +11,8 @@ import msgspec
 from sf_healer.core.admission import History, quarantine_ends_at, recent_attempts
 from sf_healer.core.policy import Limits
 from sf_healer.core.verdicts import Rule, Verdict
-from sf_healer.views.lines import moment, pause_in_words, pauses_of, span
+from sf_healer.views.holding import pauses_of
+from sf_healer.views.lines import moment, pause_in_words, span
 from sf_healer.views.words import RULES
 
 #: A Job that is one of these has come to its end, and somebody meant it to.

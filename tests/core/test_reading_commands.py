@@ -413,7 +413,7 @@ def test_a_worker_that_hangs_is_not_taken_for_a_wrong_address(monkeypatch, capsy
 
 def test_nothing_listens_where_nothing_listens(capsys):
     assert run(["fleet", "--url", "http://127.0.0.1:1"]) == ExitCode.UNREACHABLE
-    assert "nothing listens at http://127.0.0.1:1/fleet/" in capsys.readouterr().err
+    assert "nothing listens at 127.0.0.1:1;" in capsys.readouterr().err
 
 
 def test_a_worker_that_recovers_is_not_reached_yet(pages, capsys):
