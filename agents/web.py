@@ -24,6 +24,7 @@ from yarl import URL
 import tables.actions
 from agents import peers, policies, watchdog
 from sf_healer import topics
+from sf_healer.adapters import metrics
 from sf_healer.app import actuator, detector, settings
 from sf_healer.core.partitioning import partition_of
 from sf_healer.views.jobs import build_fleet, build_job, build_row
@@ -199,8 +200,9 @@ class Fleet(View):
 
 
 def fleet_here() -> dict[str, Any]:
-    """Give what this worker counts, and by which policies."""
-    return {**build_fleet(list(hot.values())), "policies": [policies.told()]}
+    """Give what this worker counts, what it could not read since its start, and by which policies it goes."""
+    letters = metrics.counted(metrics.DEAD_LETTERS, "reason")
+    return {**build_fleet(list(hot.values())), "dead_letters": letters, "policies": [policies.told()]}
 
 
 async def fleet_of_all() -> dict[str, Any]:
@@ -212,8 +214,10 @@ async def fleet_of_all() -> dict[str, Any]:
         for verdict, count in fleet["verdicts"].items():
             verdicts[verdict] = verdicts.get(verdict, 0) + count
     partitions = [row for fleet in told for row in fleet["partitions"]]
+    letters = sum((Counter(fleet["dead_letters"]) for fleet in told), Counter[str]())
     return {
         "verdicts": verdicts,
+        "dead_letters": dict(letters.most_common()),
         "jobs": sum(verdicts.values()),
         "partitions": sorted(partitions, key=lambda row: row["partition"]),
         "policies": _different(file for fleet in told for file in fleet["policies"]),
@@ -227,7 +231,8 @@ def _read_fleet(answer: dict[str, Any]) -> dict[str, Any]:
     return {
         "verdicts": {verdict: int(answer["verdicts"][verdict]) for verdict in answer["verdicts"]},
         "partitions": [{**row, "partition": int(row["partition"])} for row in answer["partitions"]],
-        # A worker of before 0.2 does not say.
+        # A worker of before 0.2 says neither.
+        "dead_letters": {str(reason): int(count) for reason, count in dict(answer.get("dead_letters", {})).items()},
         "policies": [
             {"version": str(it["version"]), "refused": str(it["refused"])} for it in answer.get("policies", ())
         ],

@@ -153,6 +153,13 @@ CLUSTER_FAILURES = Counter(
 )
 
 
+def counted(counter: Counter, label: str) -> dict[str, int]:
+    """Give what a counter of one label has counted since the start, without the labels that never came."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    totals = {sample.labels[label]: int(sample.value) for sample in samples if sample.name.endswith("_total")}
+    return {name: total for name, total in totals.items() if total}
+
+
 def _begin_at_zero() -> None:
     """Show what has not happened yet: a series that begins with its first event has no increase to show for it."""
     for verdict in Verdict:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from sf_healer.commands.reading import Reading, Table, reading_option, show, url_option, watch, watch_option, worker
-from sf_healer.views.lines import admission_lines, missing_notes, moment, policy_file_lines
+from sf_healer.views.lines import admission_lines, dead_letter_lines, missing_notes, moment, policy_file_lines
 
 
 @click.command()
@@ -44,6 +44,7 @@ def _rows(data: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, object]
         for partition in data["partitions"]:
             told = f"{moment(partition['watermark'])}  {partition['jobs']} Jobs  {partition['feed_gaps']} feed gaps"
             yield f"  partition {partition['partition']}", told
+    yield from dead_letter_lines(data.get("dead_letters", {}))
     yield from policy_file_lines(data.get("policies", ()))
     if data["admission"] is not None:
         yield from admission_lines(data["admission"], wide=wide)

@@ -300,6 +300,18 @@ def policy_notes(files: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*notes, *([f"the workers go by {len(versions)} different policy files"] if len(versions) > 1 else [])]
 
 
+def dead_letters_in_short(letters: Mapping[str, int]) -> str:
+    """Say how many dead letters there are of each reason, the most first."""
+    return ", ".join(f"{letters[reason]:,} {reason}" for reason in sorted(letters, key=lambda it: (-letters[it], it)))
+
+
+def dead_letter_lines(letters: Mapping[str, int]) -> Iterator[Line]:
+    """Tell how many messages could not be read, or named, and what shows them."""
+    if letters:
+        in_short = f"{sum(letters.values()):,} since the workers started ({dead_letters_in_short(letters)})"
+        yield "dead letters", f"{in_short}; `sf-healer dead-letters` shows them"
+
+
 def policy_file_lines(files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     """Tell by which policy files the workers go, and which of them are refused."""
     for file in files:

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer, make_mocked_request
 from faust.types import TP
+from prometheus_client import Counter
 
 from agents import inventory, telemetry, watchdog
 from agents import web as module
@@ -247,6 +248,19 @@ async def test_the_fleet_adds_up_the_verdicts_and_lists_every_partition(group):
     assert body["verdicts"] == {**theirs["verdicts"], ours[0]: 1}
     assert body["jobs"] == 5
     assert [row["partition"] for row in body["partitions"]] == [0, OURS, 5]
+
+
+async def test_the_fleet_adds_up_the_dead_letters_by_their_reasons(group, monkeypatch):
+    told = Counter("letters", "Of this test.", ["reason"], registry=None)
+    told.labels(reason="not_json").inc(2)
+    told.labels(reason="null").inc(0)
+    monkeypatch.setattr(module.metrics, "DEAD_LETTERS", told)
+    theirs = {"verdicts": {}, "partitions": [], "dead_letters": {"not_json": 3, "unresolved_unknown_queue": 4}}
+    async with Peer() as peer:
+        peer.answers["/fleet/"] = (200, theirs)
+        group((peer.url, [5]))
+        _, body = await get(module.Fleet, "/fleet/")
+    assert body["dead_letters"] == {"not_json": 5, "unresolved_unknown_queue": 4}
 
 
 # ------------------------------------------------------------------ one Job

@@ -237,6 +237,12 @@ def test_a_storm_and_pauses_cannot_be_overlooked():
     assert "Careful" not in Reader(an_overview(restarts={**PAGES["/actions/"], "admission": calm})).text
 
 
+def test_messages_that_could_not_be_read_are_counted_with_what_shows_them():
+    assert "dead-letters" not in an_overview()
+    fleet = {**PAGES["/fleet/"], "dead_letters": {"not_json": 1750}}
+    assert "1,750 messages could not be read (1,750 not_json)" in Reader(an_overview(fleet=fleet)).text
+
+
 def test_a_partition_without_a_watermark_is_said_to_judge_nothing():
     fleet = {**PAGES["/fleet/"], "partitions": [{**PAGES["/fleet/"]["partitions"][0], "watermark": None}]}
     assert "1 of 1 partitions have no watermark yet" in Reader(draw_fleet(fleet, frame=FRAME)).text

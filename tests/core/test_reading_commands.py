@@ -294,6 +294,19 @@ def test_a_pause_says_when_it_holds_nothing(pages, capsys, queue, said):
 # ---- actions, fleet
 
 
+def test_the_fleet_tells_how_many_messages_could_not_be_read_and_what_shows_them(pages, capsys):
+    assert run(["fleet"]) == ExitCode.OK
+    assert "dead letters" not in capsys.readouterr().out
+    letters = {"unresolved_unknown_producer": 1395, "not_json": 355}
+    pages.put("/fleet/", {**PAGES["/fleet/"][1], "dead_letters": letters})
+    assert run(["fleet"]) == ExitCode.OK
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "dead letters 1,750 since the workers started (1,395 unresolved_unknown_producer, 355 not_json); "
+        "`sf-healer dead-letters` shows them"
+    ) in told
+
+
 def test_restarts_are_listed_with_their_state(pages, capsys):
     assert run(["actions"]) == ExitCode.OK
     table, _ = rows(capsys)

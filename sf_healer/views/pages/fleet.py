@@ -6,7 +6,7 @@ from typing import Any
 from sf_healer.core.admission import Phase
 from sf_healer.core.commands import ALL_JOBS
 from sf_healer.views.actions import list_actions
-from sf_healer.views.lines import admission_lines, missing_notes, policy_notes, span
+from sf_healer.views.lines import admission_lines, dead_letters_in_short, missing_notes, policy_notes, span
 from sf_healer.views.pages.actions import actions_table
 from sf_healer.views.pages.jobs import jobs_section, verdict_counts
 from sf_healer.views.pages.markup import Child, Html, action_path, element, link, table
@@ -42,9 +42,19 @@ def _fleet_section(fleet: Mapping[str, Any], *, now: float) -> Html:
         "fleet",
         f"{fleet['jobs']:,} Jobs",
         notice(*missing_notes(fleet), *policy_notes(fleet.get("policies", ()))),
+        _letters(fleet.get("dead_letters", {})),
         verdict_counts(fleet["verdicts"], path="/"),
         element("p", _in_short(fleet["partitions"], now), " ", element("a", "By partition", href="#watermarks")),
     )
+
+
+def _letters(letters: Mapping[str, int]) -> Html | None:
+    if not letters:
+        return None
+    counted = (
+        f"{sum(letters.values()):,} messages could not be read ({dead_letters_in_short(letters)}) since the workers "
+    )
+    return element("p", f"{counted}started; ", element("code", "sf-healer dead-letters"), " shows them.")
 
 
 def _in_short(partitions: list[dict[str, Any]], now: float) -> str:
