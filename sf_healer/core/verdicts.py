@@ -215,16 +215,19 @@ def _stands(state: JobState, end: Kind) -> bool:
     """Say whether the Job said this end of itself and no sign of life that is clearly newer reopened it.
 
     Clearly, for order between partitions means nothing. `started` is the first word of a process, and so of another
-    one than that which has ended; a `loading` may have been late. An end that may be of the incarnation before was
-    said by another clock than what this one says, so only the bounded times order the two.
+    one than that which has ended; a `loading` may have been late, also where a mark raised it and not the end. An end
+    that may be of the incarnation before was said by another clock than what this one says, so only the bounded times
+    order the two.
     """
     ended = time_of(state, end)
     if ended.bounded == NEVER:
         return False
     if is_from_before(state, ended.said):
-        ended = ended._replace(said=NEVER)
+        ended = as_said = ended._replace(said=NEVER)
+    else:
+        as_said = ended._replace(said=ended.said or ended.bounded)
     started, loading = time_of(state, Kind.STARTED), time_of(state, Kind.LOADING)
-    return perhaps_after(ended, started, RIGHT_AFTER_SECONDS) and perhaps_after(ended, loading, LATE_SECONDS)
+    return perhaps_after(ended, started, RIGHT_AFTER_SECONDS) and perhaps_after(as_said, loading, LATE_SECONDS)
 
 
 def _finished_with_error(state: JobState) -> bool:

@@ -319,6 +319,18 @@ def test_an_end_of_the_incarnation_before_does_not_excuse_this_one_whose_clock_i
 
 
 @pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_a_loading_that_comes_late_and_is_raised_does_not_reopen_an_end_that_is_not(end):
+    """Of the end's source partition no mark was known yet. Found by the simulation: a mirror, and a topic made anew."""
+    state = a_state(fact=LONG_CREATED)
+    fold_word(state, a_word(end, T0 + 50), at=T0 + 97, source_partition=0)
+    beat = a_beat(T0 + 97, offset=3, said_at=T0 + 11)
+    fold_beat(state, beat, at=T0 + 99, source_partition=2)
+    assert not any(judged(state, now).restartable for now in (100, 99 + SILENCE + 1, 5000))
+    told(state, STARTED, 97, raised=20, partition=1)
+    assert judged(state, 99 + SILENCE + 1).verdict is Verdict.STUCK, "that is another process"
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
 def test_an_end_under_a_clock_that_was_slow_from_the_start_counts(end):
     """It is dated before the Job was created, as its first words are, and came after them."""
     state = a_state()
