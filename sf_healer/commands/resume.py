@@ -15,8 +15,9 @@ from sf_healer.core.commands import Resume, encode
 from sf_healer.views.lines import moment
 from sf_healer.views.requests import Resumption, resumption
 
-#: A tick is on the steps log each second: a worker that shows none for so long does not know the newest pauses.
-_LATE_SECONDS = 30.0
+#: A tick is on the steps log each second: a worker that shows none for so long may not know the newest pauses.
+_LATE_SECONDS = 5.0
+_LOOK_EVERY_SECONDS = 0.5
 
 
 @click.command()
@@ -59,11 +60,25 @@ def command(
 
 
 def _what_follows(asked: Worker, scope: str) -> Resumption:
-    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells, or not as it is now."""
-    restarts = read_restarts(asked)
-    at = restarts["admission"]["at"]
-    if at is None or time.time() - at > _LATE_SECONDS:
-        raise ConnectionError(f"{asked.url} shows {'nothing yet' if at is None else f'it as it was at {moment(at)}'}")
+    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells, or not as it is now.
+
+    That it ends nothing is believed only of what the steps log says after the question: the pause may be a moment old.
+    """
+    began = time.time()
+    while True:
+        restarts = read_restarts(asked)
+        found, at = _found(asked, scope, restarts), restarts["admission"]["at"]
+        is_of_now = at is not None and at >= began - (_LATE_SECONDS if found.ends else 0.0)
+        if is_of_now:
+            return found
+        if time.time() - began > _LATE_SECONDS:
+            raise ConnectionError(
+                f"{asked.url} shows {'nothing yet' if at is None else f'it as it was at {moment(at)}'}"
+            )
+        time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _found(asked: Worker, scope: str, restarts: Mapping[str, Any]) -> Resumption:
     if not scope.startswith("job:"):
         return resumption(scope, None, None, restarts)
     job = scope.removeprefix("job:")

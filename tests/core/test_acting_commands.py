@@ -3,9 +3,8 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -24,10 +23,31 @@ NAME = JOB.partition("/")[2]
 RESTART = ["restart", JOB, "--reason", "looks odd", "--dry-run"]
 
 
+class Clock:
+    """The clock of a person's machine, which stands at NOW but for the time that is slept."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+
 @pytest.fixture
-def pages(monkeypatch) -> Iterator[Pages]:
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("sf_healer.commands.resume.time", clock)
+    return clock
+
+
+@pytest.fixture
+def pages(monkeypatch, clock) -> Iterator[Pages]:
     monkeypatch.setenv("SF_HEALER_BROKER_URL", "kafka://127.0.0.1:1")
-    monkeypatch.setattr("sf_healer.commands.resume.time", SimpleNamespace(time=lambda: NOW + 2.0))
     with served() as opened:
         monkeypatch.setenv("SF_HEALER_URL", opened.url)
         yield opened
@@ -266,6 +286,14 @@ def test_a_worker_that_lags_does_not_tell_what_is_paused(pages, capsys, at, told
     printed = capsys.readouterr()
     assert json.loads(printed.out)["scope"] == "queue:q1"
     assert f"cannot be told: {pages.url} shows {told}" in printed.err
+
+
+def test_a_pause_that_a_worker_has_not_read_yet_is_waited_for(pages, clock, capsys):
+    """It was made a moment ago: that nothing is paused is believed of a view that is younger than the question."""
+    restarts(pages, at=NOW - 1.0)
+    clock.meanwhile = lambda: restarts(pages, at=NOW + 0.5, pauses=[OF_A_QUEUE])
+    assert run(["resume", "--queue", "q1", "--dry-run"]) == ExitCode.OK
+    assert capsys.readouterr().err.splitlines() == ["would be resumed: queue:q1"]
 
 
 def test_resume_asks_the_worker_that_is_named(pages, capsys, monkeypatch):
