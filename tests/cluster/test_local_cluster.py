@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +20,7 @@ from kubernetes.client.exceptions import ApiException
 
 from sf_healer.core.manifest import sanitize
 from sf_healer.local.cluster import LocalCluster
+from tests.lab.kube import installation
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
@@ -211,6 +214,32 @@ class Watching:
 
 
 # ------------------------------------------------------------------ creating
+
+
+def kubectl(place: Place, *arguments: str) -> str:
+    """Run the real kubectl, which asks the server first what there is."""
+    command = [installation.binary(), "kubectl", f"--kubeconfig={place.kubeconfig}", f"--namespace={place.namespace}"]
+    home = {**os.environ, "HOME": str(place.kubeconfig.parent)}  # it keeps what it was told
+    done = subprocess.run(
+        [*command, *arguments], env=home, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.kube
+def test_kubectl_lists_annotates_and_deletes_jobs(cluster_api: Place, api: Api):
+    made = api.create(manifest("loader-a"))
+    pod = api.running(made)["metadata"]["name"]
+    selector = "--selector=job-name=loader-a"
+    assert kubectl(cluster_api, "get", "jobs", "--output=name").split() == ["job.batch/loader-a"]
+    assert kubectl(cluster_api, "get", "job/loader-a", "--output=jsonpath={.metadata.uid}") == made["metadata"]["uid"]
+    assert kubectl(cluster_api, "get", "pods", selector, "--output=name").split() == [f"pod/{pod}"]
+    assert "loader-a" in kubectl(cluster_api, "get", "jobs")
+    kubectl(cluster_api, "annotate", "job", "loader-a", "sf-healer.io/skip=true")
+    assert api.read("loader-a")["metadata"]["annotations"]["sf-healer.io/skip"] == "true"
+    kubectl(cluster_api, "delete", "job", "loader-a", "--cascade=foreground", "--timeout=20s")
+    assert api.is_gone("loader-a")
 
 
 def test_the_server_tells_its_version(api: Api):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from sf_healer.local.kube import errors, jobs
+from sf_healer.local.kube import discovery, errors, jobs
 from sf_healer.local.kube.controller import mark_deleting
 from sf_healer.local.kube.errors import ApiError
 from sf_healer.local.kube.kubelet import Kubelet
@@ -114,6 +114,8 @@ class Api:
         app.router.add_get("/api/v1/namespaces/{name}", self._read(NAMESPACE))
         for path in ("/version", "/version/"):
             app.router.add_get(path, self._version)
+        for path, told in discovery.documents().items():
+            app.router.add_get(path, _telling(told))
         app.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", self._review_access)
         app.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", self._review_rules)
         app.router.add_post("/apis/authentication.k8s.io/v1/selfsubjectreviews", self._review_subject)
@@ -491,6 +493,13 @@ def _bookmark(kind: Kind, version: int, *, initial: bool = False) -> Object:
     if initial:
         metadata["annotations"] = {_INITIAL_EVENTS_END: "true"}
     return {"kind": kind.name, "apiVersion": kind.api_version, "metadata": metadata}
+
+
+def _telling(told: Object) -> Handler:
+    async def tell(_: web.Request) -> web.Response:
+        return web.json_response(told)
+
+    return tell
 
 
 async def _tell(response: web.StreamResponse, type_: str, item: Object) -> None:
