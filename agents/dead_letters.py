@@ -12,6 +12,8 @@ from sf_healer.core.combine import Rejected
 from sf_healer.core.dead_letters import Header
 
 DEAD_LETTER_BYTES = 64 * 1024
+#: A detail may quote what could not be read, however long that is.
+DETAIL_CHARACTERS = 500
 
 
 def dead_letter(to: TopicT, topic: str, partition: int, reject: Rejected) -> Outgoing:
@@ -23,7 +25,7 @@ def dead_letter(to: TopicT, topic: str, partition: int, reject: Rejected) -> Out
     value = reject.record.value
     told = {
         Header.REASON: reject.reason,
-        Header.DETAIL: reject.detail,
+        Header.DETAIL: reject.detail[:DETAIL_CHARACTERS],
         Header.SOURCE_TOPIC: topic,
         Header.SOURCE_PARTITION: str(partition),
         Header.SOURCE_OFFSET: str(reject.record.offset),

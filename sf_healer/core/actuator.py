@@ -87,6 +87,8 @@ LEDGER_KEY = ALL_JOBS.encode()
 _OUTCOMES_KEPT = 5
 # An announcement or a verdict on a lost call that does not come back is made again: then it was not sent.
 _SAID_SECONDS = 10.0
+# A clock is set back by less, and what was read before is read again from less far back.
+_CLOCK_AHEAD_SECONDS = 600.0
 # An admission is on the log before its slot is taken: a slot without an action after this is a leak.
 _SLOT_WITHOUT_ACTION_SECONDS = 60.0
 
@@ -193,6 +195,7 @@ class Actuator:
         self.ledger = Ledger()
         self.jobs: dict[str, JobRecord] = {}
         self.now = 0.0
+        self._has_taken_over = False  # and read nothing yet
         self._open: dict[str, None] = {}  # keys of the Jobs with an action, in order of admission
         self._said: dict[tuple[str, str, int], float] = {}
 
@@ -210,6 +213,9 @@ class Actuator:
     def restore(self, items: Iterable[tuple[bytes, bytes]], *, log_end: int | None = None) -> None:
         """Take over the stored state, and its newest time: the broker's clock may have been set back since.
 
+        A time far beyond that of the first record that is read then was a broker's that was wrong: it is forgotten, or
+        all commands would be expired until that time has come.
+
         `log_end` is the end offset of the steps log: an earlier one than we have folded means that the topic
         was made anew, and its offsets count from the start again. Raises UnknownSchema.
         """
@@ -219,6 +225,7 @@ class Actuator:
                 self.ledger = decode_ledger(value)
             else:
                 self._keep(key.decode(), decode_job_record(value))
+        self._has_taken_over = True
         self.now = max([self.ledger.now, *(record.at for record in self.jobs.values())])
         newest = max([self.ledger.offset, *(record.offset for record in self.jobs.values())])
         if log_end is not None and log_end <= newest:
@@ -228,6 +235,9 @@ class Actuator:
 
     def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
         """Fold one record of the log, appended at `at` (epoch seconds)."""
+        if self._has_taken_over and self.now > at + _CLOCK_AHEAD_SECONDS:
+            self.now = at
+        self._has_taken_over = False
         self.now = max(self.now, at)
         effects = Effects([], [], None, [], [])
         match record:

@@ -75,6 +75,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     reset_pending: bool = False
     replaced_topic_ids: tuple[str, ...] = ()
     lost_until: float = 0.0
+    lost_through: float = 0.0
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -233,6 +234,7 @@ class Partition:
             self.watermark.reset_pending,
             self.watermark.replaced_topic_ids,
             self.watermark.gaps.lost_until,
+            self.watermark.lost_through,
         )
 
     def restore(self, meta: Meta | None, states: Iterable[JobState]) -> None:
@@ -250,7 +252,7 @@ class Partition:
         self.watermark.gaps = Gaps(meta.gaps, meta.lost_until)
         self._forwarded = {(topic, partition): offset for topic, partition, offset in meta.forwarded}
         self.last_at = meta.last_at
-        self.watermark.reset_pending = meta.reset_pending
+        self.watermark.reset_pending, self.watermark.lost_through = meta.reset_pending, meta.lost_through
         self.watermark.replaced_topic_ids = meta.replaced_topic_ids
 
     def restore_jobs(self, states: Iterable[JobState]) -> None:
@@ -423,17 +425,18 @@ class Partition:
         if any(w > at for _, w in mark.sources):  # W is the time of an earlier record here: nobody knows the future
             mark = msgspec.structs.replace(mark, sources=tuple((source, min(w, at)) for source, w in mark.sources))
         known = self._sources()
-        advance = self.watermark.apply(mark)
+        advance = self.watermark.apply(mark, at)
         if advance is not None:
             self._sweep(advance.to)
         if advance is not None or self._sources() != known:
             self._meta_dirty = True
         return advance
 
-    def _sources(self) -> tuple[str, int, bool, dict[int, float]]:
+    def _sources(self) -> tuple[str, int, bool, float, dict[int, float]]:
         """Return what holds the watermark back, makes its next step a gap or bounds a clock: it outlives a restart."""
         watermark = self.watermark
-        return watermark.topic_id, watermark.partitions, watermark.reset_pending, dict(watermark.marks)
+        lost = watermark.reset_pending, watermark.lost_through
+        return watermark.topic_id, watermark.partitions, *lost, dict(watermark.marks)
 
     def _fold_fact(self, evidence: Fact, at: float) -> None:
         state = self._job(evidence.fact.key)

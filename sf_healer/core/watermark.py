@@ -8,7 +8,9 @@ Rules (design §4):
 - Within one silent episode the first gap re-bases the Job to the gap's end; later gaps are only subtracted.
   A worker in a crash loop would otherwise hide a stuck Job for ever.
 - A gap in which reports were lost (a reset, a topic made anew) re-bases every Job: what nobody will ever read may have
-  been its sign of life (docs/decisions/0023). In a gap of any other kind it waits to be read.
+  been its sign of life (docs/decisions/0023). In a gap of any other kind it waits to be read. What was lost had been
+  said before the mark that tells of it was appended, so that gap lasts until the watermark has come there: a source
+  partition that lags may hold it back far before.
 
 Times are epoch seconds of the broker's clock, as append times are.
 """
@@ -43,7 +45,13 @@ class Gaps:
         self._newest_loss = bisect_right(self._ends, lost_until) - 1
 
     def add(self, start: float, end: float, *, lost: bool = False) -> None:
-        """Append the gap (start, end]; gaps come in order of time. `lost`: reports in it were lost."""
+        """Append the gap (start, end]; gaps come in order of time. `lost`: reports in it were lost.
+
+        One that goes on where the one before has ended, and lost reports as well, is one gap with it.
+        """
+        if lost and self._ends and self._newest_loss == len(self._ends) - 1 and self._ends[-1] == start:
+            self._ends[-1] = end
+            return
         self._starts.append(start)
         self._ends.append(end)
         dropped = max(0, len(self._ends) - GAPS_KEPT)
@@ -81,19 +89,24 @@ class Watermark:
         self.gaps = Gaps()
         #: An offset reset was told of; the next step of the watermark is a gap.
         self.reset_pending = False
+        #: Up to here what was lost may have been said: until the watermark has passed it, all its steps are gaps.
+        self.lost_through = 0.0
         self.replaced_topic_ids: tuple[str, ...] = ()
 
-    def apply(self, mark: Mark) -> Advance | None:
-        """Fold a mark; returns how the watermark moved, None if it did not."""
+    def apply(self, mark: Mark, at: float = 0.0) -> Advance | None:
+        """Fold a mark that was appended at `at`; returns how the watermark moved, None if it did not."""
         if mark.topic_id in self.replaced_topic_ids:
             return None  # a worker with metadata from before the topic was made anew
+        lost = bool(mark.reset)
         if mark.topic_id != self.topic_id:
-            self._replace_topic(mark.topic_id)
+            lost = self._replace_topic(mark.topic_id) or lost
         self.partitions = max(self.partitions, mark.partitions)
         for source_partition, w in mark.sources:
             self.partitions = max(self.partitions, source_partition + 1)
             self.marks[source_partition] = max(w, self.marks.get(source_partition, 0.0))
-        self.reset_pending = self.reset_pending or bool(mark.reset)
+        if lost:
+            self.reset_pending = True
+            self.lost_through = max(self.lost_through, at, *(w for _, w in mark.sources))
         if len(self.marks) < self.partitions:
             return None
         return self._advance(min(self.marks.values()))
@@ -101,17 +114,20 @@ class Watermark:
     def _advance(self, to: float) -> Advance | None:
         if to <= self.value:
             return None
-        gap = self.reset_pending or self.value == 0.0 or to - self.value > self.feed_gap_seconds
+        lost = self.reset_pending or self.value < self.lost_through
+        gap = lost or self.value == 0.0 or to - self.value > self.feed_gap_seconds
         if gap:
-            self.gaps.add(self.value, to, lost=self.reset_pending)
+            self.gaps.add(self.value, to, lost=lost)
         self.value = to
         self.reset_pending = False
         return Advance(to, gap)
 
-    def _replace_topic(self, topic_id: str) -> None:
-        if self.topic_id:
-            self.replaced_topic_ids = (*self.replaced_topic_ids, self.topic_id)[-TOPIC_IDS_REMEMBERED:]
-            self.reset_pending = True
+    def _replace_topic(self, topic_id: str) -> bool:
+        """Begin with the partitions of another topic; returns whether there was one before, and is gone."""
+        before = self.topic_id
+        if before:
+            self.replaced_topic_ids = (*self.replaced_topic_ids, before)[-TOPIC_IDS_REMEMBERED:]
         self.topic_id = topic_id
         self.partitions = 0
         self.marks = {}
+        return before != ""

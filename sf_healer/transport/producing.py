@@ -99,5 +99,6 @@ async def _all_of(sent: Iterable[asyncio.Future[list[RecordMetadata]]]) -> list[
 
 def _refuse_too_large(topic: str, record: ToSend, limit: int) -> None:
     size = len(record.key or b"") + len(record.value or b"")
+    size += sum(len(name) + len(value) for name, value in record.headers or ())
     if size > limit:
         raise MessageSizeTooLargeError(f"{size} bytes to {topic}, where {limit} may be sent")

@@ -89,6 +89,12 @@ async def test_a_record_that_no_batch_can_hold_is_refused_before_it_is_sent(edge
     assert edge.producer.sent == []
 
 
+async def test_headers_count_where_a_record_is_too_large(edge):
+    with pytest.raises(MessageSizeTooLargeError, match=EVIDENCE):
+        await acknowledged([outgoing(b"x" * 10)._replace(headers={"why": b"x" * 1_100_000})])
+    assert edge.producer.sent == []
+
+
 async def test_where_the_broker_dates_nothing_each_record_has_our_own_time(edge):
     edge.producer.dates = False
     before = time.time()

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,9 +12,10 @@ from aiokafka.errors import KafkaTimeoutError, NotEnoughReplicasError
 from faust.types import TP
 
 from agents import inventory, telemetry
+from agents.dead_letters import DETAIL_CHARACTERS, dead_letter
 from sf_healer.adapters import metrics
 from sf_healer.app import PRODUCE_BATCH_BYTES, settings
-from sf_healer.core.combine import Ignored
+from sf_healer.core.combine import Ignored, Rejected
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import EMPTY, Bundle, Mark
 from sf_healer.core.partitioning import partition_of
@@ -226,6 +228,13 @@ async def test_a_message_of_the_brokers_size_limit_is_cut_and_says_what_it_was(e
     assert letter.value == huge[: 64 * 1024]
     assert letter.headers["sf-healer-original-size"] == str(len(huge)).encode()
     assert letter.headers["sf-healer-sha256"] == hashlib.sha256(huge).hexdigest().encode()
+
+
+def test_the_detail_of_a_dead_letter_is_cut_however_much_it_quotes():
+    reject = Rejected(SimpleNamespace(offset=7, value=b"x" * 1_000_000), "not_evidence", "x" * 1_000_000)
+    letter = dead_letter(None, "t", 0, reject)
+    assert letter.headers["sf-healer-detail"] == b"x" * DETAIL_CHARACTERS
+    assert sum(map(len, letter.headers.values())) < 1_000
 
 
 async def test_a_report_of_the_brokers_size_limit_is_a_report(edge, agent):

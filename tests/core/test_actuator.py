@@ -574,6 +574,23 @@ def test_who_takes_over_goes_on_by_the_newest_time_on_the_log_though_the_brokers
     assert log.actuator.now == newest
 
 
+def test_what_is_written_of_admission_alone_keeps_the_newest_time():
+    log = Log().append(counts()).drain()
+    log.now -= 60.0
+    log.restart().tick()
+    assert log.actuator.now == START
+
+
+def test_a_time_that_a_wrong_clock_wrote_does_not_expire_all_commands_after_a_restart():
+    log = Log()
+    log.now += 86_400.0
+    log.append(counts()).drain()
+    log.now -= 86_400.0
+    log.restart().tick()
+    assert log.actuator.now == log.now
+    assert [outcome.result for outcome in log.heal().outcomes] == [Result.RESTARTED]
+
+
 def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
     log = Log(limits=Limits(backoff_seconds=0.0))
     uid = "u-a"

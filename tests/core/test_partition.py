@@ -705,6 +705,19 @@ def test_what_holds_the_watermark_back_or_makes_a_gap_survives_a_crash(mark):
     assert restored.meta() == driver.partition.meta()
 
 
+def test_a_gap_that_lost_reports_is_one_after_a_crash_too():
+    driver, stored = a_driver(), Stored()
+    driver.run(9)
+    driver.now += 1
+    driver.apply(Mark(TOPIC, 1, ((0, driver.now),), (0,)))
+    told_at = driver.now
+    driver.run(9)
+    stored.store(driver.take())
+    restored = stored.restored().watermark
+    assert restored.gaps.silence(T0 - 5, driver.now) == driver.now - told_at
+    assert restored.lost_through == told_at
+
+
 def test_a_job_is_not_judged_earlier_after_a_crash_for_reports_that_were_not_stored():
     driver, stored = a_driver(), Stored()
     driver.loading()

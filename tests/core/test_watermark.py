@@ -162,6 +162,16 @@ def test_of_the_gaps_resets_and_topics_made_anew_lose_reports(loss):
     assert mark.gaps.lost_until == T0 + 1
 
 
+def test_what_a_leading_source_partition_lost_is_a_gap_until_a_lagging_one_has_come_there():
+    mark = a_running_watermark(partitions=2)
+    mark.apply(of(2, (0, T0 + 60), (1, T0 + 1)), T0 + 61)
+    mark.apply(of(2, (0, T0 + 100), reset=(0,)), T0 + 101)
+    for seconds in range(2, 110):
+        mark.apply(of(2, (0, T0 + 102 + seconds), (1, T0 + seconds)), T0 + 102 + seconds)
+        assert mark.gaps.silence(T0 + 1, T0 + seconds) == max(0.0, seconds - 101)
+    assert mark.gaps.as_tuple()[1:] == ((T0 + 1, T0 + 101),), "one gap, however many marks were made in it"
+
+
 def test_a_loss_is_not_forgotten_before_its_gap_is():
     gaps = Gaps()
     gaps.add(T0, T0 + 1, lost=True)
