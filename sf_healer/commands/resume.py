@@ -15,9 +15,8 @@ from sf_healer.core.commands import Resume, encode
 from sf_healer.views.lines import moment
 from sf_healer.views.requests import Resumption, resumption
 
-#: A tick is on the steps log each second: a worker that shows none for so long may not know the newest pauses.
-_LATE_SECONDS = 5.0
-_LOOK_EVERY_SECONDS = 0.5
+#: A tick is on the steps log each second: a worker that shows none for so long does not know what is paused.
+_LATE_SECONDS = 30.0
 
 
 @click.command()
@@ -38,8 +37,8 @@ def command(
     """End the pause of a scope; --all ends the pause of all Jobs, not those of single queues or targets.
 
     With --job it also ends the quarantine of that Job, and its attempts count from zero. What is still paused is told.
-    Exit code 4 where nothing was paused, and nothing is sent; a worker tells, and where none can be reached the pause
-    is ended all the same.
+    Exit code 4 where nothing was paused, as far as a worker knows; the end is sent all the same, for a pause that is on
+    its way to it.
     """
     asked, settings = worker(url)
     scope = scope_of(settings, all_jobs=all_jobs, job=job, queue=queue, target=target)
@@ -47,12 +46,12 @@ def command(
         ends, follows = _what_follows(asked, scope)
     except ConnectionError as problem:
         ends, follows = True, [f"whether it was paused, and what still is, cannot be told: {problem}"]
+    resume = Resume(scope=scope, reason=reason, by=person(), at=time.time())
+    if dry_run:
+        click.echo(encode(resume))
+    else:
+        send(send_control(settings, resume))
     if ends:
-        resume = Resume(scope=scope, reason=reason, by=person(), at=time.time())
-        if dry_run:
-            click.echo(encode(resume))
-        else:
-            send(send_control(settings, resume))
         say(f"{'would be resumed' if dry_run else 'resumed'}: {scope}")
     for line in follows:
         say(line)
@@ -60,25 +59,11 @@ def command(
 
 
 def _what_follows(asked: Worker, scope: str) -> Resumption:
-    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells, or not as it is now.
-
-    That it ends nothing is believed only of what the steps log says after the question: the pause may be a moment old.
-    """
-    began = time.time()
-    while True:
-        restarts = read_restarts(asked)
-        found, at = _found(asked, scope, restarts), restarts["admission"]["at"]
-        is_of_now = at is not None and at >= began - (_LATE_SECONDS if found.ends else 0.0)
-        if is_of_now:
-            return found
-        if time.time() - began > _LATE_SECONDS:
-            raise ConnectionError(
-                f"{asked.url} shows {'nothing yet' if at is None else f'it as it was at {moment(at)}'}"
-            )
-        time.sleep(_LOOK_EVERY_SECONDS)
-
-
-def _found(asked: Worker, scope: str, restarts: Mapping[str, Any]) -> Resumption:
+    """Ask a worker what the end of a pause ends; raises ConnectionError where nobody tells, or not as it is now."""
+    restarts = read_restarts(asked)
+    at = restarts["admission"]["at"]
+    if at is None or time.time() - at > _LATE_SECONDS:
+        raise ConnectionError(f"{asked.url} shows {'nothing yet' if at is None else f'it as it was at {moment(at)}'}")
     if not scope.startswith("job:"):
         return resumption(scope, None, None, restarts)
     job = scope.removeprefix("job:")
