@@ -76,6 +76,19 @@ async def test_all_are_counted_and_the_newest_kept(settings: Settings):
     assert len(found.dead_letters) == 8
 
 
+async def test_a_burst_is_counted_whole_where_the_broker_tells_the_end_before_it(settings: Settings):
+    """As that of the demo does: letters that were sent in one batch (docs/decisions/0004)."""
+    await make_topics(settings.bootstrap_servers[0])
+    await bury(settings, [STRANGER])
+    async with kafka.producer(settings) as producer:
+        batch = producer.create_batch()
+        for _ in range(40):
+            batch.append(key=None, value=b"x", timestamp=None, headers=[("sf-healer-reason", UNREADABLE.encode())])
+        await (await producer.send_batch(batch, topics.DEAD_LETTERS, partition=0))
+    found = await find(settings, since_seconds=3600.0, newest=3)
+    assert found.counts == {UNREADABLE: 40, STRANGER: 1}
+
+
 async def test_reasons_that_somebody_makes_up_take_no_more_memory_than_there_may_be(settings, monkeypatch):
     monkeypatch.setattr("sf_healer.dead_letters._MOST_REASONS", 2)
     await make_topics(settings.bootstrap_servers[0])

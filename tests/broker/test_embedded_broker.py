@@ -288,6 +288,22 @@ async def test_nothing_is_compacted_and_nothing_is_too_large(broker: EmbeddedBro
 
 
 @pytest.mark.embedded
+async def test_the_end_is_told_as_one_past_the_first_record_of_the_newest_batch(broker: EmbeddedBroker):
+    topic = await create_topic(broker.bootstrap)
+    place = TopicPartition(topic, 0)
+    async with produce(broker.bootstrap) as producer, consume(broker.bootstrap) as consumer:
+        batch = producer.create_batch()
+        for _ in range(5):
+            batch.append(key=None, value=b"x", timestamp=None)
+        await (await producer.send_batch(batch, topic, partition=0))
+        ends = await consumer.end_offsets([place])
+        consumer.assign([place])
+        consumer.seek(place, 0)
+        fetched = await consumer.getmany(place, timeout_ms=5_000)
+        assert (ends[place], len(fetched[place]), consumer.highwater(place)) == (1, 5, 5)
+
+
+@pytest.mark.embedded
 async def test_offsets_cannot_be_looked_up_by_time(broker: EmbeddedBroker):
     topic = await create_topic(broker.bootstrap)
     place = TopicPartition(topic, 0)
