@@ -10,13 +10,16 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sf_healer.cli import main
 from sf_healer.core import admission, verdicts
 from sf_healer.core.state import NEVER
 from sf_healer.core.verdicts import Judgement, Rule, Verdict
 
 if TYPE_CHECKING:
-    from sf_healer.core.policy import Policy
+    from sf_healer.core.admission import Fleet, Ledger, Refused
+    from sf_healer.core.policy import Limits, Policy
     from sf_healer.core.state import JobState
     from sf_healer.core.watermark import Gaps
 
@@ -39,6 +42,16 @@ def _failed_without_a_pod(state: JobState, now: float, policy: Policy, gaps: Gap
     return told
 
 
+_fleet_brakes = admission._fleet_brakes
+
+
+def _braked_without_slow_start(
+    ledger: Ledger, unhealthy_at: float, fleet: Fleet, limits: Limits, now: float
+) -> Refused | None:
+    """Let as many restarts begin at once as may be under way, as if one had nothing to do with the next."""
+    return _fleet_brakes(msgspec.structs.replace(ledger, window=limits.in_flight), unhealthy_at, fleet, limits, now)
+
+
 def put_in(fault: Fault) -> None:
     """Put a fault into this process."""
     match fault:
@@ -47,6 +60,7 @@ def put_in(fault: Fault) -> None:
         case Fault.EVERY_SILENCE_FOR_ITSELF:
             admission._is_stormy = lambda *_: False
             admission._exceeds = lambda *_: False
+            admission._fleet_brakes = _braked_without_slow_start
 
 
 if __name__ == "__main__":
