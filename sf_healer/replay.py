@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -22,7 +22,7 @@ from sf_healer.core import admission, evidence
 from sf_healer.core.combine import Combiner
 from sf_healer.core.commands import Command
 from sf_healer.core.events import Kind
-from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest
+from sf_healer.core.facts import Condition, JobFact, PodState, ended_at, fact_from_manifest
 from sf_healer.core.identity import ConventionIndex, JobIndex, target_of
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Counts, Partition
@@ -83,16 +83,23 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
     evidence: dict[str, float | int | str | None]
 
 
-def read_jobs(path: Path) -> list[JobFact]:
+class ListedJob(NamedTuple):
+    """A Job as it was while it ran, and when it had ended by the time it was listed; 0.0: it had not."""
+
+    fact: JobFact
+    ended_at: float = 0.0
+
+
+def read_jobs(path: Path) -> list[ListedJob]:
     """Read Jobs as `kubectl get jobs -o json` prints them, or as they lie beside a capture; raises CaptureError."""
     try:
         document = msgspec.json.decode(path.read_bytes())
         if isinstance(document, dict):
-            return [_as_it_was(manifest) for manifest in _manifests(document)]
+            return [ListedJob(_as_it_was(manifest), ended_at(manifest)) for manifest in _manifests(document)]
         rows = msgspec.convert(document, list[_JobRow])
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is a wrong letter
         raise CaptureError(f"{path}: {error}") from None
-    return [_fact_of(row, number) for number, row in enumerate(rows, start=1)]
+    return [ListedJob(_fact_of(row, number)) for number, row in enumerate(rows, start=1)]
 
 
 def _manifests(document: dict[str, object]) -> list[dict[str, object]]:
@@ -145,7 +152,7 @@ class Replay:
     def __init__(
         self,
         lines: Iterable[Line],
-        jobs: Iterable[JobFact] | None,
+        jobs: Iterable[ListedJob] | None,
         policies: PolicyBook,
         *,
         until: float | None = None,
@@ -154,7 +161,7 @@ class Replay:
         self._lines = iter(lines)
         self._until = math.inf if until is None else until
         self._names = ConventionIndex(namespace) if jobs is None else JobIndex()
-        self._created = sorted(jobs or (), key=lambda fact: fact.created_at)
+        self._listed = sorted(jobs or (), key=lambda job: job.fact.created_at)
         self._combiner = Combiner(self._names, 1)
         self._marks = SourceMarks()
         self._partition = Partition(
@@ -170,6 +177,8 @@ class Replay:
         self._told: dict[str, tuple[str, str, int]] = {}
         self.reports = 0
         self.rejected: dict[str, int] = {}
+        self.began = -math.inf
+        self.left_out = 0  # Jobs that had ended before
 
     def decisions(self) -> Iterator[Decision]:
         """Run to the end of the capture, or to `until`, giving each decision as it falls."""
@@ -191,9 +200,11 @@ class Replay:
         """Merge reports, creations and whole seconds (None) in order of time; a second comes after what it ends."""
         first = next(self._lines, None)
         began = -math.inf if first is None else first.at  # nobody looked before: of older Jobs no silence is known
+        there = [job.fact for job in self._listed if not job.ended_at or job.ended_at >= began]
+        self.began, self.left_out = began, len(self._listed) - len(there)
         lines = self._lines if first is None else itertools.chain([first], self._lines)
         reports = ((line.at, 1, number, line) for number, line in enumerate(lines))
-        created = ((max(fact.created_at, began), 0, number, fact) for number, fact in enumerate(self._created))
+        created = ((max(fact.created_at, began), 0, number, fact) for number, fact in enumerate(there))
         second: float | None = None
         merged: Iterator[tuple[float, int, int, Line | JobFact]] = heapq.merge(
             reports, created, key=lambda item: item[:3]

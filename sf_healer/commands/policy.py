@@ -60,7 +60,7 @@ def check(*, file: Path, jobs_file: Path | None, output: Output) -> ExitCode:
         say(f"{file}: {warning}")
     if jobs_file is not None:
         try:
-            jobs = read_jobs(jobs_file)
+            jobs = [job.fact for job in read_jobs(jobs_file)]
         except CaptureError as problem:
             raise click.ClickException(str(problem)) from None
         _print_jobs(book, jobs, output)

@@ -88,7 +88,7 @@ def command(
             end = [counts, _in_words(restarts(decisions, old), named, against)]
     except CaptureError as error:
         raise click.ClickException(str(error)) from None
-    _say_end(end if output == "table" else [], knows_jobs=jobs_file is not None)
+    _say_end([*(end if output == "table" else []), *_left_out(run)], knows_jobs=jobs_file is not None)
     if truth is None:
         return ExitCode.OK
     if against_file is not None:
@@ -101,6 +101,13 @@ def _say_end(lines: list[str], *, knows_jobs: bool) -> None:
         say(line)
     if not knows_jobs:
         say(_WITHOUT_JOBS)
+
+
+def _left_out(run: Replay) -> list[str]:
+    if not run.left_out:
+        return []
+    jobs, are = ("Job", "is") if run.left_out == 1 else ("Jobs", "are")
+    return [f"{run.left_out} {jobs} had ended before the capture begins ({moment(run.began)}) and {are} left out"]
 
 
 def _named(policy_file: Path | None, silence_threshold: float | None) -> str:

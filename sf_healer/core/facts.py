@@ -159,6 +159,17 @@ def epoch_seconds(timestamp: object) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def ended_at(job: Mapping[str, object]) -> float:
+    """Read when a Job ended, Complete or Failed, as epoch seconds; 0.0 where it has not, or does not tell."""
+    status = _mapping(job.get("status"))
+    ends = (
+        condition.get("lastTransitionTime")
+        for condition in _mappings(status.get("conditions"))
+        if condition.get("status") == "True" and condition.get("type") in {"Complete", "Failed"}
+    )
+    return epoch_seconds(status.get("completionTime")) or max(map(epoch_seconds, ends), default=0.0)
+
+
 def _condition(metadata: Mapping[str, object], spec: Mapping[str, object], status: Mapping[str, object]) -> Condition:
     # Deletion comes first: whatever else such a Job is, nobody may touch it any more.
     if metadata.get("deletionTimestamp"):

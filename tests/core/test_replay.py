@@ -352,7 +352,48 @@ def test_jobs_may_be_those_that_kubectl_lists(tmp_path):
         (f"stf/{name_of('mmmmmm')}", "never_started", "restart"),
     ]
     assert 600.0 < found[1].at - T0 <= 600.0 + WINDOW_SECONDS + 1.0, "of the time before the capture nothing is known"
-    assert read_jobs(jobs)[0].labels == {"team": "data"}
+    assert read_jobs(jobs)[0].fact.labels == {"team": "data"}
+
+
+def ended(row: dict[str, object], status: dict[str, object], *, created_at: str) -> dict[str, object]:
+    return {**as_kubectl_lists(row, created_at=created_at), "status": status}
+
+
+def failed(at: str, *, status: str = "True") -> dict[str, object]:
+    return {"conditions": [{"type": "Failed", "status": status, "lastTransitionTime": at}]}
+
+
+#: The capture begins at 15:06:40.
+ENDED_BEFORE = [{"completionTime": "2025-06-08T00:00:00Z"}, failed("2025-06-15T15:06:39Z")]
+STILL_THERE = [{"completionTime": "2025-06-15T15:06:40Z"}, failed("2025-06-16T00:00:00Z"), failed("", status="False")]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        (ENDED_BEFORE, "2 Jobs had ended before the capture begins (2025-06-15 15:06:40Z) and are left out"),
+        (ENDED_BEFORE[:1], "1 Job had ended before the capture begins (2025-06-15 15:06:40Z) and is left out"),
+    ],
+)
+@pytest.mark.parametrize("output", ["table", "jsonl"])
+def test_jobs_that_ended_before_the_capture_are_left_out_and_counted(capture, capsys, statuses, told, output):
+    rows = [ended(job(f"old00{n}"), status, created_at="2025-06-01T00:00:00Z") for n, status in enumerate(statuses)]
+    capture.with_name("jobs.json").write_text(json.dumps({"items": rows}))
+    assert (
+        replay(capture, "--jobs", capture.with_name("jobs.json"), "--until", T0 + 2000.0, "-o", output) is ExitCode.OK
+    )
+    printed = capsys.readouterr()
+    assert "old00" not in printed.out
+    assert told in printed.err.splitlines()
+
+
+def test_jobs_that_ended_later_are_replayed(capture, capsys):
+    rows = [ended(job(f"new00{n}"), status, created_at="2025-06-01T00:00:00Z") for n, status in enumerate(STILL_THERE)]
+    capture.with_name("jobs.json").write_text(json.dumps({"items": rows}))
+    assert replay(capture, "--jobs", capture.with_name("jobs.json"), "--until", T0 + 2000.0) is ExitCode.OK
+    printed = capsys.readouterr()
+    assert all(name_of(f"new00{n}") in printed.out for n in range(3))
+    assert "left out" not in printed.err
 
 
 @pytest.mark.parametrize("output", ["table", "jsonl"])
