@@ -85,7 +85,7 @@ def restart_of(
     """Compose the command that restarts a Job as its page at a worker shows it.
 
     `now` is the time of the steps log, epoch seconds. Raises RequestRefusedError for a Job that is not there, that may
-    not be touched, or that has ended: to run it again has to be meant.
+    not be touched, that has ended or was just told to stop: to run it again has to be meant.
     """
     fact, policy = page["incarnation"], page["policy"]  # the policy is known where the Job is
     if fact is None or fact["condition"] in {"gone", "deleting"}:

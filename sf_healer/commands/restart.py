@@ -34,7 +34,9 @@ _ANSWERS = {
     metavar="S",
     help="Wait so long for the answer; 0: only until the request is safe.",
 )
-@click.option("--even-if-ended", is_flag=True, help="Run a Job again that has finished, or that its user stopped.")
+@click.option(
+    "--even-if-ended", is_flag=True, help="Run a Job again that has finished, or that its user stopped or is stopping."
+)
 @dry_run_option
 @url_option
 def command(
@@ -42,10 +44,10 @@ def command(
 ) -> ExitCode:
     """Have JOB (a name, or namespace/name) deleted and created again; it need not be sick.
 
-    How it is judged and how many attempts it has used is told first. A Job that has ended is refused without
-    --even-if-ended; one that is suspended, exempt or gone always. Admission applies, but for the quarantine and the
-    back-off of the Job itself. Exit code 4 when it is refused, or when mode = observe touches nothing; 1 when the
-    restart failed, or no answer came in time.
+    How it is judged and how many attempts it has used is told first. A Job that has ended, or was just told to stop, is
+    refused without --even-if-ended; one that is suspended, exempt or gone always. Admission applies, but for the
+    quarantine and the back-off of the Job itself. Exit code 4 when it is refused, or when mode = observe touches
+    nothing; 1 when the restart failed, or no answer came in time.
     """
     asked, settings = worker(url)
     page = asked.read_job(job_key(job, settings))

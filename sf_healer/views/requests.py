@@ -15,8 +15,8 @@ from sf_healer.views.holding import pauses_of
 from sf_healer.views.lines import moment, pause_in_words, span
 from sf_healer.views.words import RULES
 
-#: A Job that is one of these has come to its end, and somebody meant it to.
-ENDED = frozenset({Verdict.COMPLETED, Verdict.STOPPED})
+#: A Job that is one of these has come to its end, or was just told to, and somebody meant it to.
+ENDED = frozenset({Verdict.COMPLETED, Verdict.STOPPED, Verdict.HELD})
 
 
 class Attempts(NamedTuple):
@@ -45,6 +45,10 @@ def objection_to(page: Mapping[str, Any]) -> str:
             return "Kubernetes calls the Job Complete; --even-if-ended runs it again"
         case Rule.INTERRUPTED:
             return f"it was stopped by its user at {moment(said['interrupted_at'])}; --even-if-ended runs it again"
+        case Rule.STOP_COMMAND:
+            told, held_until = moment(page["why"]["since"]), moment(page["why"]["looks_again_at"])
+            stopping = f"its queue was told to stop at {told}, and until {held_until} it may be stopping"
+            return f"{stopping}; --even-if-ended restarts it all the same"
         case Rule.SKIP_ANNOTATION:
             return f"{RULES[Rule.SKIP_ANNOTATION]}; `sf-healer unskip {job}` takes that back"
         case Rule.MANAGED_BY_ANOTHER:

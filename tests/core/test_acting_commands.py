@@ -14,6 +14,7 @@ from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, run
 from sf_healer.core.commands import Resume
 from sf_healer.core.events import Kind
+from sf_healer.core.evidence import Hold, HoldCause
 from sf_healer.core.facts import Condition
 from sf_healer.settings import Settings
 from sf_healer.views.jobs import build_job
@@ -91,6 +92,25 @@ def test_what_has_ended_is_run_again_only_where_that_is_meant(pages, capsys, sai
     printed = capsys.readouterr()
     assert json.loads(printed.out)["key"] == JOB
     assert "would be asked for" in printed.err
+
+
+def test_a_job_that_was_told_to_stop_is_restarted_only_where_that_is_meant(pages, capsys):
+    """Else a restart revives within the hold what its user stops."""
+    driver = Driver()
+    driver.fact()
+    driver.run(60)
+    driver.apply(Hold(JOB, HoldCause.STOP_COMMAND))
+    driver.run(5)
+    pages.put(f"/jobs/{JOB}/", build_job(driver.partition, driver.state()))
+    assert run(RESTART) == ExitCode.REFUSED
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    stopped = f"{JOB}: its queue was told to stop at {moment(T0 + 60)}, and until {moment(T0 + 90)} it may be stopping"
+    assert f"{stopped}; --even-if-ended restarts it all the same" in printed.err
+    assert run([*RESTART, "--even-if-ended"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["key"] == JOB
+    assert f"{JOB} is held: a stop command went to its queue" in printed.err
 
 
 @pytest.mark.parametrize(
