@@ -62,7 +62,7 @@ def command(
         rows = sorted((row for name, record in records.items() for row in _rows(name, record)), reverse=True)
         cells = [(moment(row[0]), *row[1 : len(columns)]) for row in rows]
         fit = _FIT._replace(droppable=()) if output is Reading.WIDE else _FIT
-        return Table({**page, "actions": records}, columns, cells, notes, fit)
+        return Table({**page, "actions": records}, columns, cells, notes, fit, settings.namespace)
 
     if watching:
         watch(make, output)

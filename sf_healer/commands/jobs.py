@@ -76,7 +76,7 @@ def command(
     """
     if watching and check:
         raise click.UsageError("--watch never ends, --check wants an end: give one of them")
-    asked, _ = worker(url)
+    asked, settings = worker(url)
     wanted = frozenset(verdicts) | (RESTARTABLE if sick else frozenset())
 
     def is_wanted(row: Mapping[str, Any]) -> bool:
@@ -100,7 +100,8 @@ def command(
         now = valve["at"] if valve is not None else None
         cells = [[_cells(row, now)[name] for name in columns] for row in rows]
         fit = _FIT._replace(droppable=()) if is_wide else _FIT
-        return Table({**page, "jobs": rows}, columns, cells, [*missing_notes(page), *notes], fit)
+        notes = [*missing_notes(page), *notes]
+        return Table({**page, "jobs": rows}, columns, cells, notes, fit, settings.namespace)
 
     if watching:
         watch(make, output)

@@ -150,6 +150,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[object]]
     notes: Sequence[str] = ()
     fit: Fit = Fit()
+    namespace: str = ""  # that of the settings, which completes a name that has none
 
 
 #: The column of Jobs' names, in every table that has one.
@@ -158,24 +159,22 @@ JOB_COLUMN = "JOB"
 
 def for_a_person(table: Table, width: int) -> Table:
     """Make a table fit a terminal: the namespace is told once, what is least needed is left out; both are noted."""
-    rows, namespace = _without_namespace(table)
+    rows = _without_namespace(table)
     columns, narrow = kept_columns(table.columns, rows, table.fit, width)
     dropped = [name for name in table.columns if name not in columns]
-    notes = [f"all in namespace {namespace}"] if namespace else []
+    notes = [] if rows is table.rows else [f"all in namespace {table.namespace}"]
     notes += [f"a wider terminal shows {', '.join(dropped)} too"] if dropped else []
     return table._replace(columns=columns, rows=narrow, notes=[*(["; ".join(notes)] if notes else []), *table.notes])
 
 
-def _without_namespace(table: Table) -> tuple[Sequence[Sequence[object]], str]:
-    """Take the namespace out of the Jobs' names where all are of one; gives the rows and the namespace."""
+def _without_namespace(table: Table) -> Sequence[Sequence[object]]:
+    """Take the namespace out of the Jobs' names where all are of that of the settings: copied, they name the same."""
     if JOB_COLUMN not in table.columns:
-        return table.rows, ""
+        return table.rows
     number = table.columns.index(JOB_COLUMN)
-    namespaces = {str(row[number]).partition("/")[0] for row in table.rows}
-    if len(namespaces) != 1:
-        return table.rows, ""
-    rows = [(*row[:number], str(row[number]).partition("/")[2], *row[number + 1 :]) for row in table.rows]
-    return rows, namespaces.pop()
+    if {str(row[number]).partition("/")[0] for row in table.rows} != {table.namespace}:
+        return table.rows
+    return [(*row[:number], str(row[number]).partition("/")[2], *row[number + 1 :]) for row in table.rows]
 
 
 def show(table: Table, reading: Reading) -> None:

@@ -205,6 +205,16 @@ def test_jobs_of_several_namespaces_are_named_with_it(fleet_of_sick, pages, term
     assert "all in namespace" not in printed.err
 
 
+def test_names_that_the_settings_would_not_complete_keep_their_namespace(fleet_of_sick, monkeypatch, terminal, capsys):
+    """Else a name that is copied into the next command names a Job of another namespace."""
+    monkeypatch.setenv("SF_HEALER_NAMESPACE", "other")
+    terminal(200)
+    assert run(["jobs"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert set(fleet_of_sick) <= set(printed.out.split())
+    assert "all in namespace" not in printed.err
+
+
 # ---- job
 
 
@@ -370,7 +380,7 @@ def test_wide_tells_the_time_of_day_of_the_first_step(pages, capsys):
     assert f"{clock(T0)} admitted+0.0s gone+1.2s" in capsys.readouterr().out
 
 
-def test_restarts_on_a_terminal_name_their_jobs_whole(pages, terminal, capsys):
+def test_restarts_on_a_terminal_name_their_jobs_whole(pages, monkeypatch, terminal, capsys):
     shown = {LONG: {"history": {}, "recent": [an_asked_for_restart(), an_asked_for_restart(command_id="d")]}}
     pages.put("/actions/", {"actions": shown, "admission": None})
     terminal(90)
@@ -378,6 +388,9 @@ def test_restarts_on_a_terminal_name_their_jobs_whole(pages, terminal, capsys):
     printed = capsys.readouterr()
     assert printed.out.split().count(LONG.removeprefix("stf/")) == 2
     assert "all in namespace stf" in printed.err
+    monkeypatch.setenv("SF_HEALER_NAMESPACE", "other")
+    assert run(["actions"]) == ExitCode.OK
+    assert capsys.readouterr().out.split().count(LONG) == 2
 
 
 def test_the_fleet_is_counted_and_admission_told(pages, capsys):
