@@ -129,11 +129,15 @@ def _shape(spec: Spec, found: Found) -> str:
 
 async def _buried(settings: Settings) -> Finding:
     """Say how many records of late could not be read or named: to count them, Write on their topic is enough."""
-    count = await dead_letters.count(settings, since_seconds=_LATELY_SECONDS)
+    try:
+        count = await dead_letters.count(settings, since_seconds=_LATELY_SECONDS)
+    except dead_letters.NoDeadLettersError:  # it was there a moment ago
+        return Finding(About.TOPICS, State.WRONG, f"{DEAD_LETTERS} does not exist", "sf-healer topics --create")
     if not count:
         return Finding(About.TOPICS, State.OK, "no dead letters in the last hour")
-    what = f"{count:,} dead letters in the last hour: records that could not be read or named, and count as silence"
-    return Finding(About.TOPICS, State.WARNING, what, "sf-healer dead-letters --since 1h")
+    lately = f"{count:,} dead letter{'' if count == 1 else 's'} in the last hour"
+    follows = "a report that cannot be read or named counts as silence, such a command or pause is not followed"
+    return Finding(About.TOPICS, State.WARNING, f"{lately}: {follows}", "sf-healer dead-letters --since 1h")
 
 
 async def _times(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:

@@ -160,7 +160,8 @@ async def test_doctor_warns_of_them_and_names_the_command(settings: Settings):
     looked = await kafka_check.check(settings)
     (warning,) = [finding for finding in looked.findings if finding.state is not State.OK]
     assert (warning.state, warning.fix) == (State.WARNING, "sf-healer dead-letters --since 1h")
-    assert warning.what.startswith("4 dead letters in the last hour")
+    follows = "a report that cannot be read or named counts as silence, such a command or pause is not followed"
+    assert warning.what == f"4 dead letters in the last hour: {follows}"
 
 
 def test_a_capture_of_them_keeps_their_headers(letters, tmp_path: Path):

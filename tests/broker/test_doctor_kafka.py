@@ -12,6 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from sf_healer import topics
 from sf_healer.checks import kafka
 from sf_healer.checks.findings import About, Finding, State
+from sf_healer.checks.kafka import _buried
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.rights import DATA_TOPICS, Purpose, rights
 from sf_healer.settings import Identity, Role, Settings
@@ -126,6 +127,14 @@ async def test_a_broker_that_ignores_log_append_time_is_wrong_unless_that_is_acc
         assert looked.clocks == [], "its records are dated by us"
         looked = await kafka.check(settings_for(broker.bootstrap, demo_accept_create_time=True))
         assert {finding.state for finding in looked.findings} == {State.OK}
+
+
+@pytest.mark.embedded
+async def test_dead_letters_whose_topic_goes_away_between_two_looks_are_a_finding():
+    with EmbeddedBroker() as broker:
+        assert await _buried(settings_for(broker.bootstrap)) == Finding(
+            About.TOPICS, State.WRONG, "sf-healer-dead-letters does not exist", "sf-healer topics --create"
+        )
 
 
 async def test_no_broker_is_unreachable():
