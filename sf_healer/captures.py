@@ -2,7 +2,8 @@
 
 One line is one record in order of arrival: {"at": epoch seconds, "partition": n, "key": text or null,
 "value_b64": base64 or null}; where the record has headers, also "headers": [[name, base64 or null], …]. Other fields
-are passed over, and so are blank lines. Nothing here decodes a report: what is malformed stays exactly as malformed.
+are passed over, and so are blank lines; headers of another shape are none. Nothing here decodes a report: what is
+malformed stays exactly as malformed.
 """
 
 import gzip
@@ -24,13 +25,18 @@ class CaptureError(ValueError):
     """A capture that cannot be read or sent; the message names the line."""
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One record of a capture."""
+class _Bare(msgspec.Struct, frozen=True):
+    """One record without its headers."""
 
     at: Annotated[float, msgspec.Meta(ge=0, le=_LATEST_SECONDS)]
     partition: Annotated[int, msgspec.Meta(ge=0)] = 0
     key: str | None = None
     value: bytes | None = msgspec.field(name="value_b64", default=None)  # msgspec writes bytes as base64
+
+
+class Line(_Bare, frozen=True):
+    """One record of a capture."""
+
     headers: tuple[tuple[str, bytes | None], ...] | msgspec.UnsetType = (
         msgspec.UNSET
     )  # not written where there are none
@@ -43,11 +49,20 @@ def read(source: Iterable[bytes]) -> Iterator[Line]:
         for text in source:
             number += 1
             if text.strip():
-                yield _DECODER.decode(text)
+                yield _line(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:  # msgspec passes the last two on
         raise CaptureError(f"line {number} is no record of a capture: {problem}") from problem
     except (OSError, EOFError, zlib.error) as problem:
         raise CaptureError(f"the file cannot be read after line {number}: {problem}") from problem
+
+
+def _line(text: bytes) -> Line:
+    """Decode a record; whoever else writes captures may have headers of his own."""
+    try:
+        return _DECODER.decode(text)
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        bare = _BARE_DECODER.decode(text)
+        return Line(bare.at, bare.partition, bare.key, bare.value)
 
 
 def read_file(path: Path) -> Iterator[Line]:
@@ -76,4 +91,5 @@ def written(line: Line) -> bytes:
 
 
 _DECODER = msgspec.json.Decoder(Line)
+_BARE_DECODER = msgspec.json.Decoder(_Bare)
 _ENCODER = msgspec.json.Encoder()

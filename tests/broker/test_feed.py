@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sf_healer.adapters import kafka
@@ -85,6 +85,7 @@ def test_a_line_has_the_fields_of_the_recorded_captures():
         b'{"at": 1e999, "partition": 0}',
         b'{"at": 1, "partition": -1}',
         b'{"at": 1, "partition": 0, "key": "\xff"}',
+        b'{"at": 1, "partition": -1, "headers": {}}',
         pytest.param(b'{"at": 1, "partition": 0, "more": ' + b"[" * 100_000, id="deep"),
     ],
 )
@@ -95,6 +96,29 @@ def test_a_line_that_is_no_record_is_told_by_its_number(broken):
 
 def test_blank_lines_and_other_fields_are_passed_over():
     assert list(read([b"\n", b'{"at": 1, "partition": 0, "value_b64": "eA==", "topic": "t"}\n', b"", b"  \r\n"])) == [
+        line(1, 0, b"x")
+    ]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    )
+)
+@example(None)
+@example({})
+@example([{"name": "a", "value": "b"}])
+@example([["a", "no base64"]])
+def test_headers_of_another_shape_are_none(headers):
+    """Whoever else writes captures has his own; nobody refuses a record for them."""
+    text = json.dumps({"at": 1, "partition": 0, "value_b64": "eA==", "headers": headers}).encode()
+    (found,) = read([text])
+    assert msgspec.structs.replace(found, headers=msgspec.UNSET) == line(1, 0, b"x")
+
+
+def test_headers_whose_text_is_none_are_none():
+    assert list(read([b'{"at": 1, "partition": 0, "value_b64": "eA==", "headers": [["\xff", null]]}'])) == [
         line(1, 0, b"x")
     ]
 
