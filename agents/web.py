@@ -106,8 +106,11 @@ class Jobs(View):
             return reply(self, request, Told(NOT_UNDERSTOOD, {"error": str(problem)}), str)
         if peers.LOCAL in request.query:
             return answer(self, await part_here(asked))
-        data = await (part_of_all(asked) if asked.rows else list_of_all(asked))
-        valve = (await restarts_told({"last": "1"})).data.get("admission") if is_page else None
+        listed = part_of_all(asked) if asked.rows else list_of_all(asked)
+        if not is_page:
+            return answer(self, await listed)
+        data, restarts = await asyncio.gather(listed, restarts_told({"last": "1"}))
+        valve = restarts.data.get("admission")
         return reply(self, request, Told(OK, data), lambda frame: draw_jobs(data, asked, frame=frame, valve=valve))
 
 

@@ -1,5 +1,6 @@
 """The views of one worker beside others: own Jobs shown, others' fetched, what cannot be reached said."""
 
+import asyncio
 import json
 from typing import Any, Self
 
@@ -81,6 +82,18 @@ class Peer:
         self.asked.append(request.path_qs)
         status, body = self.answers.get(request.path, (404, {}))
         return web.json_response(body, status=status)
+
+
+class Together(Peer):
+    """Another worker that answers only when so many questions wait."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self._waiting = asyncio.Barrier(questions)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        await self._waiting.wait()
+        return await super()._answer(request)
 
 
 @pytest.fixture
@@ -491,6 +504,18 @@ async def test_the_page_of_jobs_says_what_holds_the_sick_back_as_admission_shows
     assert "Held by" in page
     assert "in flight: 1 of 1" not in page
     assert ">in flight<" in page
+
+
+async def test_the_page_of_jobs_asks_for_the_jobs_and_for_admission_at_once(group, monkeypatch):
+    """Else an actuator that hangs makes it wait twice."""
+    async with Together(2) as peer:
+        theirs = {**OLD_ROW, "job": "stf/z"}
+        peer.answers["/jobs/"] = (200, {"jobs": [theirs], "partitions": [5], "total": 1, "ahead": 0})
+        peer.answers["/actions/"] = (503, {"error": "recovering"})
+        group((peer.url, [5]))
+        monkeypatch.setitem(actuator.__dict__, "router", Metadata((peer.url, topics.ACTIONS_CHANGELOG, [0])))
+        _, page = await get_page(module.Jobs, "/jobs/")
+    assert "stf/z" in page
 
 
 async def test_the_dashboard_is_shown_although_nobody_has_the_steps_log_and_a_worker_is_away(group, monkeypatch):
