@@ -1,5 +1,6 @@
 """What the network's libraries say when something fails, in a person's words: no numbers, objects or source files."""
 
+import errno
 import os
 import re
 
@@ -7,6 +8,7 @@ _ERROR_NUMBER = re.compile(r"\[Errno (-?\d+)\] ?([^\[;,)]*)")
 #: "HTTPSConnection(host='k3', port=6443): …", "_Pool(…): …", with or without where the object lies.
 _OBJECT = re.compile(r"<?[\w.]*(?:Connection|Pool)\w*\([^)]*\)(?: at 0x[0-9a-f]+>)?:? ")
 _TLS = re.compile(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)")
+_DIGITS = 9  # more has no error's number, and Python and C read only so many
 _CUT_OFF = ("Connection aborted", "RemoteDisconnected", "IncompleteRead", "Server disconnected")
 
 
@@ -15,7 +17,7 @@ def in_words(told: str) -> str:
 
     Of several addresses that were tried ("localhost" is two) each reason is told once.
     """
-    reasons = [_reason(int(number), text) for number, text in _ERROR_NUMBER.findall(told)]
+    reasons = [_reason(number, text.strip().lower()) for number, text in _ERROR_NUMBER.findall(told)]
     if reasons:
         return ", ".join(dict.fromkeys(reasons))
     if any(sign in told for sign in _CUT_OFF):
@@ -23,8 +25,10 @@ def in_words(told: str) -> str:
     return _TLS.sub("", _OBJECT.sub("", told)).strip()
 
 
-def _reason(number: int, text: str) -> str:
-    """Name an error by the system's own word; a resolver's have negative numbers, and words of their own."""
-    if number < 0:
-        return f"{text.strip().lower()}: is the name of the host right?"
-    return os.strerror(number).lower()
+def _reason(number: str, words: str) -> str:
+    """Name an error by the system's own word, else by the words beside its number; a resolver's is negative."""
+    if number.startswith("-"):
+        return f"{words}: is the name of the host right?"
+    if len(number) <= _DIGITS and int(number) in errno.errorcode:
+        return os.strerror(int(number)).lower()
+    return words or "unknown error"

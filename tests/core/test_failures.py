@@ -32,6 +32,13 @@ from sf_healer.adapters.failures import in_words
             "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1006)",
             "certificate verify failed: self-signed certificate",
         ),
+        ("[Errno 0] Error", "error"),
+        ("[Errno 0]", "unknown error"),
+        ("[Errno 104] ", "connection reset by peer"),
+        ("[Errno 9999] Something else", "something else"),
+        ("[Errno 12345678901234567890] Whatever", "whatever"),
+        ("[Errno 12345678901234567890]", "unknown error"),
+        pytest.param(f"[Errno {'9' * 5000}] Whatever", "whatever", id="longer than Python reads"),
         ("it is maintained just now", "it is maintained just now"),
     ],
 )
@@ -39,6 +46,6 @@ def test_neither_numbers_nor_objects_are_told(told, words):
     assert in_words(told) == words
 
 
-@given(st.text())
+@given(st.text() | st.from_regex(r"\[Errno -?\d+\] ?.*"))
 def test_any_text_can_be_told(told):
     assert isinstance(in_words(told), str)
