@@ -13,7 +13,7 @@ from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
 from sf_healer.core.policy import PolicyBook
 from sf_healer.replay import Decision, Replay, Score, percentile, read_jobs, read_truth, score
-from sf_healer.views.lines import moment
+from sf_healer.views.lines import moment, number_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _WITHOUT_JOBS = (
@@ -106,8 +106,8 @@ def _say_end(lines: list[str], *, knows_jobs: bool) -> None:
 def _left_out(run: Replay) -> list[str]:
     if not run.left_out:
         return []
-    jobs, are = ("Job", "is") if run.left_out == 1 else ("Jobs", "are")
-    return [f"{run.left_out} {jobs} had ended before the capture begins ({moment(run.began)}) and {are} left out"]
+    jobs, are = number_of(run.left_out, "Job"), "is" if run.left_out == 1 else "are"
+    return [f"{jobs} had ended before the capture begins ({moment(run.began)}) and {are} left out"]
 
 
 def _named(policy_file: Path | None, silence_threshold: float | None) -> str:

@@ -12,6 +12,7 @@ from sf_healer.core.commands import ALL_JOBS, Command
 from sf_healer.core.rollouts import AFTER_ABORT_SECONDS, DuringRollout
 from sf_healer.core.state import NEVER
 from sf_healer.views.holding import Held, held
+from sf_healer.views.lines import number_of
 
 
 def build_admission(actuator: Actuator) -> dict[str, Any]:
@@ -67,6 +68,9 @@ def _held_by(actuator: Actuator, fleet: admission.Fleet) -> Held | None:
             return held(Reason.PLATFORM_ROLLOUT, until=ends_at, detail=refused.detail)
         case admission.Refused(reason=Reason.STORM | Reason.RATE):
             return held(refused.reason, until=now + refused.retry_after, detail=refused.detail)
+        case admission.Refused(reason=Reason.COUNTS) if fleet.missing:
+            are = "is" if fleet.missing == 1 else "are"
+            return held(Reason.COUNTS, detail=f"{number_of(fleet.missing, 'partition')} {are} not counted")
         case admission.Refused():
             return held(refused.reason, detail=refused.detail)
 

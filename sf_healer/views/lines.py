@@ -80,6 +80,11 @@ def span(seconds: float | None) -> str:
     return f"{whole}s"
 
 
+def number_of(count: int, what: str) -> str:
+    """Write how many there are: 1 Job, 2 Jobs."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def missing_notes(page: Mapping[str, Any]) -> list[str]:
     """Say what a list leaves out because a worker does not answer."""
     unreachable, missing = page.get("unreachable"), page.get("partitions_missing")
@@ -262,8 +267,8 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     yield "admission", f"{valve['phase']}{since}"
     suspected = f", {fleet['suspected']} of them consumers that may be idle" if fleet["suspected"] else ""
     yield "  unhealthy", f"{fleet['unhealthy']} of {fleet['base']}{suspected}"
-    missing = f", {fleet['partitions_not_counted']} partitions missing" if fleet["partitions_not_counted"] else ""
-    yield "  counted", f"{moment(fleet['counted_at'])}{missing}"
+    missing = fleet["partitions_not_counted"]
+    yield "  counted", moment(fleet["counted_at"]) + (f", {number_of(missing, 'partition')} missing" if missing else "")
     yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"
     yield "  restarts allowed now", _allowed(valve)
     if (rollout := valve.get("rollout")) is not None:
@@ -315,7 +320,10 @@ def dead_letter_lines(letters: Mapping[str, int]) -> Iterator[Line]:
 def policy_file_lines(files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     """Tell by which policy files the workers go, and which of them are refused."""
     for file in files:
-        yield "policy file", file["version"] if len(files) == 1 else f"{file['version']} at {file['workers']} workers"
+        yield (
+            "policy file",
+            file["version"] if len(files) == 1 else f"{file['version']} at {number_of(file['workers'], 'worker')}",
+        )
         if file["refused"]:
             yield "  a change is refused", file["refused"]
 

@@ -101,7 +101,8 @@ def attempts_in_words(attempts: Attempts) -> str:
     this, within = attempts.used + 1, f"within {span(attempts.window_seconds)}"
     if attempts.quarantined:
         passes = "it is in quarantine, which does not hold for what people ask for"
-        return f"{passes}; this is attempt {this}, and {attempts.allowed} are allowed {within}"
+        are = "is" if attempts.allowed == 1 else "are"
+        return f"{passes}; this is attempt {this}, and {attempts.allowed} {are} allowed {within}"
     told = f"this is attempt {this} of {attempts.allowed} {within}"
     if this < attempts.allowed:
         return f"{told}; those that people ask for count too"

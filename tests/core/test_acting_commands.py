@@ -167,7 +167,10 @@ QUARANTINE_FOLLOWS = "after this one it is in quarantine when it falls sick agai
         ([], "this is attempt 1 of 3 within 1h; those that people ask for count too"),
         ([NOW - 7200.0, NOW - 600.0], "this is attempt 2 of 3 within 1h; those that people ask for count too"),
         ([NOW - 900.0, NOW - 600.0], f"this is attempt 3 of 3 within 1h: {QUARANTINE_FOLLOWS}"),
-        ([NOW - 900.0, NOW - 600.0, NOW - 300.0], "in quarantine, which does not hold for what people ask for; "),
+        (
+            [NOW - 900.0, NOW - 600.0, NOW - 300.0],
+            "which does not hold for what people ask for; this is attempt 4, and 3 are allowed within 1h",
+        ),
     ],
 )
 def test_it_is_told_how_many_attempts_a_job_has_used(pages, capsys, attempts, told):
@@ -184,6 +187,9 @@ def test_a_policy_of_the_job_may_allow_other_attempts(pages, capsys):
     restarts(pages)
     assert run(RESTART) == ExitCode.OK
     assert f"attempt 1 of 1 within 1h: {QUARANTINE_FOLLOWS}" in capsys.readouterr().err
+    restarts(pages, attempts=[NOW - 300.0])
+    assert run(RESTART) == ExitCode.OK
+    assert "this is attempt 2, and 1 is allowed within 1h" in capsys.readouterr().err
 
 
 def test_where_the_actuator_does_not_answer_that_is_told_and_the_restart_asked_for(pages, capsys):

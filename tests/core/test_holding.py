@@ -52,7 +52,7 @@ def told(*records, **more):
         ([COUNTED, Pause(scope="*", reason="upgrade")], "0 (paused: * until resumed)"),
         ([COUNTED, Pause(scope="*", reason="x", until=NOW + 86400.0)], "0 (paused: * until 2025-06-16 15:06:40Z)"),
         ([COUNTED, Pause(scope="queue:q1", reason="upgrade")], "1"),
-        ([], "0 (counts: 1 partitions are not counted)"),
+        ([], "0 (counts: 1 partition is not counted)"),
         ([COUNTED, a_command()], "0 (in flight: 1 of 1 under way)"),
         ([COUNTED, RolloutSeen(view=RolloutView(progressing=True))], "0 (rollout of queue-manager)"),
         (

@@ -232,7 +232,7 @@ def test_a_storm_and_pauses_cannot_be_overlooked():
     assert "paused: all Jobs" in reader.text
     more = {"quarantined": [{"job": "stf/a"}], "waiting_for_a_person": [{"job": "stf/b"}, {"job": "stf/c"}]}
     text = Reader(an_overview(restarts={**PAGES["/actions/"], "admission": valve | more})).text
-    assert "in quarantine: 1 Jobs; restarts that wait for a person: 2" in text
+    assert "in quarantine: 1 Job; restarts that wait for a person: 2" in text
     calm = {**valve, "phase": "calm", "pauses": []}
     assert "Careful" not in Reader(an_overview(restarts={**PAGES["/actions/"], "admission": calm})).text
 

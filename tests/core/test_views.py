@@ -96,7 +96,7 @@ def test_one_policy_file_at_all_workers_is_a_line_and_no_matter():
 def test_policy_files_that_differ_or_are_refused_are_told():
     assert list(policy_file_lines([ONE, OTHER])) == [
         ("policy file", "1a2b at 2 workers"),
-        ("policy file", "3c4d at 1 workers"),
+        ("policy file", "3c4d at 1 worker"),
         ("  a change is refused", "line 2: not TOML"),
     ]
     assert policy_notes([ONE, OTHER]) == [

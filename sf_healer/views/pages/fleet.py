@@ -6,7 +6,7 @@ from typing import Any
 from sf_healer.core.admission import Phase
 from sf_healer.core.commands import ALL_JOBS
 from sf_healer.views.actions import list_actions
-from sf_healer.views.lines import admission_lines, dead_letters_in_short, missing_notes, policy_notes, span
+from sf_healer.views.lines import admission_lines, dead_letters_in_short, missing_notes, number_of, policy_notes, span
 from sf_healer.views.pages.actions import actions_table
 from sf_healer.views.pages.jobs import jobs_section, verdict_counts
 from sf_healer.views.pages.markup import Child, Html, action_path, element, link, table
@@ -110,7 +110,7 @@ def _held_back(valve: Mapping[str, Any]) -> Iterator[str]:
         yield f"paused: {'all Jobs' if pause['scope'] == ALL_JOBS else pause['scope']}"
     # A worker of before tells neither.
     if quarantined := valve.get("quarantined"):
-        yield f"in quarantine: {len(quarantined)} Jobs"
+        yield f"in quarantine: {number_of(len(quarantined), 'Job')}"
     if waiting := valve.get("waiting_for_a_person"):
         yield f"restarts that wait for a person: {len(waiting)}"
 
