@@ -27,7 +27,9 @@ from sf_healer import topics
 from sf_healer.adapters import metrics
 from sf_healer.app import actuator, detector, settings
 from sf_healer.core.partitioning import partition_of
+from sf_healer.settings import Role
 from sf_healer.views.jobs import build_fleet, build_job, build_row
+from sf_healer.views.lines import all_dead_letters
 from sf_healer.views.pages import assets, shell
 from sf_healer.views.pages.actions import draw_action, draw_actions
 from sf_healer.views.pages.fleet import LAST, draw_fleet, draw_overview
@@ -204,8 +206,11 @@ class Fleet(View):
 
 def fleet_here() -> dict[str, Any]:
     """Give what this worker counts, what it could not read since its start, and by which policies it goes."""
-    letters = metrics.counted(metrics.DEAD_LETTERS, "reason")
-    return {**build_fleet(list(hot.values())), "dead_letters": letters, "policies": [policies.told()]}
+    return {**build_fleet(list(hot.values())), "dead_letters": _letters_here(), "policies": [policies.told()]}
+
+
+def _letters_here() -> dict[str, int]:
+    return metrics.counted(metrics.DEAD_LETTERS, "reason")
 
 
 async def fleet_of_all() -> dict[str, Any]:
@@ -217,10 +222,9 @@ async def fleet_of_all() -> dict[str, Any]:
         for verdict, count in fleet["verdicts"].items():
             verdicts[verdict] = verdicts.get(verdict, 0) + count
     partitions = [row for fleet in told for row in fleet["partitions"]]
-    letters = sum((Counter(fleet["dead_letters"]) for fleet in told), Counter[str]())
     return {
         "verdicts": verdicts,
-        "dead_letters": dict(letters.most_common()),
+        "dead_letters": all_dead_letters(*told),
         "jobs": sum(verdicts.values()),
         "partitions": sorted(partitions, key=lambda row: row["partition"]),
         "policies": _different(file for fleet in told for file in fleet["policies"]),
@@ -334,7 +338,8 @@ async def restarts_told(query: Mapping[str, str], *, is_passed_on: bool = False)
         return Told(NOT_UNDERSTOOD, {"error": str(problem)})
     shown = tables.actions.shown_jobs(job=asked.get("job", ""), last=last)
     if shown is not None:
-        return Told(OK, {"actions": shown, "admission": tables.actions.shown_admission()})
+        letters = _letters_here() if settings.role is Role.ACTUATOR else {}  # else the fleet counts them
+        return Told(OK, {"actions": shown, "admission": tables.actions.shown_admission(), "dead_letters": letters})
     return await _of_steps_log("/actions/", asked.items(), is_passed_on=is_passed_on)
 
 

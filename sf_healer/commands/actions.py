@@ -23,7 +23,7 @@ from sf_healer.commands.reading import (
 )
 from sf_healer.control import parse_duration
 from sf_healer.views.actions import waits_for_a_person
-from sf_healer.views.lines import clock, moment, verdict_of
+from sf_healer.views.lines import clock, dead_letter_lines, moment, verdict_of
 
 _COLUMNS = ("SINCE", JOB_COLUMN, "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
 _WIDE_COLUMNS = (*_COLUMNS, "ACTION", "UID", "NEW UID", "STEPS")
@@ -51,6 +51,7 @@ def command(
     def make() -> Table:
         page = asked.read("/actions/")
         notes = [] if key is None or key in page["actions"] else [_without_restarts(asked, key)]
+        notes += [f"{what}: {told}" for what, told in dead_letter_lines(page.get("dead_letters", {}))]
         records = {
             name: {**record, "recent": []} if only_open else record
             for name, record in page["actions"].items()

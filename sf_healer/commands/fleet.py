@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from sf_healer.commands.reading import Reading, Table, reading_option, show, url_option, watch, watch_option, worker
-from sf_healer.views.lines import admission_lines, dead_letter_lines, missing_notes, moment, policy_file_lines
+from sf_healer.views.lines import (
+    admission_lines,
+    all_dead_letters,
+    dead_letter_lines,
+    missing_notes,
+    moment,
+    policy_file_lines,
+)
 
 
 @click.command()
@@ -20,11 +27,11 @@ def command(*, output: Reading, watching: bool, url: str | None) -> None:
     def make() -> Table:
         page = asked.read("/fleet/")
         try:
-            valve = asked.read("/actions/")["admission"]
-            notes = []
+            restarts, notes = asked.read("/actions/"), []
         except ConnectionError as problem:  # the detector answers for itself
-            valve, notes = None, [str(problem)]
-        data = {**page, "admission": valve}
+            restarts, notes = {"admission": None}, [str(problem)]
+        letters = all_dead_letters(page, restarts)
+        data = {**page, "admission": restarts["admission"], "dead_letters": letters}
         return Table(
             data, ("WHAT", "VALUE"), list(_rows(data, wide=output is Reading.WIDE)), missing_notes(page) + notes
         )
@@ -44,7 +51,7 @@ def _rows(data: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, object]
         for partition in data["partitions"]:
             told = f"{moment(partition['watermark'])}  {partition['jobs']} Jobs  {partition['feed_gaps']} feed gaps"
             yield f"  partition {partition['partition']}", told
-    yield from dead_letter_lines(data.get("dead_letters", {}))
+    yield from dead_letter_lines(data["dead_letters"])
     yield from policy_file_lines(data.get("policies", ()))
     if data["admission"] is not None:
         yield from admission_lines(data["admission"], wide=wide)

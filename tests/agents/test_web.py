@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any, Self
 
+import msgspec
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer, make_mocked_request
@@ -19,6 +20,7 @@ from sf_healer.core.actuator import Actuator
 from sf_healer.core.commands import Command, Grounds
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts
+from sf_healer.settings import Role
 from tables import actions
 from tests.agents.recording import BROKER_EPOCH, edges, key_on
 from tests.core.strategies import a_fact
@@ -274,6 +276,20 @@ async def test_the_fleet_adds_up_the_dead_letters_by_their_reasons(group, monkey
         group((peer.url, [5]))
         _, body = await get(module.Fleet, "/fleet/")
     assert body["dead_letters"] == {"not_json": 5, "unresolved_unknown_queue": 4}
+
+
+@pytest.mark.parametrize(("role", "letters"), [(Role.ACTUATOR, {"not_a_pause": 1}), (Role.ALL, {})])
+async def test_an_actuator_alone_tells_its_dead_letters_with_the_restarts(group, monkeypatch, role, letters):
+    """Beside a detector they are counted with the fleet: twice would be wrong."""
+    own_the_steps_log(monkeypatch)
+    told = Counter("letters", "Of this test.", ["reason"], registry=None)
+    told.labels(reason="not_a_pause").inc()
+    monkeypatch.setattr(module.metrics, "DEAD_LETTERS", told)
+    monkeypatch.setattr(module, "settings", msgspec.structs.replace(settings, role=role))
+    _, body = await get(view_of("/actions/"), "/actions/")
+    assert body["dead_letters"] == letters
+    _, page = await get_page(view_of("/actions/"), "/actions/")
+    assert ("1 message could not be read (1 not_a_pause)" in page) is bool(letters)
 
 
 # ------------------------------------------------------------------ one Job

@@ -241,6 +241,9 @@ def test_messages_that_could_not_be_read_are_counted_with_what_shows_them():
     assert "dead-letters" not in an_overview()
     fleet = {**PAGES["/fleet/"], "dead_letters": {"not_json": 1750}}
     assert "1,750 messages could not be read (1,750 not_json)" in Reader(an_overview(fleet=fleet)).text
+    restarts = {**PAGES["/actions/"], "dead_letters": {"not_a_pause": 1}}
+    told = "1,751 messages could not be read (1,750 not_json, 1 not_a_pause)"
+    assert told in Reader(an_overview(fleet=fleet, restarts=restarts)).text
 
 
 def test_a_partition_without_a_watermark_is_said_to_judge_nothing():

@@ -317,6 +317,16 @@ def test_the_fleet_tells_how_many_messages_could_not_be_read_and_what_shows_them
     ) in told
 
 
+def test_dead_letters_of_an_actuator_alone_are_added_to_those_of_the_fleet_and_told_with_the_restarts(pages, capsys):
+    pages.put("/fleet/", {**PAGES["/fleet/"][1], "dead_letters": {"not_json": 2}})
+    pages.put("/actions/", {**PAGES["/actions/"][1], "dead_letters": {"not_a_pause": 1}})
+    assert run(["fleet", "-o", "json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["dead_letters"] == {"not_json": 2, "not_a_pause": 1}
+    assert run(["actions"]) == ExitCode.OK
+    told = "dead letters: 1 since the workers started (1 not_a_pause); `sf-healer dead-letters` shows them"
+    assert told in capsys.readouterr().err
+
+
 def test_restarts_are_listed_with_their_state(pages, capsys):
     assert run(["actions"]) == ExitCode.OK
     table, _ = rows(capsys)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sf_healer.views.actions import list_actions, waits_for_a_person
-from sf_healer.views.lines import answer_of, grounds_in_short, grounds_lines, span
+from sf_healer.views.lines import all_dead_letters, answer_of, grounds_in_short, grounds_lines, span
 from sf_healer.views.pages.markup import (
     Child,
     Html,
@@ -17,7 +17,7 @@ from sf_healer.views.pages.markup import (
     verdict_mark,
     words,
 )
-from sf_healer.views.pages.shell import Frame, described, draw, notice, section, time_of
+from sf_healer.views.pages.shell import Frame, dead_letters, described, draw, notice, section, time_of
 from sf_healer.views.words import OUTCOMES, STATES
 
 _COLUMNS = ("When", "Job", "Verdict", "What became of it", "Evidence", "Attempt")
@@ -35,6 +35,7 @@ def draw_actions(data: Mapping[str, Any], *, frame: Frame) -> str:
             "actions",
             "Restarts under way and lately",
             notice(f"{left_out} older ones are in the JSON only") if left_out > 0 else None,
+            dead_letters(all_dead_letters(data)),
             actions_table(listed[:MOST_LISTED], now=frame.now, has_jobs=frame.has_jobs),
         ),
         frame=frame,

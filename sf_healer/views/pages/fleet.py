@@ -6,11 +6,11 @@ from typing import Any
 from sf_healer.core.admission import Phase
 from sf_healer.core.commands import ALL_JOBS
 from sf_healer.views.actions import list_actions
-from sf_healer.views.lines import admission_lines, dead_letters_in_short, missing_notes, number_of, policy_notes, span
+from sf_healer.views.lines import admission_lines, all_dead_letters, missing_notes, number_of, policy_notes, span
 from sf_healer.views.pages.actions import actions_table
 from sf_healer.views.pages.jobs import jobs_section, verdict_counts
 from sf_healer.views.pages.markup import Child, Html, action_path, element, link, table
-from sf_healer.views.pages.shell import Frame, described, draw, notice, section, time_of
+from sf_healer.views.pages.shell import Frame, dead_letters, described, draw, notice, section, time_of
 from sf_healer.views.selection import Selection
 from sf_healer.views.words import PHASES
 
@@ -22,7 +22,7 @@ LAST = 10
 def draw_overview(data: Mapping[str, Any], asked: Selection, *, frame: Frame) -> str:
     """Draw the dashboard; `data` is what the JSON twin shows."""
     sections = (
-        _fleet_section(data["fleet"], now=frame.now),
+        _fleet_section(data["fleet"], all_dead_letters(data["fleet"], data["restarts"]), now=frame.now),
         _admission_section(data["restarts"], now=frame.now),
         jobs_section(data["jobs"], asked, path="/", now=frame.now, valve=data["restarts"].get("admission")),
         _last_section(data["restarts"], now=frame.now),
@@ -33,28 +33,19 @@ def draw_overview(data: Mapping[str, Any], asked: Selection, *, frame: Frame) ->
 
 def draw_fleet(data: Mapping[str, Any], *, frame: Frame) -> str:
     """Draw the fleet alone."""
-    sections = (_fleet_section(data, now=frame.now), _watermarks_section(data, now=frame.now))
+    sections = (_fleet_section(data, all_dead_letters(data), now=frame.now), _watermarks_section(data, now=frame.now))
     return draw("Fleet in numbers", *sections, frame=frame)
 
 
-def _fleet_section(fleet: Mapping[str, Any], *, now: float) -> Html:
+def _fleet_section(fleet: Mapping[str, Any], letters: Mapping[str, int], *, now: float) -> Html:
     return section(
         "fleet",
         f"{fleet['jobs']:,} Jobs",
         notice(*missing_notes(fleet), *policy_notes(fleet.get("policies", ()))),
-        _letters(fleet.get("dead_letters", {})),
+        dead_letters(letters),
         verdict_counts(fleet["verdicts"], path="/"),
         element("p", _in_short(fleet["partitions"], now), " ", element("a", "By partition", href="#watermarks")),
     )
-
-
-def _letters(letters: Mapping[str, int]) -> Html | None:
-    if not letters:
-        return None
-    counted = (
-        f"{sum(letters.values()):,} messages could not be read ({dead_letters_in_short(letters)}) since the workers "
-    )
-    return element("p", f"{counted}started; ", element("code", "sf-healer dead-letters"), " shows them.")
 
 
 def _in_short(partitions: list[dict[str, Any]], now: float) -> str:

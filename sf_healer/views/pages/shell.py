@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from sf_healer import __version__
-from sf_healer.views.lines import Line, moment, span
+from sf_healer.views.lines import Line, dead_letters_in_short, moment, number_of, span
 from sf_healer.views.pages.assets import ICON, SCRIPT, STYLE
 from sf_healer.views.pages.markup import NOTHING, Child, Html, element, fragment, link, words
 
@@ -84,6 +84,15 @@ def section(name: str, heading: str, *children: Child, live: bool = True) -> Htm
 def notice(*lines: str) -> Html:
     """Warn of what a page leaves out; nothing where it leaves nothing out."""
     return element("p", element("strong", "Careful: "), "; ".join(lines), class_="notice") if lines else NOTHING
+
+
+def dead_letters(letters: Mapping[str, int]) -> Html:
+    """Say how many messages could not be read, and what shows them; nothing where there are none."""
+    if not letters:
+        return NOTHING
+    counted = f"{number_of(sum(letters.values()), 'message')} could not be read ({dead_letters_in_short(letters)})"
+    told = f"{counted} since the workers started; "
+    return element("p", told, element("code", "sf-healer dead-letters"), " shows them.")
 
 
 def time_of(at: float | None, now: float | None = None) -> Html:
