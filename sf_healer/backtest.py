@@ -43,6 +43,8 @@ class Restarts(msgspec.Struct, frozen=True):
     more: int
     fewer: int
     both: int
+    earlier: int  # of `both`
+    later: int
     median_seconds: float  # of `both`, to the first restart of each; negative: earlier, 0.0 where there is none
 
 
@@ -51,7 +53,14 @@ def restarts(new: Iterable[Decision], old: Iterable[Decision]) -> Restarts:
     now, then = _first_restarts(new), _first_restarts(old)
     both = now.keys() & then.keys()
     moved = [round(now[job] - then[job], 3) for job in both]
-    return Restarts(len(now) - len(both), len(then) - len(both), len(both), percentile(moved, 0.5) if moved else 0.0)
+    return Restarts(
+        more=len(now) - len(both),
+        fewer=len(then) - len(both),
+        both=len(both),
+        earlier=sum(seconds < 0 for seconds in moved),
+        later=sum(seconds > 0 for seconds in moved),
+        median_seconds=percentile(moved, 0.5) if moved else 0.0,
+    )
 
 
 def _first_restarts(decisions: Iterable[Decision]) -> dict[str, float]:

@@ -124,12 +124,13 @@ def _counted(found: list[Difference]) -> str:
 
 def _in_words(found: Restarts, named: str, against: str) -> str:
     """Say what a person asks a back-test for."""
-    median = abs(found.median_seconds)
     when = "earlier" if found.median_seconds < 0 else "later"
-    moved = f"{median:.1f} s {when} in the median" if median else "at the same time in the median"
-    others = f"the other {found.both} {moved}" if found.both else "no Job by both"
+    median = f", the median {abs(found.median_seconds):.1f} s {when}" if found.median_seconds else ""
+    both = (
+        f"{found.both} by both: {found.earlier} earlier, {found.later} later{median}" if found.both else "none by both"
+    )
     more = f"{found.more} Job{'' if found.more == 1 else 's'} more"
-    return f"{more}, {found.fewer} fewer would be restarted by {named} than by {against}; {others}"
+    return f"{more}, {found.fewer} fewer would be restarted by {named} than by {against}; {both}"
 
 
 def _counts(run: Replay, *told: str) -> str:

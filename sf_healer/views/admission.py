@@ -66,6 +66,8 @@ def _held_by(actuator: Actuator, fleet: admission.Fleet) -> Held | None:
         case admission.Refused(reason=Reason.PLATFORM_ROLLOUT):
             ends_at = None if ledger.rollout.progressing else ledger.rollout.aborted_at + AFTER_ABORT_SECONDS
             return held(Reason.PLATFORM_ROLLOUT, until=ends_at, detail=refused.detail)
+        case admission.Refused(reason=Reason.RATE) if not actuator.limits.rate_per_minute:
+            return held(Reason.RATE, detail="rate_per_minute = 0: none at all")
         case admission.Refused(reason=Reason.STORM | Reason.RATE):
             return held(refused.reason, until=now + refused.retry_after, detail=refused.detail)
         case admission.Refused(reason=Reason.COUNTS) if fleet.missing:

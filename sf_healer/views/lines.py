@@ -266,8 +266,10 @@ def admission_lines(valve: Mapping[str, Any], *, wide: bool) -> Iterator[Line]:
     yield "mode", "observe: nothing is touched" if valve["observe_only"] else "heal"
     since = f" since {moment(valve['phase_since'])}" if valve["phase_since"] else ""
     yield "admission", f"{valve['phase']}{since}"
+    within = f"within {span(valve['limits']['storm_window_seconds'])}"
     suspected = f", {fleet['suspected']} of them consumers that may be idle" if fleet["suspected"] else ""
-    yield "  unhealthy", f"{fleet['unhealthy']} of {fleet['base']}{suspected}"
+    yield "  sick now", fleet["sick"]
+    yield "  turned unhealthy", f"{fleet['unhealthy']} of {fleet['base']} {within}{suspected}"
     missing = fleet["partitions_not_counted"]
     yield "  counted", moment(fleet["counted_at"]) + (f", {number_of(missing, 'partition')} missing" if missing else "")
     yield "  in flight", f"{len(valve['in_flight'])} of {valve['in_flight_limit']}"

@@ -81,9 +81,9 @@ def test_the_differences_make_the_one_out_of_the_other(new, old):
 def test_what_a_person_asks_for_is_how_many_jobs_more_and_how_much_later():
     new = [a_decision(5.0, job="stf/a"), a_decision(50.0, job="stf/b"), a_decision(9.0, REFUSED, job="stf/c")]
     old = [a_decision(1.0, job="stf/a"), a_decision(7.0, job="stf/c"), a_decision(99.0, job="stf/a")]
-    assert restarts(new, old) == Restarts(more=1, fewer=1, both=1, median_seconds=4.0)
+    assert restarts(new, old) == Restarts(more=1, fewer=1, both=1, earlier=0, later=1, median_seconds=4.0)
     assert restarts(old, new).median_seconds == -4.0
-    assert restarts([], old) == Restarts(more=0, fewer=2, both=0, median_seconds=0.0)
+    assert restarts([], old) == Restarts(more=0, fewer=2, both=0, earlier=0, later=0, median_seconds=0.0)
 
 
 # ---- the command
@@ -118,7 +118,7 @@ def test_against_prints_only_what_differs_and_ends_with_0(capture, capsys):
     assert "added" in printed.out
     counts, asked, *_ = printed.err.splitlines()
     assert counts.endswith(f"1 differences (1 added), 1 decisions by {short_policy}, 0 by {SHIPPED_POLICY}")
-    assert asked == f"1 Job more, 0 fewer would be restarted by {short_policy} than by {SHIPPED_POLICY}; no Job by both"
+    assert asked == f"1 Job more, 0 fewer would be restarted by {short_policy} than by {SHIPPED_POLICY}; none by both"
 
 
 def test_that_the_same_jobs_are_restarted_earlier_is_said(capture, capsys):
@@ -128,8 +128,8 @@ def test_that_the_same_jobs_are_restarted_earlier_is_said(capture, capsys):
     assert run([*arguments, "--silence-threshold", "60"]) == ExitCode.OK
     printed = capsys.readouterr()
     assert (
-        f"by {slower} with --silence-threshold 60 than by {slower}; the other 1 60.0 s earlier in the median\n"
-        in printed.err
+        f"by {slower} with --silence-threshold 60 than by {slower}; "
+        "1 by both: 1 earlier, 0 later, the median 60.0 s earlier\n" in printed.err
     )
     assert "moved" in printed.out
     assert run(arguments) == ExitCode.OK
@@ -137,7 +137,7 @@ def test_that_the_same_jobs_are_restarted_earlier_is_said(capture, capsys):
     assert printed.out == ""
     assert "0 differences, " in printed.err
     assert "0 Jobs more, 0 fewer would be restarted" in printed.err
-    assert "the other 1 at the same time in the median\n" in printed.err
+    assert "1 by both: 0 earlier, 0 later\n" in printed.err
 
 
 def test_a_score_names_the_policies_it_is_of(capture, capsys):

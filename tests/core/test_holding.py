@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import pytest
 
 from sf_healer.core.actions import Cause
@@ -63,6 +64,14 @@ def told(*records, **more):
 )
 def test_the_restarts_allowed_now_are_whole_and_none_while_something_holds_all_back(records, line):
     assert told(*records)["  restarts allowed now"] == line
+
+
+def test_a_rate_of_none_promises_no_restart():
+    actuator = Actuator(worker="w", limits=Limits(rate_per_minute=0.0, rate_burst=1), observe_only=False)
+    actuator.apply(COUNTED, 0, NOW)
+    actuator.ledger = msgspec.structs.replace(actuator.ledger, tokens=0.0)
+    lines = dict(admission_lines(build_admission(actuator), wide=False))
+    assert lines["  restarts allowed now"] == "0 (rate: rate_per_minute = 0: none at all)"
 
 
 def test_in_observe_mode_what_is_allowed_is_told_and_not_done():

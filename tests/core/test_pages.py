@@ -206,7 +206,7 @@ def test_the_dashboard_counts_tells_how_far_the_logs_are_read_and_what_holds_res
     for told in (
         "3 Jobs",
         "The oldest watermark is 9s behind",
-        "2 of 10, 1 of them consumers that may be idle",
+        "2 of 10 within 10m, 1 of them consumers that may be idle",
         f"target:loader until {moment(T0 + 51 + 600)}: [bold]maintenance by ann",
         "Jobs 1 to 3 of 3, the sick ones first",
         "under way: saved",

@@ -408,7 +408,7 @@ def test_the_fleet_is_counted_and_admission_told(pages, capsys):
     table, _ = rows(capsys)
     assert table["jobs"].split()[-1] == "3"
     assert table["stuck"].split()[-1] == "1"
-    assert "2 of 10, 1 of them consumers that may be idle" in table["unhealthy"]
+    assert "2 of 10 within 10m, 1 of them consumers that may be idle" in table["turned unhealthy"]
     assert table["admission"].split()[-1] == "calm"
     assert "1 of 1" in table["in flight"]
     assert f"target:loader until {moment(T0 + 51 + 600)}: [bold]maintenance by ann" in table["paused"]
