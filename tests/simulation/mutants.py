@@ -239,7 +239,7 @@ MUTANTS = (
     Mutant(
         name="reports that come hours late have but the time that a mark gives them",
         shows=frozenset({"false verdict", "forgotten"}),
-        patched=lambda: patch.multiple(state, _note_dated=_as_bounded, _is_from_before=_as_bounded),
+        patched=lambda: patch.multiple(state, _note_dated=_as_bounded, is_from_before=_as_bounded),
         faults=Faults(mirror_stops=4.0),
         ignored=_FOLDS,
     ),
