@@ -68,8 +68,8 @@ LONGEST_FIRST = ("tests/scenarios/test_fifty_jobs.py",)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects by marker
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("dist", "no") == "loadfile":
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
     for item in items:
         for name, marker in MARKER_OF_FIXTURE.items():
