@@ -120,10 +120,11 @@ def of_all_in_short(held: Mapping[str, Any], now: float | None) -> str:
 
 
 def pause_in_words(pause: Mapping[str, Any]) -> str:
-    """Say what is paused, until when, why and by whom."""
+    """Say what is paused, until when, why, by whom and since when."""
     until = f"until {moment(pause['until'])}" if pause["until"] else "until resumed"
     by = f" by {pause['by']}" if pause.get("by") else ""
-    return f"{pause['scope']} {until}: {pause['reason']}{by}"
+    since = f", since {moment(pause['at'])}" if pause.get("at") else ""
+    return f"{pause['scope']} {until}: {pause['reason']}{by}{since}"
 
 
 def job_lines(data: Mapping[str, Any]) -> Iterator[Line]:

@@ -213,6 +213,7 @@ def a_pause(scope: str, *, until: float | None = None, reason: str = "maintenanc
     return {"scope": scope, "reason": reason, "by": by, "at": NOW - 60.0, "until": until}
 
 
+SINCE = moment(NOW - 60.0)
 FOR_ALL, OF_A_QUEUE, OF_A_TARGET = a_pause("*"), a_pause("queue:q1", until=NOW + 600.0), a_pause("target:loader")
 
 
@@ -228,8 +229,8 @@ def test_what_was_not_paused_is_not_said_to_be_resumed_and_what_is_paused_is_tol
     assert first.startswith("nothing was paused: ")
     assert first.endswith(f"; as of {moment(NOW)} these pauses hold:")
     assert others == [
-        f"  queue:q1 until {moment(NOW + 600.0)}: maintenance by ann@box",
-        "  target:loader until resumed: maintenance by ann@box",
+        f"  queue:q1 until {moment(NOW + 600.0)}: maintenance by ann@box, since {SINCE}",
+        f"  target:loader until resumed: maintenance by ann@box, since {SINCE}",
     ]
     (resume,) = sent
     assert first.startswith(f"nothing was paused: {resume.scope}; ")
@@ -247,8 +248,8 @@ def test_the_end_of_the_pause_of_all_jobs_names_what_is_still_paused(pages, caps
     assert run(["resume", "--all", "--dry-run"]) == ExitCode.OK
     assert capsys.readouterr().err.splitlines() == [
         "would be resumed: *",
-        f"still paused: queue:q1 until {moment(NOW + 600.0)}: maintenance by ann@box",
-        "still paused: target:loader until resumed: maintenance by ann@box",
+        f"still paused: queue:q1 until {moment(NOW + 600.0)}: maintenance by ann@box, since {SINCE}",
+        f"still paused: target:loader until resumed: maintenance by ann@box, since {SINCE}",
     ]
 
 
@@ -258,7 +259,7 @@ def test_of_one_job_only_the_pauses_are_named_that_hold_for_it(pages, capsys):
     assert run(["resume", "--job", JOB, "--dry-run"]) == ExitCode.OK
     assert capsys.readouterr().err.splitlines() == [
         f"would be resumed: job:{JOB}",
-        "still paused: target:loader until resumed: maintenance by ann@box",
+        f"still paused: target:loader until resumed: maintenance by ann@box, since {SINCE}",
     ]
 
 

@@ -244,4 +244,4 @@ def test_a_pause_says_who_paused_the_job():
     driver, _ = a_sick_job()
     page = build_job(driver.partition, driver.state())
     lines = dict(job_lines({**page, "restarts": None, "pauses": [PAUSE], "held_by": None}))
-    assert lines["  paused"] == f"target:loader until {moment(NOW + 60.0)}: x by ann"
+    assert lines["  paused"] == f"target:loader until {moment(NOW + 60.0)}: x by ann, since {moment(NOW)}"
