@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sf_healer.cli import Fit
+from sf_healer.cli import Fit, say
 from sf_healer.commands.reading import (
     JOB_COLUMN,
     Reading,
@@ -24,6 +24,7 @@ from sf_healer.commands.reading import (
 from sf_healer.control import parse_duration
 from sf_healer.views.actions import waits_for_a_person
 from sf_healer.views.lines import clock, dead_letter_lines, moment, verdict_of
+from sf_healer.views.trees import draw_trees
 
 _COLUMNS = ("SINCE", JOB_COLUMN, "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
 _WIDE_COLUMNS = (*_COLUMNS, "ACTION", "UID", "NEW UID", "STEPS")
@@ -34,13 +35,23 @@ _FIT = Fit(whole=frozenset({JOB_COLUMN}), droppable=("DETAIL", "ATTEMPT", "VERDI
 @click.argument("job", required=False)
 @click.option("--open", "only_open", is_flag=True, help="Only those under way, and those that wait for a person.")
 @click.option("--since", metavar="DURATION", help="Only what happened in the last 90s, 30m, 12h, 2d, 1w, ….")
+@click.option("--tree", "as_trees", is_flag=True, help="Each restart as a tree of its steps, with their times.")
 @reading_option
 @watch_option
 @url_option
 def command(
-    *, job: str | None, only_open: bool, since: str | None, output: Reading, watching: bool, url: str | None
+    *,
+    job: str | None,
+    only_open: bool,
+    since: str | None,
+    as_trees: bool,
+    output: Reading,
+    watching: bool,
+    url: str | None,
 ) -> None:
     """List restarts, the newest first: of all Jobs, or of JOB (a name, or namespace/name)."""
+    if as_trees and (output is not Reading.TABLE or watching):
+        raise click.UsageError("--tree goes with neither -o nor --watch")
     try:
         seconds = None if since is None else parse_duration(since)
     except ValueError as problem:
@@ -65,6 +76,13 @@ def command(
         fit = _FIT._replace(droppable=()) if output is Reading.WIDE else _FIT
         return Table({**page, "actions": records}, columns, cells, notes, fit, settings.namespace)
 
+    if as_trees:
+        table = make()
+        for line in draw_trees(table.data["actions"], (table.data["admission"] or {}).get("at")):
+            click.echo(line)
+        for note in table.notes:
+            say(note)
+        return
     if watching:
         watch(make, output)
     show(make(), output)

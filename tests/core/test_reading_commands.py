@@ -349,6 +349,34 @@ def test_an_ended_restart_is_listed_unless_only_open_ones_are_asked_for(pages, c
     assert json.loads(capsys.readouterr().out)["actions"] == {}
 
 
+def test_restarts_are_drawn_as_trees_of_their_steps(pages, capsys):
+    assert run(["actions", "--tree"]) == ExitCode.OK
+    root, *branches = capsys.readouterr().out.splitlines()
+    assert root.startswith(f"{SICK}  stuck: silence, 44s of 40s, ")
+    assert [branch.split()[:2] for branch in branches] == [["├─", "admitted"], ["├─", "saved"], ["└─", "now"]]
+    assert branches[1].split("  ")[-1] == "the Job is as it was judged, and its manifest is kept; the delete is next"
+    assert "saved for 0s, " in branches[2]
+
+    pages.put(
+        "/actions/", {"actions": {"stf/a": {"history": {}, "recent": [an_asked_for_restart()]}}, "admission": None}
+    )
+    assert run(["actions", "--tree", "a"]) == ExitCode.OK
+    root, *branches = capsys.readouterr().out.splitlines()
+    assert root == "stf/a  requested by ann@box: silence, looks odd  (action c)"
+    day, _, time_of_day = moment(T0).partition(" ")
+    how = "verified: the new incarnation gave a sign of life, attempt 1, new incarnation u2"
+    assert branches == [
+        f"├─ admitted   {time_of_day}  {day}  admission let it pass; the Job is read next",
+        f"├─ gone       {clock(T0 + 1.25)}  +1.2s       Job and pods are gone; the create is next",
+        f"└─ restarted  {clock(T0 + 1.5)}  +1.5s       {how}",
+    ]
+
+
+def test_trees_are_for_people(pages, capsys):
+    assert run(["actions", "--tree", "-o", "json"]) == ExitCode.USAGE
+    assert "--tree goes with neither" in capsys.readouterr().err
+
+
 def an_asked_for_restart(**changes):
     known = {"at": T0 + 1.5, "verdict": "requested", "result": "restarted", "reason": "verified", "attempt": 1}
     known |= {"detail": "", "command_id": "c", "uid": "u1", "new_uid": "u2", "requested_by": "ann@box"}
