@@ -49,9 +49,10 @@ def _root(job: str, command_id: str, told: Mapping[str, Any]) -> str:
 
 
 def _steps(steps: Sequence[Sequence[Any]]) -> Iterator[Branch]:
-    for name, at in steps:
+    for number, (name, at) in enumerate(steps):
         if name != State.DONE:  # how it ended is told below
-            yield Branch(name, clock(at), _after(at, steps), STATES.get(name, ""))
+            after = _after(at, steps) if number else moment(at).partition(" ")[0]
+            yield Branch(name, clock(at), after, STATES.get(name, ""))
 
 
 def _ends(outcomes: Sequence[Mapping[str, Any]], steps: Sequence[Sequence[Any]]) -> Iterator[Branch]:
@@ -80,11 +81,8 @@ def _going_on(action: Mapping[str, Any], now: float | None) -> Branch:
 
 
 def _after(at: float, steps: Sequence[Sequence[Any]]) -> str:
-    """Say how long after the first step; of that one, on which day it was."""
-    if not steps:
-        return ""
-    begun = steps[0][1]
-    return moment(at).partition(" ")[0] if at == begun else f"+{at - begun:.1f}s"
+    """Say how long after the first step."""
+    return f"+{at - steps[0][1]:.1f}s" if steps else ""
 
 
 def _drawn(branches: Sequence[Branch]) -> Iterator[str]:
