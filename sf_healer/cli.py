@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, str] = {
     "log-events": "List the events of the logs.",
     "feed": "Send a capture to a broker, in its own time or faster.",
     "capture": "Record a topic as a capture.",
+    "outcomes": "Tell what became of every command, refusals too, from Kafka.",
     "dead-letters": "Show what could not be read, and why.",
     "chaos": "Run chaos experiments, with Litmus or without, and check their files.",
     "completion": "Print the script that completes commands in bash, zsh or fish.",

@@ -11,6 +11,7 @@ from sf_healer.adapters import kafka
 from sf_healer.checks.clocks import Clock, seen
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.core.evidence import EMPTY
+from sf_healer.past import NoTopicError
 from sf_healer.rights import Operation, Purpose, Right, rights
 from sf_healer.settings import PREFIX, Role, Settings, SettingsError
 from sf_healer.topics import DEAD_LETTERS, EVIDENCE, Found, Spec, Status
@@ -131,7 +132,7 @@ async def _buried(settings: Settings) -> Finding:
     """Say how many records of late could not be read or named: to count them, Write on their topic is enough."""
     try:
         count = await dead_letters.count(settings, since_seconds=_LATELY_SECONDS)
-    except dead_letters.NoDeadLettersError:  # it was there a moment ago
+    except NoTopicError:  # it was there a moment ago
         return Finding(About.TOPICS, State.WRONG, f"{DEAD_LETTERS} does not exist", "sf-healer topics --create")
     if not count:
         return Finding(About.TOPICS, State.OK, "no dead letters in the last hour")

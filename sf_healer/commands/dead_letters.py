@@ -9,7 +9,8 @@ from sf_healer.cli import Output, emit, output_option, say, settings_for_a_comma
 from sf_healer.commands.feed import with_bootstrap
 from sf_healer.control import parse_duration
 from sf_healer.core.dead_letters import DeadLetter
-from sf_healer.dead_letters import Found, NoDeadLettersError, find
+from sf_healer.dead_letters import Found, find
+from sf_healer.past import NoTopicError
 from sf_healer.views.lines import moment
 from sf_healer.views.words import DEAD_LETTERS
 
@@ -38,7 +39,7 @@ def command(*, since: str, reason: str | None, newest: int, bootstrap: str | Non
     settings = with_bootstrap(settings_for_a_command(), bootstrap)
     try:
         found = asyncio.run(find(settings, since_seconds=since_seconds, newest=newest, reason=reason))
-    except (kafka.BrokerRefusedError, NoDeadLettersError) as problem:
+    except (kafka.BrokerRefusedError, NoTopicError) as problem:
         raise click.ClickException(str(problem)) from problem
     if output is Output.TABLE:
         _print_counts(found)
