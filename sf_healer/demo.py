@@ -27,14 +27,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sf_healer import topics
+from sf_healer import access, topics
 from sf_healer.adapters import http, kafka
 from sf_healer.adapters.cluster import ApiFailure, Cluster
 from sf_healer.local import children, launcher
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.loader import BEHAVIOUR, CADENCE, TURN, Behaviour
-from sf_healer.settings import PREFIX, Settings, load
+from sf_healer.settings import PREFIX, Mode, Settings, load
+from sf_healer.settings import Role as WorkerRole
 
 NAMESPACE = "stf"
 READY_SECONDS = 60.0
@@ -125,7 +126,7 @@ class Demo:
         """Show it; returns whether what happened is what should have. Raises DemoFailed."""
         with ExitStack() as running:
             broker = running.enter_context(EmbeddedBroker())
-            local = running.enter_context(LocalCluster(namespaces=(NAMESPACE,)))
+            local = running.enter_context(LocalCluster(namespaces=(NAMESPACE,), rules=_rules()))
             settings, cluster = self._start(running, broker, local)
             self._create_jobs(cluster, settings)
             if self.env_file is not None:
@@ -290,6 +291,14 @@ def run(*, keep: bool, env_file: Path | None = None) -> bool:
     console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="sf-healer-demo-") as directory:
         return Demo(console, Path(directory), env_file=env_file).run(keep=keep)
+
+
+def _rules() -> list[dict[str, list[str]]]:
+    """Give the least rights of the demo's worker, as its Role in a cluster would, so that `doctor` finds them right."""
+    rights = {need.access for need in access.needed(WorkerRole.ALL, Mode.HEAL)} | access.EVERYBODYS
+    return [
+        {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]} for right in sorted(rights)
+    ]
 
 
 def _free_port_with_free_neighbour() -> int:

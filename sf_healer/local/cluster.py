@@ -17,13 +17,13 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
 from aiohttp import web
 
-from sf_healer.local.kube.api import Api, Fault
+from sf_healer.local.kube.api import EVERYTHING, Api, Fault
 from sf_healer.local.kube.controller import JobController
 from sf_healer.local.kube.kubelet import Kubelet, LocalPod
 from sf_healer.local.kube.store import HISTORY, Store
@@ -43,7 +43,8 @@ class LocalCluster:
 
     `command` is what every pod runs, with its container's env. `grace_limit_seconds` caps the time between
     SIGTERM and SIGKILL (30 s on Kubernetes), `backoff_seconds` is the wait before a Job's first retry (10 s
-    there). `history` is how many changes of a kind a watch may lag before it is told 410.
+    there). `history` is how many changes of a kind a watch may lag before it is told 410. `rules` is what access
+    reviews say may be done, as a Role has it; nothing is refused for it.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class LocalCluster:
         bookmark_seconds: float = 5.0,
         history: int = HISTORY,
         most_processes: int = 32,
+        rules: Sequence[Mapping[str, Sequence[str]]] = (EVERYTHING,),
     ) -> None:
+        self._rules = rules
         self._namespaces = namespaces
         self._command = command
         self._grace_limit_seconds = grace_limit_seconds
@@ -140,7 +143,7 @@ class LocalCluster:
             most_processes=self._most_processes,
         )
         controller = JobController(store, backoff_seconds=self._backoff_seconds)
-        api = Api(store, kubelet, bookmark_seconds=self._bookmark_seconds)
+        api = Api(store, kubelet, bookmark_seconds=self._bookmark_seconds, rules=self._rules)
         for namespace in self._namespaces:
             api.create_namespace(namespace)
         return _Parts(store, kubelet, controller, api)

@@ -727,3 +727,30 @@ def test_a_path_that_nobody_serves_is_not_found(api: Api):
     with pytest.raises(ApiException) as caught:
         client.CustomObjectsApi(api.client).list_cluster_custom_object("nobody.example", "v1", "things")
     assert caught.value.status == 404
+
+
+# ---- rights
+
+
+def test_reviews_say_what_they_are_told_to_say_and_nothing_is_refused_for_it():
+    rules = [{"apiGroups": ["batch"], "resources": ["jobs", "jobs/status"], "verbs": ["get"]}]
+    with LocalCluster(rules=rules) as running:
+        place = Place(running.kubeconfig, running.create_namespace(), pods_are_real=True)
+        api = Api(place)
+        reviews = client.AuthorizationV1Api(api.client)
+
+        def may(verb: str, resource: str, group: str = "batch", namespace: str = place.namespace) -> bool:
+            main, _, sub = resource.partition("/")
+            asked = {"group": group, "resource": main, "subresource": sub, "verb": verb, "namespace": namespace}
+            body = {"spec": {"resourceAttributes": asked}}
+            return bool(reviews.create_self_subject_access_review(body).status.allowed)
+
+        assert may("get", "jobs")
+        assert may("get", "jobs/status")
+        assert not may("delete", "jobs")
+        assert not may("get", "jobs", group="")
+        assert not may("get", "jobs", namespace=""), "a Role holds in its namespace"
+        told = reviews.create_self_subject_rules_review({"spec": {"namespace": place.namespace}})
+        assert api.plain(told)["status"]["resourceRules"] == rules
+        assert api.jobs()["items"] == []
+        api.client.close()

@@ -1,7 +1,8 @@
 """The API server: the paths that clients of Jobs and pods call, over HTTP.
 
 State changes only through the store. Objects are JSON only; patches are merge patches (a strategic one is
-taken for a merge, so its lists replace). Anybody may do anything: there are no users, access reviews say yes.
+taken for a merge, so its lists replace). Anybody may do anything: there are no users, access reviews say yes, or what
+they are told to say.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -42,6 +43,8 @@ from sf_healer.local.kube.store import HistoryExpired, Store
 
 VERSION = "v1.36.3"  # whose behaviour this is
 USER = "sf-healer-local"
+#: What reviews say may be done; nobody is kept from anything.
+EVERYTHING = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
 
 _SUFFIX_CHARACTERS, _SUFFIX_ALPHABET = 5, "bcdfghjklmnpqrstvwxz2456789"
 _DEFAULT_WATCH_SECONDS = 1800.0
@@ -83,7 +86,15 @@ class _Question(NamedTuple):
 class Api:
     """Handlers of all paths, over one store."""
 
-    def __init__(self, store: Store, kubelet: Kubelet, *, bookmark_seconds: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        kubelet: Kubelet,
+        *,
+        bookmark_seconds: float,
+        rules: Sequence[Mapping[str, Sequence[str]]] = (EVERYTHING,),
+    ) -> None:
+        self._rules = rules
         self.faults: list[Fault] = []
         self._store = store
         self._kubelet = kubelet
@@ -405,11 +416,17 @@ class Api:
         return web.json_response(told | dict.fromkeys(unknown, ""))
 
     async def _review_access(self, request: web.Request) -> web.Response:
-        return web.json_response(await _body(request) | {"status": {"allowed": True}}, status=201)
+        review = await _body(request)
+        asked = review.get("spec", {}).get("resourceAttributes", {})
+        resource = "/".join(filter(None, (asked.get("resource", ""), asked.get("subresource", ""))))
+        wanted = {"apiGroups": asked.get("group", ""), "resources": resource, "verbs": asked.get("verb", "")}
+        of_a_role = bool(asked.get("namespace"))  # what a Role gives holds in a namespace, and in no others
+        rules = self._rules if of_a_role or EVERYTHING in self._rules else ()
+        allowed = any(all({"*", each} & {*rule[of]} for of, each in wanted.items()) for rule in rules)
+        return web.json_response(review | {"status": {"allowed": allowed}}, status=201)
 
     async def _review_rules(self, request: web.Request) -> web.Response:
-        everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
-        status = {"resourceRules": [everything], "nonResourceRules": [], "incomplete": False}
+        status = {"resourceRules": [*self._rules], "nonResourceRules": [], "incomplete": False}
         return web.json_response(await _body(request) | {"status": status}, status=201)
 
     async def _review_subject(self, request: web.Request) -> web.Response:
