@@ -3,14 +3,13 @@
 What a letter's headers say is core/dead_letters.py's. Nothing here changes anything.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Collection
 
 import msgspec
 
 from sf_healer.core.dead_letters import DeadLetter, read
-from sf_healer.past import ago, begins_of, places_of, reader, records
+from sf_healer.past import Newest, ago, begins_of, places_of, reader, records
 from sf_healer.settings import Settings
 from sf_healer.topics import DEAD_LETTERS
 
@@ -36,18 +35,15 @@ async def find(settings: Settings, *, since_seconds: float, newest: int, reason:
     """
     since = ago(since_seconds)
     counts: Counter[str] = Counter()
-    kept: list[tuple[float, int, int, DeadLetter]] = []
+    kept: Newest[DeadLetter] = Newest(newest)
     places = await places_of(settings, DEAD_LETTERS)
     async with reader(settings) as consumer:
         async for record in records(consumer, places, since):
             letter = read(record.timestamp / _MS, record.headers, record.value)
             counts[_countable(letter.reason, counts)] += 1
             if reason in {None, letter.reason}:
-                entry = (letter.at, record.partition, record.offset, letter)  # no two have the same place
-                heapq.heappush(kept, entry)
-                if len(kept) > newest:
-                    heapq.heappop(kept)
-    return Found(since, dict(counts.most_common()), [letter for *_, letter in sorted(kept, reverse=True)])
+                kept.add(letter.at, letter)
+    return Found(since, dict(counts.most_common()), kept.newest_first())
 
 
 async def count(settings: Settings, *, since_seconds: float) -> int:

@@ -4,14 +4,12 @@ A Job that a storm or a pause holds back is refused again and again: what repeat
 anything.
 """
 
-import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import msgspec
 
 from sf_healer.core.commands import Outcome, Result, decode_outcome
-from sf_healer.past import ago, places_of, reader, records
+from sf_healer.past import Newest, ago, places_of, reader, records
 from sf_healer.settings import Settings
 from sf_healer.topics import OUTCOMES
 
@@ -53,7 +51,7 @@ async def find(
                 unreadable += 1
             elif job in {None, outcome.key} and result in {None, outcome.result}:
                 rows.add(outcome)
-    told = list(rows.newest_first())
+    told = rows.newest_first()
     return Found(since, told, rows.count - len(told), unreadable)
 
 
@@ -62,9 +60,8 @@ class _Rows:
 
     def __init__(self, newest: int) -> None:
         self.count = 0
-        self._newest = newest
+        self._closed: Newest[Told] = Newest(newest)
         self._open: OrderedDict[str, Told] = OrderedDict()  # by Job, the one that went on last at the end
-        self._closed: list[tuple[float, int, Told]] = []
 
     def add(self, outcome: Outcome) -> None:
         known = self._open.get(outcome.key)
@@ -79,15 +76,13 @@ class _Rows:
         if len(self._open) > _MOST_OPEN:
             self._close(self._open.popitem(last=False)[1])
 
-    def newest_first(self) -> Iterator[Told]:
+    def newest_first(self) -> list[Told]:
         while self._open:
-            self._close(self._open.popitem()[1])
-        yield from (told for _, _, told in sorted(self._closed, reverse=True))
+            self._close(self._open.popitem(last=False)[1])
+        return self._closed.newest_first()
 
     def _close(self, told: Told) -> None:
-        heapq.heappush(self._closed, (told.outcome.at, id(told), told))
-        if len(self._closed) > self._newest:
-            heapq.heappop(self._closed)
+        self._closed.add(told.outcome.at, told)
 
 
 def _is_same(one: Outcome, other: Outcome) -> bool:

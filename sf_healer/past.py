@@ -1,9 +1,12 @@
 """What lies on a topic since a moment, read once for a person's command. Nothing here changes anything."""
 
 import asyncio
+import heapq
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
@@ -11,12 +14,33 @@ from aiokafka.errors import KafkaError
 from sf_healer.adapters import kafka
 from sf_healer.settings import Settings
 
+T = TypeVar("T")
+
 _POLL_MS = 200
 _MS = 1000
 
 
 class NoTopicError(RuntimeError):
     """There is no such topic; the message says what makes it."""
+
+
+class Newest(Generic[T]):
+    """The newest of what is read, at most so many; of two of one moment the one that was read later."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: list[tuple[float, int, T]] = []
+        self._numbers = itertools.count()  # no two are the same, so what is kept need not be comparable
+
+    def add(self, at: float, item: T) -> None:
+        """Take one in, which is of that moment (epoch seconds)."""
+        heapq.heappush(self._kept, (at, next(self._numbers), item))
+        if len(self._kept) > self._most:
+            heapq.heappop(self._kept)
+
+    def newest_first(self) -> list[T]:
+        """Give what is kept."""
+        return [item for _, _, item in sorted(self._kept, reverse=True)]
 
 
 def ago(seconds: float) -> float:
@@ -62,11 +86,11 @@ async def records(
             heard_at = clock()
         elif clock() - heard_at > kafka.REQUEST_TIMEOUT_SECONDS:
             raise TimeoutError
-        for place, records in fetched.items():
+        for place, those in fetched.items():
             if place not in told:  # a fetch knows the end better than who was asked for it (docs/decisions/0004)
                 told.add(place)
                 ends[place] = max(ends[place], consumer.highwater(place) or 0)
-            for record in records:
+            for record in those:
                 if record.offset < ends[place] and record.timestamp >= since * _MS:
                     yield record
 

@@ -693,7 +693,7 @@ def _failure(problem: Exception) -> ApiFailure:
         case client.ApiException():
             return ApiFailure(Failure.BROKEN_OFF, 0, in_words(str(problem.reason)))
         case _NotConnected():
-            return ApiFailure(Failure.UNREACHABLE, 0, in_words(str(problem)))
+            return ApiFailure(Failure.UNREACHABLE, 0, str(problem))  # in words already
         case urllib3.exceptions.TimeoutError():
             return ApiFailure(Failure.TIMEOUT, 0, in_words(str(problem)))
         case msgspec.DecodeError():

@@ -25,6 +25,11 @@ def in_words(told: str) -> str:
     return _TLS.sub("", _OBJECT.sub("", told)).strip()
 
 
+def numbers_in(told: str) -> set[str]:
+    """Give the numbers of the system's errors in a text, one for each address that was tried."""
+    return {number for number, _ in _ERROR_NUMBER.findall(told)}
+
+
 def _reason(number: str, words: str) -> str:
     """Name an error by the system's own word, else by the words beside its number; a resolver's is negative."""
     if number.startswith("-"):

@@ -1,15 +1,11 @@
 """Why there is no connection, in words: clients put the system's own error beneath theirs, with numbers in it."""
 
-import re
 import socket
 import ssl
 from collections.abc import Iterator
 from errno import ECONNREFUSED
 
-from sf_healer.adapters.failures import in_words
-
-#: What asyncio makes of a name with several addresses, none of which answers.
-_OF_EACH_ADDRESS = re.compile(r"\[Errno (-?\d+)\]")
+from sf_healer.adapters.failures import in_words, numbers_in
 
 
 def why_unreached(problem: BaseException, where: str) -> str:
@@ -22,7 +18,8 @@ def is_refused(problem: OSError) -> bool:
     """Say whether nothing listens at any address of a name."""
     if isinstance(problem, ConnectionRefusedError):
         return True
-    return problem.errno is None and set(_OF_EACH_ADDRESS.findall(str(problem))) == {str(ECONNREFUSED)}
+    # What asyncio makes of a name with several addresses, none of which answers, has no number of its own.
+    return problem.errno is None and numbers_in(str(problem)) == {str(ECONNREFUSED)}
 
 
 def _causes(problem: BaseException | None) -> Iterator[BaseException]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from sf_healer.cli import Fit, say
+from sf_healer.commands.options import seconds_of
 from sf_healer.commands.reading import (
     JOB_COLUMN,
     Reading,
@@ -21,7 +22,6 @@ from sf_healer.commands.reading import (
     watch_option,
     worker,
 )
-from sf_healer.control import parse_duration
 from sf_healer.views.actions import waits_for_a_person
 from sf_healer.views.lines import clock, dead_letter_lines, moment, verdict_of
 from sf_healer.views.trees import draw_trees
@@ -52,10 +52,7 @@ def command(
     """List restarts, the newest first: of all Jobs, or of JOB (a name, or namespace/name)."""
     if as_trees and (output is not Reading.TABLE or watching):
         raise click.UsageError("--tree goes with neither -o nor --watch")
-    try:
-        seconds = None if since is None else parse_duration(since)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), param_hint="--since") from None
+    seconds = None if since is None else seconds_of(since, option="--since")
     asked, settings = worker(url)
     key = None if job is None else job_key(job, settings)
 

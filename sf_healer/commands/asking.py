@@ -13,7 +13,7 @@ from sf_healer.commands.reading import Worker
 from sf_healer.control import Answer, RequestRefusedError, send_action
 from sf_healer.core.commands import Command, Outcome, Resolve, Result
 from sf_healer.settings import Settings
-from sf_healer.views.words import OUTCOMES
+from sf_healer.views.words import explained
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,7 +83,7 @@ def told(
 
 def in_words(outcome: Outcome) -> str:
     """Say what became of a request, in one line."""
-    detail = outcome.detail or OUTCOMES.get(outcome.reason, "")
+    detail = explained(outcome.reason, outcome.detail)
     more = "" if outcome.final else " (not over yet)"
     again = f"; ask again in {outcome.retry_after:.0f} s" if outcome.retry_after else ""
     return f"{outcome.result}, {outcome.reason}: {detail}{again}{more}"

@@ -10,13 +10,13 @@ import click
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, written
 from sf_healer.cli import say, settings_for_a_command
-from sf_healer.commands.feed import with_bootstrap
+from sf_healer.commands.options import bootstrap_option, with_bootstrap
 from sf_healer.feed import capture
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL.")
+@bootstrap_option
 @click.option("--topic", help="Topic to record; else SF_HEALER_SOURCE_TOPIC.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N records.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after S seconds.")

@@ -6,8 +6,7 @@ import click
 
 from sf_healer.adapters import kafka
 from sf_healer.cli import Output, emit, output_option, say, settings_for_a_command
-from sf_healer.commands.feed import with_bootstrap
-from sf_healer.control import parse_duration
+from sf_healer.commands.options import bootstrap_option, seconds_of, since_option, with_bootstrap
 from sf_healer.core.dead_letters import DeadLetter
 from sf_healer.dead_letters import Found, find
 from sf_healer.past import NoTopicError
@@ -20,22 +19,19 @@ _VALUE_CHARACTERS = 120  # in a table; the other forms have all that was read
 
 
 @click.command()
-@click.option("--since", default="24h", show_default=True, metavar="DURATION", help="Of the last 90s, 30m, 12h, 2d, ….")
+@since_option
 @click.option("--reason", metavar="REASON", help="Show only letters with this reason; all are counted.")
 @click.option(
     "--last", "newest", type=click.IntRange(min=0), default=20, show_default=True, metavar="N", help="Show the last N."
 )
-@click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL.")
+@bootstrap_option
 @output_option
 def command(*, since: str, reason: str | None, newest: int, bootstrap: str | None, output: Output) -> None:
     """Count the records that could not be read or named, by reason, and show the newest with where they came from.
 
     FROM is topic/partition/offset. VALUE is the beginning of the record; `sf-healer capture` keeps whole ones.
     """
-    try:
-        since_seconds = parse_duration(since)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), param_hint="--since") from None
+    since_seconds = seconds_of(since, option="--since")
     settings = with_bootstrap(settings_for_a_command(), bootstrap)
     try:
         found = asyncio.run(find(settings, since_seconds=since_seconds, newest=newest, reason=reason))

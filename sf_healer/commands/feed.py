@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import msgspec
 
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, decompressed, read
 from sf_healer.cli import say, settings_for_a_command, terminal
+from sf_healer.commands.options import bootstrap_option, with_bootstrap
 from sf_healer.feed import feed
-from sf_healer.settings import Settings, bootstrap_servers
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL.")
+@bootstrap_option
 @click.option("--topic", help="Topic to send to; else SF_HEALER_SOURCE_TOPIC.")
 @click.option("--real-time", is_flag=True, help="Send as the records once arrived.")
 @click.option(
@@ -43,17 +42,6 @@ def command(*, file: Path, bootstrap: str | None, topic: str | None, real_time: 
             raise
         raise click.ClickException(f"{file}: {problem}") from problem
     say(f"{sent} records sent to {topic} in {time.monotonic() - began:.1f} s")
-
-
-def with_bootstrap(settings: Settings, bootstrap: str | None) -> Settings:
-    """Point the settings at the brokers of the command line, if it names some."""
-    if bootstrap is None:
-        return settings
-    try:
-        servers = bootstrap_servers(bootstrap)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), param_hint="--bootstrap") from problem
-    return msgspec.structs.replace(settings, broker_url=f"kafka://{','.join(servers)}")
 
 
 @contextmanager

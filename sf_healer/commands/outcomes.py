@@ -3,17 +3,17 @@
 import asyncio
 
 import click
+import msgspec
 
 from sf_healer.adapters import kafka
 from sf_healer.cli import Fit, Output, emit, output_option, say, settings_for_a_command
-from sf_healer.commands.feed import with_bootstrap
+from sf_healer.commands.options import bootstrap_option, seconds_of, since_option, with_bootstrap
 from sf_healer.commands.reading import JOB_COLUMN, job_key
-from sf_healer.control import parse_duration
 from sf_healer.core.commands import Result
 from sf_healer.outcomes import Told, find
 from sf_healer.past import NoTopicError
-from sf_healer.views.lines import moment
-from sf_healer.views.words import OUTCOMES
+from sf_healer.views.lines import moment, verdict_of
+from sf_healer.views.words import explained
 
 _COLUMNS = ("AT", JOB_COLUMN, "VERDICT", "RESULT", "REASON", "TIMES", "SINCE", "DETAIL")
 _FIT = Fit(whole=frozenset({JOB_COLUMN}))
@@ -21,12 +21,12 @@ _FIT = Fit(whole=frozenset({JOB_COLUMN}))
 
 @click.command()
 @click.argument("job", required=False)
-@click.option("--since", default="24h", show_default=True, metavar="DURATION", help="Of the last 90s, 30m, 12h, 2d, ….")
+@since_option
 @click.option("--result", type=click.Choice(Result, case_sensitive=False), help="Only those that ended so.")
 @click.option(
     "--last", "newest", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="Show the last N."
 )
-@click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL.")
+@bootstrap_option
 @output_option
 def command(
     *, job: str | None, since: str, result: Result | None, newest: int, bootstrap: str | None, output: Output
@@ -35,10 +35,7 @@ def command(
 
     A refusal that was told TIMES times, one after the other since SINCE, is one line. Read from Kafka.
     """
-    try:
-        since_seconds = parse_duration(since)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), param_hint="--since") from None
+    since_seconds = seconds_of(since, option="--since")
     settings = with_bootstrap(settings_for_a_command(), bootstrap)
     key = None if job is None else job_key(job, settings)
     try:
@@ -60,10 +57,10 @@ def _row(told: Told) -> tuple[object, ...]:
     return (
         moment(outcome.at),
         outcome.key,
-        f"{outcome.verdict} by {outcome.requested_by}" if outcome.requested_by else outcome.verdict or "-",
+        verdict_of(msgspec.structs.asdict(outcome)) or "-",
         outcome.result,
         outcome.reason,
         told.times,
         moment(told.first_at) if told.times > 1 else "-",
-        outcome.detail or OUTCOMES.get(outcome.reason, "-"),
+        explained(outcome.reason, outcome.detail) or "-",
     )

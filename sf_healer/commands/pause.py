@@ -6,9 +6,10 @@ import click
 
 from sf_healer.cli import ExitCode, say
 from sf_healer.commands.asking import reason_option, send
+from sf_healer.commands.options import seconds_of
 from sf_healer.commands.reading import url_option, worker
 from sf_healer.commands.scopes import dry_run_option, jobs_in_scope, scope_of, scope_options
-from sf_healer.control import parse_duration, person, send_control
+from sf_healer.control import person, send_control
 from sf_healer.core.commands import Pause, encode
 from sf_healer.views.lines import moment
 
@@ -37,10 +38,7 @@ def command(
     asked, settings = worker(url)
     scope = scope_of(settings, all_jobs=all_jobs, job=job, queue=queue, target=target)
     now = time.time()
-    try:
-        until = None if duration is None else now + parse_duration(duration)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), param_hint="--for") from None
+    until = None if duration is None else now + seconds_of(duration, option="--for")
     pause = Pause(scope=scope, reason=reason, by=person(), at=now, until=until)
     if dry_run:
         click.echo(encode(pause))

@@ -13,7 +13,7 @@ from sf_healer.core.admission import Reason
 from sf_healer.core.verdicts import RESTARTABLE, Rule, Verdict
 from sf_healer.views.actions import waits_for_a_person
 from sf_healer.views.holding import Holding
-from sf_healer.views.words import OUTCOMES
+from sf_healer.views.words import explained
 
 _NO_MORE_OUTCOMES = 5
 _SAID = ("started", "loading", "error", "finished", "interrupted")
@@ -197,8 +197,8 @@ def _restart(data: Mapping[str, Any], action: Mapping[str, Any] | None) -> str:
     if data["verdict"] not in RESTARTABLE:
         return "not needed"
     if held is not None and held["reason"] != Holding.ASKED:
-        explained = held["detail"] or OUTCOMES.get(held["reason"], "")
-        return f"no: {in_short(held, why['watermark'])}" + (f" ({explained})" if explained else "")
+        told = explained(held["reason"], held["detail"])
+        return f"no: {in_short(held, why['watermark'])}" + (f" ({told})" if told else "")
     if data["command"] is not None:
         return f"asked for; no answer yet, given up at {moment(data['command']['deadline'])}"
     return "not asked for yet"
@@ -213,8 +213,24 @@ def _cadence(learned: Mapping[str, Any]) -> str:
 
 def answer_of(outcome: Mapping[str, Any]) -> str:
     """Tell how a command ended, in the words of who ended it where there are any."""
-    detail = outcome.get("detail") or OUTCOMES.get(outcome["reason"], "")
-    return f"{outcome['result']}, {outcome['reason']}" + (f": {detail}" if detail else "")
+    return f"{outcome['result']}, {why_of(outcome)}"
+
+
+def why_of(outcome: Mapping[str, Any]) -> str:
+    """Tell why a command ended as it did."""
+    told = explained(outcome["reason"], outcome.get("detail"))
+    return f"{outcome['reason']}: {told}" if told else str(outcome["reason"])
+
+
+def beside_of(outcome: Mapping[str, Any]) -> list[str]:
+    """Tell what else became of a restart; a worker of before tells less."""
+    more = {
+        f"attempt {outcome['attempt']}": outcome["attempt"],
+        "waits for a person": outcome.get("needs_person"),
+        "quarantined": outcome.get("quarantined"),
+        f"new incarnation {outcome.get('new_uid')}": outcome.get("new_uid"),
+    }
+    return [told for told, holds in more.items() if holds]
 
 
 def verdict_of(command: Mapping[str, Any]) -> str:

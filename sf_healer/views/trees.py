@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sf_healer.core.actions import State
 from sf_healer.views.actions import waits_for_a_person
-from sf_healer.views.lines import answer_of, clock, grounds_in_short, moment, span, verdict_of
+from sf_healer.views.lines import beside_of, clock, grounds_in_short, moment, span, verdict_of, why_of
 from sf_healer.views.words import STATES
 
 
@@ -57,12 +57,7 @@ def _steps(steps: Sequence[Sequence[Any]]) -> Iterator[Branch]:
 
 def _ends(outcomes: Sequence[Mapping[str, Any]], steps: Sequence[Sequence[Any]]) -> Iterator[Branch]:
     for outcome in outcomes:
-        attempt = [f"attempt {outcome['attempt']}"] if outcome["attempt"] else []
-        new = [f"new incarnation {outcome['new_uid']}"] if outcome.get("new_uid") else []
-        person = ["waits for a person"] if outcome.get("needs_person") else []
-        quarantined = ["quarantined"] if outcome.get("quarantined") else []
-        _, _, why = answer_of(outcome).partition(", ")
-        meaning = ", ".join([why, *attempt, *new, *person, *quarantined])
+        meaning = ", ".join([why_of(outcome), *beside_of(outcome)])
         yield Branch(outcome["result"], clock(outcome["at"]), _after(outcome["at"], steps), meaning)
 
 

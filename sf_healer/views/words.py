@@ -111,3 +111,8 @@ DEAD_LETTERS: Mapping[str, str] = {
 
 #: Of an outcome's reason, which is a refusal or a cause.
 OUTCOMES: Mapping[str, str] = {**REASONS, **CAUSES}
+
+
+def explained(reason: str, detail: str | None) -> str:
+    """Explain an outcome in the words of who told it, else by its reason; "" where neither says anything."""
+    return detail or OUTCOMES.get(reason, "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sf_healer.local.broker import EmbeddedBroker
+from sf_healer.settings import Identity, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,3 +28,13 @@ def broker() -> Iterator[EmbeddedBroker]:
 def bootstrap(request: pytest.FixtureRequest) -> str:
     """Give the address of each kind of broker in turn."""
     return request.getfixturevalue(request.param).bootstrap
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Give the settings of an embedded broker of its own, which commands find in their environment."""
+    with EmbeddedBroker() as broker:
+        monkeypatch.setenv("SF_HEALER_BROKER_URL", f"kafka://{broker.bootstrap}")
+        yield Settings(
+            broker_url=f"kafka://{broker.bootstrap}", identity=Identity.CONVENTION, demo_accept_create_time=True
+        )

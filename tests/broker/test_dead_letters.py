@@ -17,29 +17,18 @@ from sf_healer.checks import kafka as kafka_check
 from sf_healer.checks.findings import State
 from sf_healer.cli import ExitCode, run
 from sf_healer.dead_letters import find
-from sf_healer.local.broker import EmbeddedBroker
-from sf_healer.settings import Identity, Settings
 from tests.lab.ports import LOOPBACK, free_ports
 from tests.lab.worker import make_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from sf_healer.settings import Settings
 
 pytestmark = pytest.mark.embedded
 
 UNREADABLE = "not_json"
 STRANGER = "unresolved_unknown_producer"
-
-
-@pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """A broker, as the commands' environment names it."""
-    with EmbeddedBroker() as broker:
-        monkeypatch.setenv("SF_HEALER_BROKER_URL", f"kafka://{broker.bootstrap}")
-        yield Settings(
-            broker_url=f"kafka://{broker.bootstrap}", identity=Identity.CONVENTION, demo_accept_create_time=True
-        )
 
 
 async def bury(settings: Settings, reasons: list[str], *, age_seconds: float = 0.0) -> None:

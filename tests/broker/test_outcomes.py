@@ -13,26 +13,15 @@ from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, run
 from sf_healer.core.commands import Outcome, Result, encode
-from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.outcomes import find
-from sf_healer.settings import Identity, Settings
 from tests.lab.worker import make_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from sf_healer.settings import Settings
 
 pytestmark = pytest.mark.embedded
 
 NOW = time.time()
-
-
-@pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    with EmbeddedBroker() as broker:
-        monkeypatch.setenv("SF_HEALER_BROKER_URL", f"kafka://{broker.bootstrap}")
-        yield Settings(
-            broker_url=f"kafka://{broker.bootstrap}", identity=Identity.CONVENTION, demo_accept_create_time=True
-        )
 
 
 def an_outcome(job: str, result: Result, reason: str, seconds: float, **changes: object) -> Outcome:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sf_healer.views.actions import list_actions, waits_for_a_person
-from sf_healer.views.lines import all_dead_letters, answer_of, grounds_in_short, grounds_lines, span
+from sf_healer.views.lines import all_dead_letters, answer_of, beside_of, grounds_in_short, grounds_lines, span
 from sf_healer.views.pages.markup import (
     Child,
     Html,
@@ -18,7 +18,7 @@ from sf_healer.views.pages.markup import (
     words,
 )
 from sf_healer.views.pages.shell import Frame, dead_letters, described, draw, notice, section, time_of
-from sf_healer.views.words import OUTCOMES, STATES
+from sf_healer.views.words import STATES, explained
 
 _COLUMNS = ("When", "Job", "Verdict", "What became of it", "Evidence", "Attempt")
 #: More would make a page that nobody reads; the JSON twin has them all.
@@ -53,14 +53,14 @@ def actions_table(listed: Sequence[Mapping[str, Any]], *, now: float, has_jobs: 
 def _row(entry: Mapping[str, Any], now: float, *, has_jobs: bool) -> Iterable[Child]:
     waits = element("strong", "waits for a person:", class_="sick") if entry["waits_for_a_person"] else None
     under_way = "under way:" if entry["is_open"] and waits is None else None
-    explained: Child = entry["detail"] or OUTCOMES.get(entry["reason"], "") or STATES.get(entry["state"], "")
+    meaning: Child = explained(entry["reason"], entry["detail"]) or STATES.get(entry["state"], "")
     state = element("strong", entry["state"])
     reason = f"({entry['reason']})" if entry["reason"] else None
     return (
         link(time_of(entry["at"], now), action_path(entry["id"])),
         _job(entry["job"], has_jobs=has_jobs),
         words(verdict_mark(entry["verdict"]), f"by {entry['requested_by']}" if entry["requested_by"] else None),
-        fragment(words(waits, under_way, state, reason), ": " if explained else None, explained),
+        fragment(words(waits, under_way, state, reason), ": " if meaning else None, meaning),
         grounds_in_short(entry["evidence"]),
         entry["attempt"],
     )
@@ -137,13 +137,7 @@ def _going_on(action: Mapping[str, Any], now: float) -> Iterator[Child]:
 
 
 def _outcome(outcome: Mapping[str, Any], now: float) -> Html:
-    more = {
-        f"attempt {outcome['attempt']}": outcome["attempt"],
-        "waits for a person": outcome["needs_person"],
-        "quarantined": outcome["quarantined"],
-        f"new incarnation {outcome['new_uid']}": outcome["new_uid"],
-    }
-    beside = ", ".join(told for told, holds in more.items() if holds)
+    beside = ", ".join(beside_of(outcome))
     return element(
         "li",
         words(element("span", outcome["result"], class_="step"), time_of(outcome["at"], now)),

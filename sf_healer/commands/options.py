@@ -1,0 +1,34 @@
+"""Options that several commands have, and what their values mean."""
+
+import click
+import msgspec
+
+from sf_healer.control import parse_duration
+from sf_healer.settings import Settings, bootstrap_servers
+
+bootstrap_option = click.option(
+    "--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL."
+)
+#: Of what lies on a topic.
+since_option = click.option(
+    "--since", default="24h", show_default=True, metavar="DURATION", help="Of the last 90s, 30m, 12h, 2d, …."
+)
+
+
+def with_bootstrap(settings: Settings, bootstrap: str | None) -> Settings:
+    """Point the settings at the brokers of the command line, if it names some."""
+    if bootstrap is None:
+        return settings
+    try:
+        servers = bootstrap_servers(bootstrap)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--bootstrap") from problem
+    return msgspec.structs.replace(settings, broker_url=f"kafka://{','.join(servers)}")
+
+
+def seconds_of(duration: str, *, option: str) -> float:
+    """Read the duration that an option was given; raises click.BadParameter."""
+    try:
+        return parse_duration(duration)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint=option) from None
