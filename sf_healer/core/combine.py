@@ -24,6 +24,7 @@ from sf_healer.core.events import (
     Report,
     decode,
     read_sign,
+    report_of,
 )
 from sf_healer.core.evidence import Beat, Bundle, Word
 from sf_healer.core.identity import Resolution, Resolved, Unresolved
@@ -142,11 +143,13 @@ class Combiner:
             try:
                 sign = read_sign(record.value)  # type: ignore[arg-type]  # of null it raises as of what it cannot read
             except UNREADABLE:
-                place = None
+                place = report = None
             else:
-                place = place_of((sign.producer, sign.queue_id)) if sign.status == SIGN_OF_LIFE else None
+                is_life = sign.status == SIGN_OF_LIFE
+                place = place_of((sign.producer, sign.queue_id)) if is_life else None
+                report = report_of(sign) if is_life and place is None else None
             if place is None:
-                self._take(record, clock, gathered)
+                self._take(record, report or decode(record.value), clock, gathered)
                 holds_until = -1
                 continue
             signs_of_life += 1
@@ -176,9 +179,8 @@ class Combiner:
             gathered.bundles(topic_id, source_partition), gathered.rejected, gathered.reports, gathered.ignored
         )
 
-    def _take(self, record: SourceRecord, clock: "_Clock", gathered: "_Gathered") -> None:
+    def _take(self, record: SourceRecord, report: Report | Malformed, clock: "_Clock", gathered: "_Gathered") -> None:
         """Take in a report of any kind and dialect."""
-        report = decode(record.value)
         if type(report) is Malformed:
             gathered.rejected.append(Rejected(record, report.reason, report.detail))
             return

@@ -153,9 +153,12 @@ def _sign_in(value: bytes) -> Report | None:
         sign = read_sign(value)
     except UNREADABLE:
         return None
-    if sign.status != SIGN_OF_LIFE or not sign.producer or not sign.queue_id:
-        return None
-    if len(sign.producer) > IDENTITY_CHARACTERS or len(sign.queue_id) > IDENTITY_CHARACTERS:
+    return report_of(sign) if sign.status == SIGN_OF_LIFE else None
+
+
+def report_of(sign: Sign) -> Report | None:
+    """Give what `decode` gives for a sign of life that names both its producer and its queue; None for any other."""
+    if not (0 < len(sign.producer) <= IDENTITY_CHARACTERS and 0 < len(sign.queue_id) <= IDENTITY_CHARACTERS):
         return None
     return Report(Kind.LOADING, sign.producer, sign.queue_id, records_written=sensible(sign.records_written))
 
