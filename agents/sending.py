@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
-from faust.types import RecordMetadata, TopicT
+from faust.types import TopicT
 
-from sf_healer.transport import ToSend, send_together
+from sf_healer.transport import Appended, ToSend, send_together
 
 
 class Outgoing(NamedTuple):
@@ -25,10 +25,10 @@ class Outgoing(NamedTuple):
     headers: dict[str, bytes] | None = None
 
 
-async def acknowledged(records: Iterable[Outgoing]) -> list[RecordMetadata]:
+async def acknowledged(records: Iterable[Outgoing]) -> list[Appended]:
     """Send records, in order per partition; returns when every one is acknowledged. Raises KafkaError.
 
-    What comes back is in the order of the partitions' first records.
+    What comes back is in the order of the partitions' first records, one for each batch that went to the broker.
     """
     together: dict[tuple[TopicT, int], list[ToSend]] = {}
     for record in records:

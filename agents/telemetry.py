@@ -55,7 +55,7 @@ class _Faust:
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
         sent = await acknowledged(Outgoing(topics.evidence_log, record.value, record.partition) for record in records)
-        return [Appended(metadata.partition, (metadata.timestamp or 0) / 1000) for metadata in sent]
+        return [Appended(batch.partition, batch.timestamp / 1000) for batch in sent]
 
     async def bury(self, batch: SourceBatch, rejected: Sequence[Rejected]) -> None:
         await acknowledged(

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, cast
 
 import faust
 from faust.exceptions import ImproperlyConfigured
-from faust.types import TP, RecordMetadata
+from faust.types import TP
 from faust.types.topics import TopicT
 
 from sf_healer.adapters import metrics
 from sf_healer.core.changelog import InOrder, persisted_after
-from sf_healer.transport import RESTORE_LIMITS, Batch, BatchTableManager, ToSend, batched_topic, send_together
+from sf_healer.transport import RESTORE_LIMITS, Appended, Batch, BatchTableManager, ToSend, batched_topic, send_together
 from tables.stores import ROCKSDB_OPTIONS, PartitionStore, partition_store
 
 
@@ -134,11 +134,11 @@ async def write(table: OrderedTable, changes: Mapping[bytes, bytes | None]) -> N
     store.write(changes, persisted=_persisted(store, written))
 
 
-def _persisted(store: PartitionStore, written: Sequence[RecordMetadata]) -> int | None:
+def _persisted(store: PartitionStore, written: Sequence[Appended]) -> int | None:
     """Return from which offset recovery may read once these records are stored; None: as before."""
     before = offset = store.persisted_offset()
-    for metadata in written:
-        offset = persisted_after(offset, metadata.offset)
+    for appended in written:
+        offset = persisted_after(offset, appended.offset, appended.count)
     return None if offset == before else offset
 
 

@@ -76,13 +76,13 @@ class InOrder:
         return changes
 
 
-def persisted_after(known: int | None, written: int) -> int | None:
-    """Return from which changelog offset a recovery may go on, once a record of ours lies at `written`.
+def persisted_after(known: int | None, written: int, count: int = 1) -> int | None:
+    """Return from which changelog offset a recovery may go on, once `count` records of ours lie from `written` on.
 
-    It moves only where our record is the very next one: a hole means that another worker has written meanwhile,
+    It moves only where our records are the very next ones: a hole means that another worker has written meanwhile,
     and what it wrote is not in this store yet.
     """
-    return written if written == (-1 if known is None else known) + 1 else known
+    return written + count - 1 if written == (-1 if known is None else known) + 1 else known
 
 
 # ---- the `jobs` table

@@ -74,12 +74,13 @@ from sf_healer.transport.batch import Batch, BatchLimits, Record
 from sf_healer.transport.consumer import OffsetReset
 from sf_healer.transport.declare import batched_topic
 from sf_healer.transport.driver import Transport
-from sf_healer.transport.producing import ToSend, send_together
+from sf_healer.transport.producing import Appended, ToSend, send_together
 from sf_healer.transport.questions import TopicIdentity
 from sf_healer.transport.recovery import RESTORE_LIMITS, BatchTableManager
 
 __all__ = [
     "RESTORE_LIMITS",
+    "Appended",
     "Batch",
     "BatchLimits",
     "BatchTableManager",

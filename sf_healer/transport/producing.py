@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import msgspec
 from aiokafka.errors import MessageSizeTooLargeError
-from faust.types import TP, RecordMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -28,77 +28,78 @@ class ToSend(NamedTuple):
     headers: list[tuple[str, bytes]] | None = None
 
 
-async def send_together(
-    app: AppT, topic: str, partition: int, records: Iterable[ToSend]
-) -> Awaitable[list[RecordMetadata]]:
+class Appended(msgspec.Struct, frozen=True):
+    """Where and when the broker appended records that went to it together: consecutive ones of one partition."""
+
+    partition: int
+    offset: int
+    """Of the first of them."""
+    count: int
+    timestamp: int
+    """Milliseconds since the epoch: by the broker's clock under LogAppendTime, else by ours when the last was taken."""
+
+
+async def send_together(app: AppT, topic: str, partition: int, records: Iterable[ToSend]) -> Awaitable[list[Appended]]:
     """Hand records of one partition over in as few batches as they fit in; returns what awaits the broker.
 
     Their order is kept, also towards what was sent to that partition before. Once what is returned is done, the
-    broker has acknowledged all of them as `producer_acks` says. Raises KafkaError at once where the client does
-    not take them (no such partition, too large, no room in time), and when awaited where the broker does not; the
-    first ones may have arrived then.
+    broker has acknowledged all of them as `producer_acks` says; it tells so of each batch. Raises KafkaError at once
+    where the client does not take them (no such partition, too large, no room in time), and when awaited where the
+    broker does not; the first ones may have arrived then.
     """
     producer = cast("driver.Producer", await app.maybe_start_producer())
     client = producer._ensure_producer()  # noqa: SLF001  Faust has no door to it
-    sent: list[asyncio.Future[list[RecordMetadata]]] = []
+    limit = producer.max_request_size
+    sent: list[Awaitable[Appended]] = []
     filling = _Filling(client)
     for record in records:
-        _refuse_too_large(topic, record, producer.max_request_size)
+        _refuse_too_large(topic, record, limit)
         if not filling.takes(record):
             sent.append(await filling.hand_over(topic, partition))
             filling = _Filling(client)
             filling.takes(record)
-    if filling.timestamps:
+    if filling.count:
         sent.append(await filling.hand_over(topic, partition))
     return _all_of(sent)
 
 
 class _Filling:
-    """A batch that is being filled, with the time of each of its records (ms) by our clock."""
+    """A batch that is being filled."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
         self._batch = producer.create_batch()
-        self.timestamps: list[int] = []
+        self.count = 0
+        self._taken_at = 0  # the newest, milliseconds by our clock
 
     def takes(self, record: ToSend) -> bool:
         """Append a record; False: there is no room for it. The first one always has room."""
         appended = self._batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
         if appended is None:
             return False
-        self.timestamps.append(appended.timestamp)
+        self.count += 1
+        self._taken_at = appended.timestamp
         return True
 
-    async def hand_over(self, topic: str, partition: int) -> asyncio.Future[list[RecordMetadata]]:
+    async def hand_over(self, topic: str, partition: int) -> Awaitable[Appended]:
         """Queue the batch behind those of its partition; gives what waits for the broker."""
         self._batch.close()  # else a record sent apart could come in between
         delivery: Any = await self._producer.send_batch(self._batch, topic, partition=partition)
-        return asyncio.ensure_future(_told_apart(delivery, TP(topic, partition), self.timestamps))
+        return asyncio.ensure_future(self._told(delivery))
+
+    async def _told(self, delivery: Awaitable[Any]) -> Appended:
+        first = await delivery
+        timestamp = self._taken_at if first.timestamp == -1 else first.timestamp
+        return Appended(first.partition, first.offset, self.count, timestamp)
 
 
-async def _told_apart(delivery: Awaitable[Any], tp: TP, timestamps: list[int]) -> list[RecordMetadata]:
-    """Say of each record of a batch what the broker said of the first."""
-    first = await delivery
-    dated_by_broker = first.timestamp != -1
-    return [
-        RecordMetadata(
-            tp.topic,
-            tp.partition,
-            tp,
-            first.offset + number,
-            first.timestamp if dated_by_broker else timestamp,
-            first.timestamp_type,
-        )
-        for number, timestamp in enumerate(timestamps)
-    ]
-
-
-async def _all_of(sent: Iterable[asyncio.Future[list[RecordMetadata]]]) -> list[RecordMetadata]:
-    return [metadata for batch in await asyncio.gather(*sent) for metadata in batch]
+async def _all_of(sent: Iterable[Awaitable[Appended]]) -> list[Appended]:
+    return await asyncio.gather(*sent)
 
 
 def _refuse_too_large(topic: str, record: ToSend, limit: int) -> None:
     size = len(record.key or b"") + len(record.value or b"")
-    size += sum(len(name) + len(value) for name, value in record.headers or ())
+    if record.headers:
+        size += sum(len(name) + len(value) for name, value in record.headers)
     if size > limit:
         raise MessageSizeTooLargeError(f"{size} bytes to {topic}, where {limit} may be sent")

@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, NotEnou
 from agents import topics
 from agents.sending import Outgoing, acknowledged
 from sf_healer.topics import EVIDENCE
+from sf_healer.transport import Appended
 from tests.agents.recording import BROKER_EPOCH, edges
 from tests.lab.waiting import until_async
 
@@ -24,10 +25,9 @@ def outgoing(value: bytes = b"x", partition: int = 2) -> Outgoing:
 
 
 async def test_the_brokers_acknowledgement_is_what_comes_back(edge):
-    (first, second) = await acknowledged([outgoing(b"a"), outgoing(b"b")])
+    (told,) = await acknowledged([outgoing(b"a"), outgoing(b"b")])
     assert [(record.partition, record.value) for record in edge.producer.to(EVIDENCE)] == [(2, b"a"), (2, b"b")]
-    assert (first.offset, second.offset) == (0, 1)
-    assert (first.partition, first.timestamp) == (2, int(BROKER_EPOCH * 1000))
+    assert told == Appended(2, offset=0, count=2, timestamp=int(BROKER_EPOCH * 1000))
 
 
 async def test_key_partition_and_headers_arrive_as_they_were_given(edge):
@@ -42,7 +42,8 @@ async def test_sending_ends_only_with_the_last_acknowledgement(edge):
     await until_async(lambda: sent(edge, 2), "both to be sent", seconds=5)
     assert not sending.done()
     edge.producer.release()
-    assert len(await sending) == 2
+    (told,) = await sending
+    assert told.count == 2
 
 
 async def sent(edge, count: int) -> bool:
@@ -67,19 +68,19 @@ async def test_a_record_that_is_not_even_taken_raises_the_clients_error(edge, er
         await acknowledged([outgoing()])
 
 
-async def test_many_records_of_one_partition_travel_together_and_each_is_told_its_own_place(edge):
+async def test_many_records_of_one_partition_travel_together_and_their_place_is_told(edge):
     records = [outgoing(b"%d" % number) for number in range(1_000)]
-    metadata = await acknowledged(records)
+    (told,) = await acknowledged(records)
     assert [record.value for record in edge.producer.to(EVIDENCE)] == [record.value for record in records]
-    assert [told.offset for told in metadata] == list(range(1_000))
+    assert (told.offset, told.count) == (0, 1_000)
     assert edge.producer.batches == 1
 
 
 async def test_what_does_not_fit_into_one_batch_goes_into_the_next_in_order(edge):
     records = [outgoing(b"%06d" % number + b"x" * 300_000) for number in range(5)]
-    metadata = await acknowledged(records)
+    told = await acknowledged(records)
     assert [record.value for record in edge.producer.to(EVIDENCE)] == [record.value for record in records]
-    assert [told.offset for told in metadata] == [0, 1, 2, 3, 4]
+    assert [(appended.offset, appended.count) for appended in told] == [(0, 3), (3, 2)]
     assert edge.producer.batches == 2
 
 
@@ -95,7 +96,7 @@ async def test_headers_count_where_a_record_is_too_large(edge):
     assert edge.producer.sent == []
 
 
-async def test_where_the_broker_dates_nothing_each_record_has_our_own_time(edge):
+async def test_where_the_broker_dates_nothing_our_own_time_counts(edge):
     edge.producer.dates = False
     before = time.time()
     (told,) = await acknowledged([outgoing()])

@@ -12,6 +12,7 @@ from sf_healer.core.changelog import (
     meta_key,
     meta_of,
     offset_of,
+    persisted_after,
     states_of,
     writes_of,
 )
@@ -153,3 +154,11 @@ def test_a_changelog_in_pieces_comes_to_what_it_comes_to_record_by_record(log, b
             else:
                 stored[key] = value
     assert stored == wanted
+
+
+@pytest.mark.parametrize(
+    ("known", "written", "count", "then"),
+    [(None, 0, 3, 2), (2, 3, 1, 3), (2, 3, 4, 6), (2, 4, 4, 2), (None, 1, 2, None)],
+)
+def test_a_recovery_goes_on_behind_our_records_only_where_no_other_worker_wrote_before_them(known, written, count, then):
+    assert persisted_after(known, written, count) == then
