@@ -7,6 +7,7 @@ A batch is forwarded and acknowledged by the broker before the next one is taken
 nothing overtakes. For a mark W is noted first and the ends are read after it (core/marks.py has the rule).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
@@ -128,13 +129,12 @@ class Forwarding:
             if not await self._is_of_the_topic(batch):
                 return _ignored(batch)
             combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
-        facts = [fact_record(fact, forwarder.partitions) for fact in ports.take_assumed()]
-        bundles = [
-            Addressed(partition, value)
-            for partition, bundle in combined.bundles.items()
-            for value in within_limit(bundle)
+        bundles, others = _told_with(ports.take_assumed(), combined.bundles, forwarder.partitions)
+        facts = [fact_record(fact, forwarder.partitions) for fact in others]
+        values = [
+            Addressed(partition, value) for partition, bundle in bundles.items() for value in within_limit(bundle)
         ]
-        await self._append([*facts, *bundles])
+        await self._append([*facts, *values])
         if combined.rejected:
             await ports.bury(batch, combined.rejected)
         return combined
@@ -207,10 +207,36 @@ def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
     return any(position > ends[partition] for partition, position in positions.items() if partition in ends)
 
 
+def _told_with(
+    facts: Iterable[JobFact], bundles: Mapping[int, Bundle], partitions: int
+) -> tuple[Mapping[int, Bundle], list[JobFact]]:
+    """Put facts into the bundles that speak of their Jobs; returns the bundles, and the facts of Jobs in none."""
+    by_partition: dict[int, list[JobFact]] = defaultdict(list)
+    for fact in facts:
+        by_partition[partition_of(fact.key, partitions)].append(fact)
+    told, others = dict(bundles), []
+    for partition, assumed in by_partition.items():
+        bundle = told.get(partition, _EMPTY)
+        keys = _keys_of(bundle)
+        within = tuple(fact for fact in assumed if fact.key in keys)
+        others += [fact for fact in assumed if fact.key not in keys]
+        if within:
+            told[partition] = msgspec.structs.replace(bundle, facts=within)
+    return told, others
+
+
+def _keys_of(bundle: Bundle) -> set[str]:
+    return {beat.key for beat in bundle.beats} | {word.key for word in bundle.words}
+
+
+_EMPTY = Bundle("", -1, (), ())
+
+
 def within_limit(bundle: Bundle) -> list[bytes]:
     """Encode a bundle as one record, or as several where one would be too large for the broker.
 
-    Later records hold higher offsets only: what is not above all that was folded is passed over as redelivered.
+    Later records hold higher offsets only: what is not above all that was folded is passed over as redelivered. A fact
+    is in the first of them that speaks of its Job.
     """
     value = evidence.encode(bundle)
     offsets = sorted({beat.offset for beat in bundle.beats} | {word.offset for word in bundle.words})
@@ -222,9 +248,16 @@ def within_limit(bundle: Bundle) -> list[bytes]:
             bundle,
             beats=tuple(beat for beat in bundle.beats if (beat.offset < middle) is below),
             words=tuple(word for word in bundle.words if (word.offset < middle) is below),
+            facts=(),
         )
         for below in (True, False)
     )
+    if bundle.facts:
+        keys = _keys_of(lower)
+        lower, upper = (
+            msgspec.structs.replace(part, facts=tuple(fact for fact in bundle.facts if (fact.key in keys) is below))
+            for part, below in ((lower, True), (upper, False))
+        )
     return [*within_limit(lower), *within_limit(upper)]
 
 

@@ -48,6 +48,9 @@ class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
     source_partition: Number
     beats: tuple[Beat, ...]
     words: tuple[Word, ...]
+    #: What is assumed of the Jobs among them that were not named before (`identity = convention`); they come first. A
+    #: record of its own for each would be most of what a new Job costs.
+    facts: tuple[JobFact, ...] = ()
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):

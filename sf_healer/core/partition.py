@@ -26,7 +26,7 @@ from sf_healer.core.cadence import learn
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
 from sf_healer.core.common import share_fact
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
-from sf_healer.core.facts import Condition
+from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.policy import Policy, PolicyBook
 from sf_healer.core.state import (
     NEVER,
@@ -168,8 +168,9 @@ class Partition:
 
     def take(self) -> Changes:
         """Hand out what has been caused since the last call."""
+        ends: dict[float, float] = {}  # of the checkpoints of times that many of these Jobs have in common
         changes = Changes(
-            {key: self._durable(self.jobs[key]) for key in self._dirty if key in self.jobs},
+            {key: self._durable(self.jobs[key], ends) for key in self._dirty if key in self.jobs},
             tuple(key for key in self._forgotten if key not in self.jobs),
             self.meta() if self._meta_dirty else None,
             tuple(self._effects),
@@ -216,9 +217,9 @@ class Partition:
                 self._schedule(state, now)
             yield min(begin + JUDGED_IN_A_STEP, len(keys))
 
-    def _durable(self, state: JobState) -> JobState:
+    def _durable(self, state: JobState, ends: dict[float, float]) -> JobState:
         # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
-        return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE)
+        return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE, ends=ends)
 
     def meta(self) -> Meta:
         """Return the durable state of the partition itself."""
@@ -331,6 +332,7 @@ class Partition:
         if self._loosely_stored:
             checkpoint_from = inf  # nobody was heard in the checkpoint: the long way, which stores
         passed_over = 0
+        newcomers = self._assume(bundle.facts, at) if bundle.facts else ()
         for beat in bundle.beats:
             offset = beat.offset
             if offset <= known:
@@ -352,6 +354,9 @@ class Partition:
             state = self._job(word.key)
             if fold_word(state, word, at=at, source_partition=source_partition, not_before=not_before):
                 self._changed(state, at)
+        for state in newcomers:
+            if state.window == NO_WINDOW:  # not judged with what it said
+                self._changed(state, at)
         passed_over += len(bundle.words) - len(words)
         self._passed_over += passed_over
         self._folded += len(bundle.beats) + len(bundle.words) - passed_over
@@ -362,6 +367,20 @@ class Partition:
             self._meta_dirty = self._meta_dirty or bool(bundle.words)
             if bundle.topic_id != self.watermark.topic_id:
                 self._forget_old_topics(bundle.topic_id)
+
+    def _assume(self, facts: tuple[JobFact, ...], at: float) -> list[JobState]:
+        """Fold what is assumed of Jobs; returns those that are to be judged when all that the record says is folded."""
+        newcomers = []
+        for fact in facts:
+            state = self._job(fact.key)
+            is_new = state.fact is None
+            if self._take_fact(state, fact, at=at, behind_seconds=0.0):
+                if is_new:
+                    self._dirty[state.key] = None
+                    newcomers.append(state)
+                else:
+                    self._changed(state, at)
+        return newcomers
 
     def _not_before(self, bundle: Bundle) -> float:
         """Return when the source's newest mark was made: what it did not cover was not there yet.
@@ -440,11 +459,13 @@ class Partition:
 
     def _fold_fact(self, evidence: Fact, at: float) -> None:
         state = self._job(evidence.fact.key)
-        self._without_fact_since.pop(state.key, None)
         behind_seconds = max(0.0, at - evidence.api_at) if evidence.api_at else 0.0
-        fact = share_fact(evidence.fact, state.key)
-        if fold_fact(state, fact, at=at, behind_seconds=behind_seconds):
+        if self._take_fact(state, evidence.fact, at=at, behind_seconds=behind_seconds):
             self._changed(state, at)
+
+    def _take_fact(self, state: JobState, fact: JobFact, *, at: float, behind_seconds: float) -> bool:
+        self._without_fact_since.pop(state.key, None)
+        return fold_fact(state, share_fact(fact, state.key), at=at, behind_seconds=behind_seconds)
 
     def _fold_snapshot(self, snapshot: Snapshot | SnapshotPart, told_of: list[str], at: float) -> None:
         """Take for gone who is not in a snapshot that told of `told_of`."""

@@ -19,6 +19,7 @@ A state is owned by one evidence partition and changed in place: at 100,000 repo
 report would be most of the cost.
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import msgspec
@@ -98,28 +99,35 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
 
     key: str
     fact: JobFact | None = None
+    verdict: str = "unknown"
+    #: Not in the changelog: the window the Job waits in.
+    window: int = -1
+    loading_at: float = NEVER
+    loading_source: float = NEVER
+    started_source: float = NEVER
+    error_source: float = NEVER
+    command_id: str = ""
+    records_written: int = -1
+    #: When a `loading` last brought another `records_written` than the one before.
+    progress_at: float = NEVER
+    #: Where the newest sign of life was read.
+    source_partition: int = -1
+    source_offset: int = -1
+    alive_uid: str = ""
+    # What a report of a Job that is well has no need to look at.
     #: When our log first showed a running pod of this incarnation that still runs.
     running_at: float = NEVER
     #: When our log first showed this incarnation without a running pod.
     idle_pod_at: float = NEVER
-    loading_at: float = NEVER
-    loading_source: float = NEVER
     started_at: float = NEVER
-    started_source: float = NEVER
     error_at: float = NEVER
-    error_source: float = NEVER
     error_finished: bool = False
     error_detail: str = ""
     finished_source: float = NEVER
     finished_at: float = NEVER
     interrupted_source: float = NEVER
     interrupted_at: float = NEVER
-    records_written: int = -1
     hold_at: float = NEVER
-    #: Where the newest sign of life was read.
-    source_partition: int = -1
-    source_offset: int = -1
-    command_id: str = ""
     command_uid: str = ""
     command_verdict: str = ""
     #: The newest thing the Job had said when it was last commanded: the next incarnation has not said it.
@@ -127,11 +135,7 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     command_deadline: float = NEVER
     retry_at: float = NEVER
     outcome: OutcomeSeen | None = None
-    alive_uid: str = ""
     unhealthy_at: float = NEVER
-    verdict: str = "unknown"
-    #: Not in the changelog: the window the Job waits in.
-    window: int = -1
     #: Where the newest `error` was read.
     error_partition: int = -1
     error_offset: int = -1
@@ -145,8 +149,6 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     doubtful_life_at: float = NEVER
     #: When its consumer group was last seen to excuse its silence.
     idle_at: float = NEVER
-    #: When a `loading` last brought another `records_written` than the one before.
-    progress_at: float = NEVER
     #: How often it reports while it is well, where that is learned (core/cadence.py); kept over restarts.
     cadence: list[int] | None = None
     #: The newest stop command by partition of `queue-control`: (partition, offset, source time).
@@ -512,15 +514,21 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
     if state.started_source < created_at:
         state.started_at = state.started_source = NEVER
     errors_from = max(trusted_from, state.errors_from)
-    if state.error_source < errors_from or state.error_source <= state.command_source:
+    if state.error_source and (state.error_source < errors_from or state.error_source <= state.command_source):
         state.error_at = state.error_source = state.error_said = NEVER
         state.error_finished, state.error_detail = False, ""
         state.error_partition = state.error_offset = -1
-    if state.error_since_source < errors_from or state.error_since_source <= state.command_source:
+    if state.error_since_source and (
+        state.error_since_source < errors_from or state.error_since_source <= state.command_source
+    ):
         state.error_since_at = state.error_since_source = NEVER
-    if state.finished_source < trusted_from or state.finished_source <= state.command_source:
+    if state.finished_source and (
+        state.finished_source < trusted_from or state.finished_source <= state.command_source
+    ):
         state.finished_at = state.finished_source = state.finished_said = NEVER
-    if state.interrupted_source < trusted_from or state.interrupted_source <= state.command_source:
+    if state.interrupted_source and (
+        state.interrupted_source < trusted_from or state.interrupted_source <= state.command_source
+    ):
         state.interrupted_at = state.interrupted_source = NEVER
     if state.hold_at < created_at:
         state.hold_at = NEVER
@@ -602,24 +610,28 @@ def checkpoint_of(at: float, checkpoint_seconds: float) -> int:
     return -(-round(at * 1000) // round(checkpoint_seconds * 1000))
 
 
-def durable(state: JobState, checkpoint_seconds: float, *, exact: bool = False) -> JobState:
+def durable(
+    state: JobState, checkpoint_seconds: float, *, exact: bool = False, ends: dict[float, float] | None = None
+) -> JobState:
     """Return the state as it is remembered: the last `loading` moved to the end of its checkpoint.
 
     The changelog is written once per checkpoint, so after a restore the Job may have been heard later than
     the record says, but never later than this: the verdict comes late by a checkpoint at most, never early.
     The same holds for its progress. What was restored stays where it is when written again, else every restart
     would add a checkpoint. `exact`: every `loading` of this Job is stored as it comes, so nothing needs to be
-    assumed.
+    assumed. `ends` keeps the end of each time's checkpoint for the next call.
     """
-    if exact or state.loading_at == NEVER:
-        return msgspec.structs.replace(state, window=-1)
-    return msgspec.structs.replace(
-        state,
-        loading_at=_end_of_checkpoint(state.loading_at, checkpoint_seconds),
-        progress_at=_end_of_checkpoint(state.progress_at, checkpoint_seconds),
-        window=-1,
-    )
+    stored = copy(state)
+    stored.window = -1
+    if not exact and state.loading_at != NEVER:
+        ends = {} if ends is None else ends
+        stored.loading_at = _end_of_checkpoint(state.loading_at, checkpoint_seconds, ends)
+        stored.progress_at = _end_of_checkpoint(state.progress_at, checkpoint_seconds, ends)
+    return stored
 
 
-def _end_of_checkpoint(at: float, checkpoint_seconds: float) -> float:
-    return checkpoint_of(at, checkpoint_seconds) * round(checkpoint_seconds * 1000) / 1000
+def _end_of_checkpoint(at: float, checkpoint_seconds: float, known: dict[float, float]) -> float:
+    end = known.get(at)
+    if end is None:
+        end = known[at] = checkpoint_of(at, checkpoint_seconds) * round(checkpoint_seconds * 1000) / 1000
+    return end

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from agents.forwarding import Addressed, Appended, Forwarding
+from agents.forwarding import RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
 from sf_healer.core import evidence
 from sf_healer.core.combine import Ignored
-from sf_healer.core.evidence import Bundle, Mark
+from sf_healer.core.evidence import Bundle, Fact, Mark
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.forwarder import Forwarder
-from sf_healer.core.identity import JobIndex
+from sf_healer.core.identity import ConventionIndex, JobIndex
+from sf_healer.core.partitioning import partition_of
 
 
 class Record(NamedTuple):
@@ -37,6 +38,7 @@ class Broker:
         self.read_up_to = 0
         self.cached = self.topic
         self.log: list[Any] = []
+        self.names: object = None
 
     def clock(self) -> float:
         return float(len(self.log))
@@ -70,7 +72,7 @@ class Broker:
         return False
 
     def take_assumed(self) -> list[JobFact]:
-        return []
+        return self.names.take_new() if isinstance(self.names, ConventionIndex) else []
 
     def bundles(self) -> list[Bundle]:
         return [record for record in self.log if isinstance(record, Bundle) and record.beats]
@@ -218,3 +220,48 @@ async def test_a_batch_that_the_reader_knows_to_be_of_a_topic_no_more_is_ignored
 
     assert broker.bundles() == []
     assert combined.ignored == {Ignored.TOPIC_GONE: 2}
+
+
+def assuming(broker: Broker, *, partitions: int = 1) -> Forwarding:
+    broker.names = names = ConventionIndex("stf")
+    broker.end = 10_000_000
+    return Forwarding(Forwarder(names, partitions=partitions), broker, mark_interval_seconds=1.0)
+
+
+def said(status: str, *numbers: int, first_offset: int = 0) -> Batch:
+    values = [b'{"status": "%b", "producer": "p__%d", "queue_id": "q-%d"}' % (status.encode(), n, n) for n in numbers]
+    return Batch(0, [Record(first_offset + at, 1_000_000, value) for at, value in enumerate(values)])
+
+
+async def test_what_is_assumed_of_a_job_goes_with_what_it_says_first() -> None:
+    broker = Broker()
+    forwarding = assuming(broker, partitions=3)
+    await forwarding.forward(said("loading", *range(20)))
+    await forwarding.forward(said("error", 3, 21, first_offset=20))
+    bundles = [record for record in broker.log if isinstance(record, Bundle) and record.topic_id]
+    told = [fact.key for bundle in bundles for fact in bundle.facts]
+    assert sorted(told) == sorted(f"stf/q-{number}-p" for number in [*range(20), 21])
+    for bundle in bundles:
+        keys = {entry.key for entry in (*bundle.beats, *bundle.words)}
+        assert {fact.key for fact in bundle.facts} <= keys
+        assert len({partition_of(key, 3) for key in keys}) == 1
+    assert not [record for record in broker.log if isinstance(record, Fact)]
+
+
+async def test_what_is_assumed_of_a_job_that_said_nothing_that_counts_is_a_record_of_its_own() -> None:
+    broker = Broker()
+    await assuming(broker).forward(said("pong", 1))
+    assert [record.fact.key for record in broker.log if isinstance(record, Fact)] == ["stf/q-1-p"]
+
+
+async def test_a_bundle_that_is_too_large_is_divided_with_its_facts_each_before_what_its_job_says() -> None:
+    broker = Broker()
+    await assuming(broker).forward(said("loading", *range(10_000)))
+    bundles = [record for record in broker.log if isinstance(record, Bundle) and record.topic_id]
+    assert len(bundles) > 1
+    for bundle in bundles:
+        assert [fact.key for fact in bundle.facts] == [beat.key for beat in bundle.beats]
+        (value,) = within_limit(bundle)
+        assert len(value) <= RECORD_BYTES
+    offsets = [beat.offset for bundle in bundles for beat in bundle.beats]
+    assert offsets == list(range(10_000))

@@ -36,6 +36,9 @@ from tests.core.strategies import (
     a_state,
     a_word,
     an_outcome,
+    beats,
+    facts,
+    words,
 )
 
 # Of a loader (strategies.POLICY); the deadlines are the shipped ones (policy.Limits).
@@ -63,6 +66,51 @@ def a_stuck_driver():
     driver.run(SILENCE + SLACK)
     (command,) = driver.effects()
     return driver, command
+
+
+# ---- facts that come with what their Jobs say
+
+
+def test_a_job_that_is_assumed_with_its_first_report_is_judged_once_and_stored_once():
+    driver = Driver()
+    driver.take()
+    driver.apply(msgspec.structs.replace(a_bundle(a_beat(T0)), facts=(a_fact(),)))
+    changes = driver.take()
+    assert [(state.key, judgement.verdict) for state, judgement in changes.judged] == [(JOB, Verdict.HEALTHY)]
+    assert list(changes.jobs) == [JOB]
+    driver.run(SILENCE + SLACK)
+    assert [command.key for command in commands_of(driver.take())] == [JOB]
+
+
+OTHER = "stf/other-producer"
+SAID = st.lists(beats(st.sampled_from([JOB, OTHER])) | words(st.sampled_from([JOB, OTHER])), max_size=4)
+FACTS = st.lists(facts() | facts(OTHER), max_size=3)
+
+
+@given(SAID, SAID, FACTS)
+def test_facts_within_a_bundle_come_to_what_they_come_to_before_it(earlier, said, assumed):
+    together, apart = a_partition(), a_partition()
+    for partition in (together, apart):
+        partition.apply(a_mark(T0 - 1), T0 - 1)
+        partition.apply(a_bundle(*earlier, partition=1), T0 + 100)
+        partition.take()
+    together.apply(msgspec.structs.replace(a_bundle(*said), facts=tuple(assumed)), T0 + 101)
+    for fact in assumed:
+        apart.apply(Fact(fact), T0 + 101)
+    apart.apply(a_bundle(*said), T0 + 101)
+    for partition in (together, apart):
+        check_counts(partition)
+        partition.apply(a_mark(T0 + 102), T0 + 102)
+    assert without_windows(together) == without_windows(apart)
+    assert together.take().jobs.keys() == apart.take().jobs.keys()
+    for seconds in range(103, 400):
+        for partition in (together, apart):
+            partition.apply(a_mark(T0 + seconds), T0 + seconds)
+        assert commands_of(together.take()) == commands_of(apart.take())
+
+
+def without_windows(partition):
+    return {key: msgspec.structs.replace(state, window=NO_WINDOW) for key, state in partition.jobs.items()}
 
 
 # ---- silence becomes a command

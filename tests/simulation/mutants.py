@@ -100,8 +100,7 @@ def _without_uid(cluster: Cluster, action: Action) -> StepResult:
 _DELETES = cluster_steps._DELETES
 
 
-def _exact(state: JobState, checkpoint_seconds: float, *, exact: bool = False) -> JobState:
-    del exact
+def _exact(state: JobState, checkpoint_seconds: float, **_: object) -> JobState:
     return durable(state, checkpoint_seconds, exact=True)
 
 
