@@ -1,6 +1,7 @@
 """Evidence in, commands out: the Faust side of agents/folding.py, which has the order of things."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -111,8 +112,8 @@ def _report(partition: Partition, changes: Changes) -> None:
     metrics.SWEPT_JOBS.inc(changes.swept)
     metrics.EVIDENCE_ENTRIES_FOLDED.inc(changes.folded)
     metrics.EVIDENCE_ENTRIES_PASSED_OVER.inc(changes.passed_over)
-    for _, judgement in changes.judged:
-        metrics.VERDICTS.labels(verdict=judgement.verdict).inc()
+    for verdict, count in Counter(judgement.verdict for _, judgement in changes.judged).items():
+        metrics.VERDICTS.labels(verdict=verdict).inc(count)
     for verdict, count in partition.counts_by_verdict.items():
         metrics.JOBS.labels(partition=str(partition.number), verdict=verdict).set(count)
     for effect in changes.effects:

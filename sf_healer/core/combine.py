@@ -113,8 +113,9 @@ class Combiner:
     def __init__(self, names: Names, partitions: int) -> None:
         self._names = names
         self._partitions = partitions
-        # (producer, queue id), neither empty, to the one Job they mean and its evidence partition.
-        self._places: dict[tuple[str, str], tuple[str, int]] = {}
+        # By producer: a queue id, neither of them empty, the one Job that both mean, and its evidence partition. Of
+        # Jobs that share a producer the last one is kept: a key of two texts would cost all others a third more.
+        self._places: dict[str, tuple[str, str, int]] = {}
         self._places_of = names.version
 
     def combine(
@@ -146,14 +147,16 @@ class Combiner:
                 place = report = None
             else:
                 is_life = sign.status == SIGN_OF_LIFE
-                place = place_of((sign.producer, sign.queue_id)) if is_life else None
+                place = place_of(sign.producer) if is_life else None
+                if place is not None and place[0] != sign.queue_id:
+                    place = None
                 report = report_of(sign) if is_life and place is None else None
             if place is None:
                 self._take(record, report or decode(record.value), clock, gathered)
                 holds_until = -1
                 continue
             signs_of_life += 1
-            key, partition = place
+            _, key, partition = place
             offset, source_at, records_written = record.offset, record.timestamp / 1000, sign.records_written
             if offset >= holds_until:
                 low, high, holds_until = clock.at(offset)
@@ -216,7 +219,7 @@ class Combiner:
             if len(self._places) >= _CACHED_PLACES:
                 self._places.clear()
             (key,) = resolution.keys
-            self._places[report.producer, report.queue_id] = (key, partition_of(key, self._partitions))
+            self._places[report.producer] = (report.queue_id, key, partition_of(key, self._partitions))
 
     def _forget_places_if_names_changed(self) -> None:
         if self._places_of != self._names.version:
