@@ -239,8 +239,10 @@ def within_limit(bundle: Bundle) -> list[bytes]:
     is in the first of them that speaks of its Job.
     """
     value = evidence.encode(bundle)
+    if len(value) <= RECORD_BYTES:
+        return [value]
     offsets = sorted({beat.offset for beat in bundle.beats} | {word.offset for word in bundle.words})
-    if len(value) <= RECORD_BYTES or len(offsets) == 1:
+    if len(offsets) == 1:
         return [value]
     middle = offsets[len(offsets) // 2]
     lower, upper = (

@@ -101,7 +101,7 @@ def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:
         topic_disable_leader=True,
         # -- consuming
         broker_check_crcs=False,  # TCP checks, and the broker has checked them
-        broker_commit_interval=1.0,
+        broker_commit_interval=0.5,
         broker_max_poll_records=20_000,
         broker_session_timeout=settings.broker_session_timeout_seconds,
         broker_heartbeat_interval=settings.broker_heartbeat_seconds,

@@ -5,8 +5,8 @@ way to name Jobs that can be had for all sizes: a million Jobs cannot be listed 
 detector does the same for each report and Job: name it, keep a fact, fold, schedule, judge.
 
 It is done when it has committed the source, and then all evidence that came of it: everything is durable by then.
-Commits are made once a second, so up to a second is counted too much. The peers are stopped when the last report is
-folded, whatever of it is durable.
+Commits are made twice a second, so up to half a second is counted too much. The peers are stopped when the last report
+is folded, whatever of it is durable.
 """
 
 import re

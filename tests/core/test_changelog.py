@@ -160,5 +160,5 @@ def test_a_changelog_in_pieces_comes_to_what_it_comes_to_record_by_record(log, b
     ("known", "written", "count", "then"),
     [(None, 0, 3, 2), (2, 3, 1, 3), (2, 3, 4, 6), (2, 4, 4, 2), (None, 1, 2, None)],
 )
-def test_a_recovery_goes_on_behind_our_records_only_where_no_other_worker_wrote_before_them(known, written, count, then):
+def test_a_recovery_goes_on_behind_our_records_only_where_nobody_wrote_before_them(known, written, count, then):
     assert persisted_after(known, written, count) == then
