@@ -112,7 +112,8 @@ def _report(partition: Partition, changes: Changes) -> None:
     metrics.SWEPT_JOBS.inc(changes.swept)
     metrics.EVIDENCE_ENTRIES_FOLDED.inc(changes.folded)
     metrics.EVIDENCE_ENTRIES_PASSED_OVER.inc(changes.passed_over)
-    for verdict, count in Counter(judgement.verdict for _, judgement in changes.judged).items():
+    news = Counter(str(judgement.verdict) for _, judgement in changes.judged)
+    for verdict, count in news.items():
         metrics.VERDICTS.labels(verdict=verdict).inc(count)
     for verdict, count in partition.counts_by_verdict.items():
         metrics.JOBS.labels(partition=str(partition.number), verdict=verdict).set(count)
