@@ -7,6 +7,7 @@ not ready, never not alive: restarting it would mend nothing. A worker that is n
 probe does.
 """
 
+import asyncio
 import gc
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from faust.types import TP
 
 from agents import inventory, sweeper, telemetry
 from sf_healer import preflight
-from sf_healer.adapters import kafka
+from sf_healer.adapters import kafka, metrics
 from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import UNREAD, Progress
 from sf_healer.settings import Role, SettingsError
@@ -31,6 +32,8 @@ from tables.durable import OrderedTable
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_SECONDS = 5.0
+#: A pause of the event loop is seen if it is longer than this; a look costs some microseconds.
+PAUSE_LOOK_SECONDS = 0.05
 
 Places = Mapping[TP, int | None]
 Ends = Mapping[TP, int]
@@ -172,6 +175,19 @@ def _begin(watch: Watch) -> None:
 
 for _watch in _watches:
     _begin(_watch)
+
+
+async def watch_pauses(app: faust.App, *, clock: Callable[[], float] = time.monotonic) -> None:
+    """Measure how late the event loop is, for as long as an app runs; both apps share one loop."""
+    while not app.should_stop:
+        due = clock() + PAUSE_LOOK_SECONDS
+        await asyncio.sleep(PAUSE_LOOK_SECONDS)
+        metrics.EVENT_LOOP_PAUSES.observe(max(0.0, clock() - due))
+
+
+@_watches[0].app.task  # type: ignore[untyped-decorator]  # Faust's
+async def _watch_pauses() -> None:
+    await watch_pauses(_watches[0].app)
 
 
 @detector.task  # type: ignore[untyped-decorator]  # Faust's

@@ -15,7 +15,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from benchmarks import detection, installations, laboratory, machine, page, results, sweeps
+from benchmarks import detection, installations, laboratory, machine, page, recreations, results, sweeps
 from benchmarks.engines import healer, peers
 from benchmarks.laboratory import Laboratory
 from benchmarks.results import Results, Run
@@ -85,6 +85,9 @@ def _measured(
         if name.partition("-1")[0] in engines and not any(each.engine == name for each in found.delays):
             found.delays.append(msgspec.structs.replace(measure(lab), commit=machine.commit()))
             yield f"detection by {name}: {found.delays[-1].delays}"
+    if "sf-healer" in engines and found.recreations is None:
+        found.recreations = msgspec.structs.replace(recreations.measure(lab), commit=machine.commit())
+        yield f"from a command to the new Job: {found.recreations}"
 
 
 def _tasks(found: Results, engine: str, source: Source, number: int) -> Iterator[Task]:

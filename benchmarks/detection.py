@@ -1,5 +1,8 @@
 """How long after its threshold a silent Job is commanded, while the others go on reporting at a steady rate.
 
+With it, of sf-healer only: how often its event loop paused under that load, and how long a lone report takes to be
+seen.
+
 Both engines get the same load, the same threshold and the same silent Jobs, and both read their commands' times from
 the broker (LogAppendTime). The Kafka Streams application looks at all Jobs once a second here.
 """
@@ -13,17 +16,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
 from aiokafka import AIOKafkaProducer
 
 from benchmarks import installations
 from benchmarks.engines.healer import make_topics
 from benchmarks.laboratory import Laboratory
-from benchmarks.results import Delays
+from benchmarks.results import LONG_PAUSE_SECONDS, Delays
 from benchmarks.sources import PARTITIONS, batches, make_topic, report_around
 from sf_healer import topics
+from sf_healer.core.events import Report, decode
+from sf_healer.core.identity import ConventionIndex
 from tests.lab.process import Server
 from tests.lab.worker import Worker, drop_topics, records_of
 
@@ -39,6 +46,12 @@ SECONDS = FIRST_SILENCE_SECONDS + SILENT * SILENCE_EVERY_SECONDS + THRESHOLD_SEC
 BATCHES_A_SECOND = 20
 _POLICY = f"[defaults]\nsilence_threshold_seconds = {THRESHOLD_SECONDS:g}\n"
 _TOPIC = "reports-live"
+_NAMESPACE = "stf"
+#: Lone reports, when the load is over.
+LONE = 101
+LONE_EVERY_SECONDS = 0.3
+LONE_POLL_SECONDS = 0.005
+LONE_SECONDS = 20.0
 
 
 def healer(lab: Laboratory) -> Delays:
@@ -52,13 +65,18 @@ def healer(lab: Laboratory) -> Delays:
             directory,
             bootstrap=lab.bootstrap,
             identity="convention",
+            namespace=_NAMESPACE,
             source_topic=_TOPIC,
             policy_file=policy,
         )
         with worker:
             worker.wait_until_ready()
+            before = _pauses(worker)
             silent_since = _load(lab.bootstrap)
-        return _delays("sf-healer", lab, topics.ACTIONS, silent_since)
+            looks, long_pauses = (now - then for then, now in zip(before, _pauses(worker), strict=True))
+            lone = asyncio.run(_lone_reports(lab.bootstrap, worker))
+        delays = _delays("sf-healer", lab, topics.ACTIONS, silent_since)
+    return msgspec.structs.replace(delays, looks=looks, long_pauses=long_pauses, lone=sorted(lone))
 
 
 def streams(lab: Laboratory) -> Delays:
@@ -89,6 +107,39 @@ def streams(lab: Laboratory) -> Delays:
         found = _delays("streams-1", lab, commands, silent_since)
     asyncio.run(drop_topics(lab.bootstrap, {log.name.rpartition("-")[0] for log in lab.logs.glob(f"*{application}-*")}))
     return found
+
+
+def _pauses(worker: Worker) -> tuple[int, int]:
+    """Count the looks at the worker's event loop, and those that came late by more than LONG_PAUSE_SECONDS."""
+    found = worker.metrics()
+    name = "sf_healer_event_loop_pause_seconds"
+    looks = found[f"{name}_count", ""]
+    return round(looks), round(looks - found[f"{name}_bucket", str(LONG_PAUSE_SECONDS)])
+
+
+async def _lone_reports(bootstrap: str, worker: Worker) -> list[float]:
+    """Send one report at a time, each when the one before was seen, and tell how long each took to the view."""
+    before, behind = report_around(JOBS)  # a Job that has no part in the load
+    told = decode(before + b"0" + behind)
+    assert isinstance(told, Report)
+    (job,) = ConventionIndex(_NAMESPACE).resolve(told).keys
+    took = []
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as producer:
+        for number in range(LONE):
+            await asyncio.sleep(LONE_EVERY_SECONDS * (number % 7) / 6)  # at any moment between two fetches
+            began = time.time()
+            await producer.send_and_wait(_TOPIC, b"%b%.3f%b" % (before, began, behind))
+            async with asyncio.timeout(LONE_SECONDS):
+                while not await asyncio.to_thread(_is_heard, worker, job, began):  # noqa: ASYNC110  a view is asked
+                    await asyncio.sleep(LONE_POLL_SECONDS)
+            took.append(time.time() - began)
+    return took[1:]  # the first one made the Job
+
+
+def _is_heard(worker: Worker, job: str, since: float) -> bool:
+    """Say whether the view of a Job tells of a report that was appended since a moment."""
+    answer = worker.get(f"/jobs/{job}/")
+    return answer is not None and answer.status == HTTPStatus.OK and (answer.body["last_loading_at"] or 0.0) >= since
 
 
 @contextmanager

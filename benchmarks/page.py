@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 from benchmarks import machine
-from benchmarks.results import Delays, Results, Run
+from benchmarks.results import LONG_PAUSE_SECONDS, Delays, Recreations, Results, Run
 
 FILE = machine.REPOSITORY / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -57,6 +57,11 @@ def _page(results: Results) -> Iterator[str]:
         yield "### Detection under a steady load"
         yield ""
         yield from _detection(results.delays)
+    if results.recreations:
+        yield ""
+        yield "### From a command to the new Job"
+        yield ""
+        yield from _recreations(results.recreations)
     if results.sweeps:
         yield ""
         yield "### Sweeps"
@@ -167,6 +172,33 @@ def _detection(found: Sequence[Delays]) -> Iterator[str]:
         for each in found
     ]
     yield from _table(("engine", "silent Jobs", "delay p50 s", "delay p99 s", "missed", "false commands"), rows)
+    for each in found:
+        if each.looks:
+            yield ""
+            yield (
+                f"sf-healer's event loop under that load: {each.looks:,} looks, {each.long_pauses} of them later than "
+                f"{LONG_PAUSE_SECONDS * 1000:.0f} ms."
+            )
+        if each.lone:
+            yield (
+                f"A lone report, from being sent to being seen in the view of its Job: p50 "
+                f"{_quantile(each.lone, 0.5) * 1000:.0f} ms, p99 {_quantile(each.lone, 0.99) * 1000:.0f} ms of "
+                f"{len(each.lone)}."
+            )
+
+
+def _recreations(found: Recreations) -> Iterator[str]:
+    yield (
+        f"{len(found.ours)} Jobs, one after the other, on a real API server whose pods end at once. By hand: deleted "
+        "in the foreground, created when a watch tells that it is gone. sf-healer: from the command on its topic to "
+        "the new Job."
+    )
+    yield ""
+    rows = [
+        (words, *(f"{_quantile(seconds, share) * 1000:.0f}" for share in (0.5, 0.9)), f"{seconds[-1] * 1000:.0f}")
+        for words, seconds in ((_WORDS[HEALER], found.ours), ("by hand, over an open connection", found.by_hand))
+    ]
+    yield from _table(("who", "p50 ms", "p90 ms", "longest ms"), rows)
 
 
 def _sweeps(results: Results) -> Iterator[str]:

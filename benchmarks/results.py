@@ -9,6 +9,8 @@ import msgspec
 from benchmarks.processes import Spent
 from benchmarks.sources import Source
 
+LONG_PAUSE_SECONDS = 0.2
+
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One engine, once through one source."""
@@ -65,6 +67,12 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     missed: int
     false_commands: int
     commit: str = ""
+    #: Of our worker's event loop under that load: how many looks at it, and how many of them came later than
+    #: LONG_PAUSE_SECONDS.
+    looks: int = 0
+    long_pauses: int = 0
+    #: With nothing else to do: from sending a report to its being seen in the table's view, seconds in order.
+    lone: list[float] = []
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +85,21 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     commit: str = ""
 
 
+class Recreations(msgspec.Struct, frozen=True, kw_only=True):
+    """How long it took to have Jobs deleted and created again, by hand and by sf-healer; seconds, in order."""
+
+    by_hand: list[float]
+    ours: list[float]
+    commit: str = ""
+
+
 class Results(msgspec.Struct):
     """All that has been measured so far."""
 
     runs: list[Run] = []
     delays: list[Delays] = []
     sweeps: list[Sweep] = []
+    recreations: Recreations | None = None
 
     def of(self, engine: str, jobs: int) -> list[Run]:
         """Give an engine's runs with so many Jobs."""

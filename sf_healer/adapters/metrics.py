@@ -62,6 +62,14 @@ FEED_GAPS = Counter(
     "sf_healer_feed_gaps", "Times the feed was interrupted; silence in a gap is nobody's.", ["partition"]
 )
 
+# --- the process itself
+
+EVENT_LOOP_PAUSES = Histogram(
+    "sf_healer_event_loop_pause_seconds",
+    "How late the event loop came to what was due, looked at 20 times a second: probes and heartbeats wait as long.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
+)
+
 # --- tables
 
 RESTORED_RECORDS = Counter("sf_healer_restored_records", "Changelog records read to restore a table.", ["table"])

@@ -9,6 +9,7 @@ from faust.types import TP
 
 from agents import inventory, sweeper, telemetry, watchdog
 from agents.watchdog import StalledError, Watch, _of_detector, _partitions, watch_until_stalled
+from sf_healer.adapters import metrics
 from sf_healer.app import detector, settings
 from sf_healer.core.progress import STALLED_AFTER_SECONDS, Progress
 from sf_healer.topics import EVIDENCE, STEPS
@@ -187,3 +188,37 @@ async def test_a_worker_that_stands_still_is_not_alive_and_ends_itself(edge, mon
     assert str(ended[0]).startswith(f"{EVIDENCE} 3 has not moved for")
     status, body = await get(view_of("/livez"), "/livez")
     assert (status, body["alive"]) == (503, False)
+
+
+class Looks:
+    """An app that is told to stop after so many looks, with a clock by which each takes so long."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds = list(seconds)
+        self._now = 0.0
+        self._is_look = False
+
+    @property
+    def should_stop(self) -> bool:
+        return not self._seconds
+
+    def clock(self) -> float:
+        if self._is_look:
+            self._now += self._seconds.pop(0)
+        self._is_look = not self._is_look
+        return self._now
+
+
+async def test_a_pause_of_the_event_loop_is_measured_without_the_time_between_two_looks(monkeypatch):
+    monkeypatch.setattr(watchdog, "PAUSE_LOOK_SECONDS", 0.0625)
+    before = pauses()
+    looks = Looks(0.0625, 0.0625 + 0.375, 0.03)
+    await watchdog.watch_pauses(looks, clock=looks.clock)
+    told = {name: value - before[name] for name, value in pauses().items()}
+    assert told["sf_healer_event_loop_pause_seconds_count"] == 3
+    assert told["sf_healer_event_loop_pause_seconds_sum"] == pytest.approx(0.375)
+
+
+def pauses() -> dict[str, float]:
+    (family,) = metrics.EVENT_LOOP_PAUSES.collect()
+    return {sample.name: sample.value for sample in family.samples if sample.name.endswith(("_count", "_sum"))}
