@@ -8,19 +8,22 @@ it is gone. A worker that ends between two of them leaves true what it has told;
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from agents.forwarding import Addressed
-from sf_healer.core import evidence
+from sf_healer.core import evidence, partitioning
 from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import JobIndex
-from sf_healer.core.partitioning import partition_of
 from sf_healer.core.snapshots import SNAPSHOT_BYTES, Stretch, stretches
 
 #: An unknown name asks for a fresh list at most this often: a stranger that reports all day must not list all day.
 LOOK_AGAIN_EVERY_SECONDS = 10.0
 #: So many Jobs of a list are taken in before the event loop has its turn: some milliseconds.
 JOBS_IN_A_STEP = 1_000
+
+#: Of all Jobs, at every list.
+partition_of = lru_cache(maxsize=200_000)(partitioning.partition_of)
 
 
 class Ports(Protocol):

@@ -32,7 +32,7 @@ from sf_healer.core.changelog import writes_of
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.partitioning import partition_of
-from sf_healer.core.state import JobState
+from sf_healer.core.remembered import Remembered
 from sf_healer.topics import JOBS_CHANGELOG
 from tests.lab.worker import Worker
 
@@ -198,7 +198,7 @@ async def _send(bootstrap: str, jobs: int, partitions: int) -> None:
         await asyncio.gather(*pending)
 
 
-def _state(job: int, now: float) -> JobState:
+def _state(job: int, now: float) -> Remembered:
     """Make a Job that reports and is well, first seen within the last hour."""
     short_id = f"{job:07d}"
     queue_id = f"loader-btcusdt-api-trades-2025-06-01-{short_id}"
@@ -219,7 +219,7 @@ def _state(job: int, now: float) -> JobState:
         PodState.RUNNING,
         managed=True,
     )
-    return JobState(
+    return Remembered(
         key,
         fact,
         running_at=seen_at,

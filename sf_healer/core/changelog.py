@@ -12,6 +12,7 @@ import msgspec
 
 from sf_healer.core.common import Common
 from sf_healer.core.partition import Changes, Meta
+from sf_healer.core.remembered import Remembered, recalled
 from sf_healer.core.state import JobState
 from sf_healer.core.wire import other_version
 
@@ -33,8 +34,8 @@ class _Head(msgspec.Struct, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _heads = msgspec.msgpack.Decoder(_Head)
 _envelopes = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
-_states = msgspec.msgpack.Decoder(JobState)
-_stored_states = msgspec.msgpack.Decoder(tuple[int, int, JobState])
+_states = msgspec.msgpack.Decoder(Remembered)
+_stored_states = msgspec.msgpack.Decoder(tuple[int, int, Remembered])
 _metas = msgspec.msgpack.Decoder(Meta)
 
 
@@ -115,10 +116,10 @@ def meta_of(value: bytes | None) -> Meta | None:
 def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
     """Read the Jobs among the stored items of one evidence partition; raises UnknownVersion."""
     common = Common()
-    return [common.share(_state_of(value)) for key, value in items if not key.startswith(b"\x00")]
+    return [common.share(recalled(_state_of(value))) for key, value in items if not key.startswith(b"\x00")]
 
 
-def _state_of(value: bytes) -> JobState:
+def _state_of(value: bytes) -> Remembered:
     try:
         version, _, state = _stored_states.decode(value)
     except msgspec.DecodeError:

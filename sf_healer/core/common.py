@@ -5,27 +5,8 @@ Only objects that nobody changes are shared: strings, times, empty labels. Nothi
 
 import sys
 
-import msgspec
-
-from sf_healer.core.facts import JobFact
-from sf_healer.core.state import NEVER, JobState
-
-_NO_LABELS: dict[str, str] = {}
-_set = msgspec.structs.force_setattr
-
-
-def share_fact(fact: JobFact, key: str) -> JobFact:
-    """Let the fact of a Job share its key with the Job's state, and the rest with the facts of others."""
-    if fact.key is not key and fact.key == key:
-        _set(fact, "key", key)
-    _set(fact, "target", sys.intern(fact.target))
-    if fact.kafka_topic == fact.queue_id:
-        _set(fact, "kafka_topic", fact.queue_id)
-    if not fact.labels:
-        _set(fact, "labels", _NO_LABELS)
-    if not fact.created_at:
-        _set(fact, "created_at", NEVER)
-    return fact
+from sf_healer.core.facts import share_fact
+from sf_healer.core.state import JobState
 
 
 class Common:
@@ -36,6 +17,7 @@ class Common:
 
     def share(self, state: JobState) -> JobState:
         """Let a state that was just decoded share what it can; returns the same state."""
+        state.key = sys.intern(state.key)  # the index that names Jobs has it too
         if state.fact is not None:
             share_fact(state.fact, state.key)
         state.verdict = sys.intern(state.verdict)

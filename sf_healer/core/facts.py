@@ -4,6 +4,7 @@ No client lives here and nothing is asked of a cluster: `adapters/cluster.py` br
 Nothing here judges.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -70,6 +71,26 @@ class JobFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: dict[str, str] = {}
     attempt: Count = 0
     action_id: str = ""
+
+
+_NO_LABELS: dict[str, str] = {}
+_NO_TIME = 0.0
+_set = msgspec.structs.force_setattr
+
+
+def share_fact(fact: JobFact, key: str) -> JobFact:
+    """Let the fact of a Job share its key with the Job's state, and the rest with the facts of others."""
+    if fact.key is not key and fact.key == key:
+        _set(fact, "key", key)
+    _set(fact, "target", sys.intern(fact.target))
+    _set(fact, "queue_id", sys.intern(fact.queue_id))  # the index that names Jobs has it too
+    if fact.kafka_topic == fact.queue_id:
+        _set(fact, "kafka_topic", fact.queue_id)
+    if not fact.labels:
+        _set(fact, "labels", _NO_LABELS)
+    if not fact.created_at:
+        _set(fact, "created_at", _NO_TIME)
+    return fact
 
 
 def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, object]]) -> JobFact:

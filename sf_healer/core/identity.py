@@ -13,15 +13,15 @@ Rules (docs/decisions/0002):
 
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from functools import lru_cache
 
 import msgspec
 
 from sf_healer.core.events import Report
-from sf_healer.core.facts import Condition, JobFact, PodState, gone
+from sf_healer.core.facts import Condition, JobFact, PodState, gone, share_fact
 
 REMEMBER_GONE_SECONDS = 900.0
 _CACHED_NAMES = 200_000
@@ -81,10 +81,10 @@ class JobIndex:
         self.version = 0
         self._facts: dict[str, JobFact] = {}
         self._gone_at: dict[str, float] = {}
-        self._by_producer: dict[str, set[str]] = defaultdict(set)
-        self._by_folded_producer: dict[str, set[str]] = defaultdict(set)
-        self._by_queue: dict[str, set[str]] = defaultdict(set)
-        self._by_folded_queue: dict[str, set[str]] = defaultdict(set)
+        self._by_producer = _Holders()
+        self._by_folded_producer = _Holders()
+        self._by_queue = _Holders()
+        self._by_folded_queue = _Holders()
         self._resolved: dict[tuple[str, str], Resolution] = {}
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class JobIndex:
         known = self._facts.get(fact.key)
         if known is not None and order_of(fact) < order_of(known):
             return
-        self._facts[fact.key] = fact
+        self._facts[fact.key] = share_fact(fact, sys.intern(fact.key))
         if fact.condition is Condition.GONE:
             self._gone_at.setdefault(fact.key, now)
         else:
@@ -113,10 +113,8 @@ class JobIndex:
         if known is not None:
             self._forget_names(known)
         if fact.managed:
-            self._by_producer[fact.producer_id].add(fact.key)
-            self._by_folded_producer[fact.producer_id.lower()].add(fact.key)
-            self._by_queue[fact.queue_id].add(fact.key)
-            self._by_folded_queue[fact.queue_id.lower()].add(fact.key)
+            for names, name in self._called(fact):
+                names.add(name, fact.key)
         self._names_changed()
 
     def is_gone(self, key: str) -> bool:
@@ -163,9 +161,9 @@ class JobIndex:
             keys = keys & self._queue(report.queue_id) or keys
         return Resolved(tuple(sorted(keys)), shared=len(keys) > 1)
 
-    def _by_unique_fold(self, producer: str) -> set[str]:
-        keys = self._by_folded_producer.get(producer.lower(), set())
-        return keys if len({self._facts[key].producer_id for key in keys}) == 1 else set()
+    def _by_unique_fold(self, producer: str) -> AbstractSet[str]:
+        keys = self._by_folded_producer.get(producer.lower())
+        return keys if len({self._facts[key].producer_id for key in keys}) == 1 else _NOBODY
 
     def _by_convention(self, report: Report) -> Resolution:
         name = f"{sanitize(report.queue_id)}-{sanitize(target_of(report.producer))}"
@@ -180,27 +178,60 @@ class JobIndex:
             return Unresolved(UnresolvedReason.UNKNOWN_QUEUE)
         return Resolved(keys, shared=len(keys) > 1)
 
-    def _queue(self, queue_id: str) -> set[str]:
+    def _queue(self, queue_id: str) -> AbstractSet[str]:
         if not queue_id:
-            return set()
+            return _NOBODY
         keys = self._by_queue.get(queue_id)
         if keys:
             return keys
-        keys = self._by_folded_queue.get(queue_id.lower(), set())
-        return keys if len({self._facts[key].queue_id for key in keys}) == 1 else set()
+        keys = self._by_folded_queue.get(queue_id.lower())
+        return keys if len({self._facts[key].queue_id for key in keys}) == 1 else _NOBODY
 
     def _forget_names(self, fact: JobFact) -> None:
-        for names, name in (
-            (self._by_producer, fact.producer_id),
-            (self._by_folded_producer, fact.producer_id.lower()),
-            (self._by_queue, fact.queue_id),
-            (self._by_folded_queue, fact.queue_id.lower()),
+        for names, name in self._called(fact):
+            names.discard(name, fact.key)
+
+    def _called(self, fact: JobFact) -> Iterator[tuple["_Holders", str]]:
+        for name, exactly, folded in (
+            (fact.producer_id, self._by_producer, self._by_folded_producer),
+            (fact.queue_id, self._by_queue, self._by_folded_queue),
         ):
-            keys = names.get(name)
-            if keys is not None:
-                keys.discard(fact.key)
-                if not keys:
-                    del names[name]
+            lower = name.lower()
+            yield exactly, name
+            yield folded, name if lower == name else lower
+
+
+class _Holders:
+    """Which Jobs are called by a name: nearly always one, and a set for each would be most of an index of all Jobs."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, str | set[str]] = {}
+
+    def get(self, name: str) -> AbstractSet[str]:
+        """Name the Jobs; none where nobody is called so. Not to be changed."""
+        known = self._keys.get(name, _NOBODY)
+        return {known} if isinstance(known, str) else known
+
+    def add(self, name: str, key: str) -> None:
+        known = self._keys.get(name)
+        if known is None:
+            self._keys[name] = key
+        elif isinstance(known, set):
+            known.add(key)
+        elif known != key:
+            self._keys[name] = {known, key}
+
+    def discard(self, name: str, key: str) -> None:
+        known = self._keys.get(name)
+        if isinstance(known, set):
+            known.discard(key)
+            if len(known) == 1:
+                (self._keys[name],) = known
+        elif known == key:
+            del self._keys[name]
+
+
+_NOBODY: frozenset[str] = frozenset()
 
 
 def _names_of(fact: JobFact) -> tuple[str, str] | None:
@@ -237,7 +268,7 @@ class ConventionIndex:
         target, _, short_id = report.producer.rpartition("__")
         key = self._key_of(report, target, short_id)
         if key not in self._known:
-            self._known.add(key)
+            self._known.add(sys.intern(key))
             self._new.append(_assumed(key, report, sys.intern(target)))
         return Resolved((key,))
 
@@ -249,9 +280,10 @@ class ConventionIndex:
     def _key_of(self, report: Report, target: str, short_id: str) -> str:
         queue_id = report.queue_id
         if queue_id and short_id and queue_id.endswith(short_id):
-            if self._queue_by_short_id.setdefault(short_id, queue_id) != queue_id:
-                self._queue_by_short_id[short_id] = queue_id
-                self.version += 1
+            known = self._queue_by_short_id.get(short_id)
+            if known != queue_id:
+                self._queue_by_short_id[short_id] = sys.intern(queue_id)
+                self.version += known is not None
         elif not queue_id and short_id:
             queue_id = self._queue_by_short_id.get(short_id, "")
         queue = sanitize(queue_id)

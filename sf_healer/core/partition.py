@@ -15,6 +15,7 @@ Policies are not on the log: they are those of the worker, at its start or chang
 stays, and the Jobs are judged anew.
 """
 
+import sys
 from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
@@ -24,15 +25,13 @@ import msgspec
 
 from sf_healer.core.cadence import learn
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
-from sf_healer.core.common import share_fact
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
-from sf_healer.core.facts import Condition, JobFact
+from sf_healer.core.facts import Condition, JobFact, share_fact
 from sf_healer.core.policy import Policy, PolicyBook
+from sf_healer.core.remembered import Remembered, checkpoint_of, durable
 from sf_healer.core.state import (
     NEVER,
     JobState,
-    checkpoint_of,
-    durable,
     fold_beat,
     fold_beat_of_well,
     fold_fact,
@@ -96,7 +95,7 @@ Effect = Command | Withdraw | Alive
 class Changes(msgspec.Struct):
     """What records have caused since the last `take`."""
 
-    jobs: dict[str, JobState]  # durable states to store
+    jobs: dict[str, Remembered]  # durable states to store
     forgotten: tuple[str, ...]  # keys to tombstone
     meta: Meta | None
     effects: tuple[Effect, ...]
@@ -217,7 +216,7 @@ class Partition:
                 self._schedule(state, now)
             yield min(begin + JUDGED_IN_A_STEP, len(keys))
 
-    def _durable(self, state: JobState, ends: dict[float, float]) -> JobState:
+    def _durable(self, state: JobState, ends: dict[float, float]) -> Remembered:
         # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
         return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE, ends=ends)
 
@@ -495,6 +494,7 @@ class Partition:
     def _job(self, key: str) -> JobState:
         state = self.jobs.get(key)
         if state is None:
+            key = sys.intern(key)  # the index that names Jobs has it too
             state = self.jobs[key] = JobState(key)
             self._sorted_keys = None
             self.counts_by_verdict[state.verdict] += 1

@@ -11,7 +11,8 @@ _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _R = 24
 _MASK = 0xFFFFFFFF
-_CACHED_JOBS = 200_000
+#: The Jobs of a few batches: where a Job's reports go is kept with its name (core/combine.py).
+_CACHED_JOBS = 20_000
 
 
 def murmur2(data: bytes) -> int:

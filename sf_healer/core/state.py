@@ -19,8 +19,7 @@ A state is owned by one evidence partition and changed in place: at 100,000 repo
 report would be most of the cost.
 """
 
-from copy import copy
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -29,6 +28,8 @@ from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Hold, OutcomeSeen, Word
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.identity import order_of
+
+T = TypeVar("T")
 
 NEVER = 0.0
 _HEALTHY = "healthy"  # verdicts.Verdict.HEALTHY, which is made from states
@@ -41,85 +42,9 @@ CREATION_RESOLUTION_SECONDS = 1.0
 DATED_BACK_SECONDS = 5.0
 
 
-#: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
-#: a Job's are, and a default that is read back is one object for all Jobs, where a number read is one of its own.
-_WIRE_NAMES = {
-    "key": "k",
-    "fact": "f",
-    "running_at": "ra",
-    "idle_pod_at": "ip",
-    "loading_at": "la",
-    "loading_source": "ls",
-    "started_at": "sa",
-    "started_source": "ss",
-    "error_at": "ea",
-    "error_source": "es",
-    "error_finished": "ef",
-    "error_detail": "ed",
-    "finished_source": "fs",
-    "finished_at": "fa",
-    "interrupted_source": "is",
-    "interrupted_at": "ia",
-    "records_written": "rw",
-    "hold_at": "ha",
-    "source_partition": "sp",
-    "source_offset": "so",
-    "command_id": "ci",
-    "command_uid": "cu",
-    "command_verdict": "cv",
-    "command_source": "cs",
-    "command_deadline": "cd",
-    "retry_at": "rt",
-    "outcome": "o",
-    "alive_uid": "au",
-    "unhealthy_at": "ua",
-    "verdict": "v",
-    "window": "w",
-    "error_partition": "ep",
-    "error_offset": "eo",
-    "error_since_at": "ta",
-    "error_since_source": "ts",
-    "seen_at": "se",
-    "condition_at": "ca",
-    "doubtful_life_at": "da",
-    "idle_at": "id",
-    "progress_at": "pa",
-    "cadence": "c",
-    "hold_places": "hp",
-    "errors_from": "fe",
-    "pod_ended_at": "pe",
-    "dated": "d",
-    "error_said": "ey",
-    "finished_said": "fy",
-}
+class Seldom(msgspec.Struct, gc=False):
+    """The fields that most Jobs have at their defaults: a million Jobs are without."""
 
-
-class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False):
-    """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen."""
-
-    key: str
-    fact: JobFact | None = None
-    verdict: str = "unknown"
-    #: Not in the changelog: the window the Job waits in.
-    window: int = -1
-    loading_at: float = NEVER
-    loading_source: float = NEVER
-    started_source: float = NEVER
-    error_source: float = NEVER
-    command_id: str = ""
-    records_written: int = -1
-    #: When a `loading` last brought another `records_written` than the one before.
-    progress_at: float = NEVER
-    #: Where the newest sign of life was read.
-    source_partition: int = -1
-    source_offset: int = -1
-    alive_uid: str = ""
-    # What a report of a Job that is well has no need to look at.
-    #: When our log first showed a running pod of this incarnation that still runs.
-    running_at: float = NEVER
-    #: When our log first showed this incarnation without a running pod.
-    idle_pod_at: float = NEVER
-    started_at: float = NEVER
     error_at: float = NEVER
     error_finished: bool = False
     error_detail: str = ""
@@ -142,9 +67,6 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     #: The first `error` of the open row: errors with no sign of life between them.
     error_since_at: float = NEVER
     error_since_source: float = NEVER
-    #: When our log first showed this incarnation, and its condition as it is.
-    seen_at: float = NEVER
-    condition_at: float = NEVER
     #: Newest sign of life that looks older than the incarnation: see fold_beat.
     doubtful_life_at: float = NEVER
     #: When its consumer group was last seen to excuse its silence.
@@ -153,8 +75,6 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     cadence: list[int] | None = None
     #: The newest stop command by partition of `queue-control`: (partition, offset, source time).
     hold_places: tuple[tuple[int, int, float], ...] = ()
-    #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
-    errors_from: float = NEVER
     #: When our log first showed that its newest pod had ended.
     pod_ended_at: float = NEVER
     #: Of the reports that were dated back, by kind: the newest source time as it was said, and as it was bounded.
@@ -162,6 +82,96 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     #: When the newest `error` and the newest `finished` were said by their producer's clock, if they count otherwise.
     error_said: float = NEVER
     finished_said: float = NEVER
+
+
+_NONE_OF_IT = Seldom()
+_DEFAULTS = msgspec.structs.astuple(_NONE_OF_IT)
+
+
+class _OfSeldom(Generic[T]):
+    """A field of a JobState's Seldom, at its default where it has none."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self._default: T = getattr(_NONE_OF_IT, name)
+
+    def __get__(self, state: "JobState", owner: type) -> T:
+        seldom = state.seldom
+        return self._default if seldom is None else cast("T", getattr(seldom, self._name))
+
+    def __set__(self, state: "JobState", value: T) -> None:
+        if state.seldom is None:
+            if value == self._default:
+                return
+            state.seldom = Seldom()
+        setattr(state.seldom, self._name, value)
+
+
+class JobState(msgspec.Struct, gc=False, eq=False):
+    """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen."""
+
+    key: str
+    fact: JobFact | None = None
+    verdict: str = "unknown"
+    #: Not in the changelog: the window the Job waits in.
+    window: int = -1
+    loading_at: float = NEVER
+    loading_source: float = NEVER
+    started_source: float = NEVER
+    error_source: float = NEVER
+    command_id: str = ""
+    records_written: int = -1
+    #: When a `loading` last brought another `records_written` than the one before.
+    progress_at: float = NEVER
+    #: Where the newest sign of life was read.
+    source_partition: int = -1
+    source_offset: int = -1
+    alive_uid: str = ""
+    #: When our log first showed a running pod of this incarnation that still runs.
+    running_at: float = NEVER
+    #: When our log first showed this incarnation without a running pod.
+    idle_pod_at: float = NEVER
+    started_at: float = NEVER
+    #: When our log first showed this incarnation, and its condition as it is.
+    seen_at: float = NEVER
+    condition_at: float = NEVER
+    #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
+    errors_from: float = NEVER
+    #: None: all of its fields, which can be asked for here as well, are at their defaults.
+    seldom: Seldom | None = None
+
+    error_at = _OfSeldom[float]()
+    error_finished = _OfSeldom[bool]()
+    error_detail = _OfSeldom[str]()
+    finished_source = _OfSeldom[float]()
+    finished_at = _OfSeldom[float]()
+    interrupted_source = _OfSeldom[float]()
+    interrupted_at = _OfSeldom[float]()
+    hold_at = _OfSeldom[float]()
+    command_uid = _OfSeldom[str]()
+    command_verdict = _OfSeldom[str]()
+    command_source = _OfSeldom[float]()
+    command_deadline = _OfSeldom[float]()
+    retry_at = _OfSeldom[float]()
+    outcome = _OfSeldom[OutcomeSeen | None]()
+    unhealthy_at = _OfSeldom[float]()
+    error_partition = _OfSeldom[int]()
+    error_offset = _OfSeldom[int]()
+    error_since_at = _OfSeldom[float]()
+    error_since_source = _OfSeldom[float]()
+    doubtful_life_at = _OfSeldom[float]()
+    idle_at = _OfSeldom[float]()
+    cadence = _OfSeldom[list[int] | None]()
+    hold_places = _OfSeldom[tuple[tuple[int, int, float], ...]]()
+    pod_ended_at = _OfSeldom[float]()
+    dated = _OfSeldom[dict[Kind, tuple[float, float]] | None]()
+    error_said = _OfSeldom[float]()
+    finished_said = _OfSeldom[float]()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobState) and fields_of(self) == fields_of(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it is changed in place
 
     @property
     def created_at(self) -> float:
@@ -183,6 +193,21 @@ class JobState(msgspec.Struct, omit_defaults=True, rename=_WIRE_NAMES, gc=False)
     def life_at(self) -> float:
         """Append time of the newest sign of life."""
         return max(self.loading_at, self.started_at)
+
+
+def fields_of(state: JobState) -> tuple[Any, ...]:
+    """Give the values of all fields, those of its Seldom last."""
+    *of_every_job, seldom = msgspec.structs.astuple(state)
+    return *of_every_job, *(_DEFAULTS if seldom is None else msgspec.structs.astuple(seldom))
+
+
+def state_of(fields: tuple[Any, ...]) -> JobState:
+    """Make a state of what fields_of gave."""
+    of_every_job, seldom = fields[: -len(_DEFAULTS)], fields[-len(_DEFAULTS) :]
+    state = JobState(*of_every_job)
+    if seldom != _DEFAULTS:
+        state.seldom = Seldom(*seldom)
+    return state
 
 
 class Time(NamedTuple):
@@ -505,7 +530,7 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
     trusted_from = _trusted_from(created_at)
     state.errors_from = trusted_from + behind_seconds if behind_seconds else NEVER
     state.seen_at = state.condition_at = at
-    state.running_at = state.idle_pod_at = state.pod_ended_at = NEVER
+    state.running_at = state.idle_pod_at = NEVER
     if state.life_source < created_at:
         state.source_partition = state.source_offset = -1
     if state.loading_source < created_at:
@@ -513,6 +538,13 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
         state.records_written = -1
     if state.started_source < created_at:
         state.started_at = state.started_source = NEVER
+    if state.seldom is not None:
+        _forget_words(state, created_at, trusted_from)
+
+
+def _forget_words(state: JobState, created_at: float, trusted_from: float) -> None:
+    """Forget what an older incarnation said but for its signs of life, and what was done about it."""
+    state.pod_ended_at = NEVER
     errors_from = max(trusted_from, state.errors_from)
     if state.error_source and (state.error_source < errors_from or state.error_source <= state.command_source):
         state.error_at = state.error_source = state.error_said = NEVER
@@ -603,35 +635,3 @@ def mark_gone(state: JobState, version: int, *, replaced: bool = False) -> bool:
     )
     state.running_at = NEVER
     return True
-
-
-def checkpoint_of(at: float, checkpoint_seconds: float) -> int:
-    """Return the number of the checkpoint that ends at or after a last-seen time; exact, in milliseconds."""
-    return -(-round(at * 1000) // round(checkpoint_seconds * 1000))
-
-
-def durable(
-    state: JobState, checkpoint_seconds: float, *, exact: bool = False, ends: dict[float, float] | None = None
-) -> JobState:
-    """Return the state as it is remembered: the last `loading` moved to the end of its checkpoint.
-
-    The changelog is written once per checkpoint, so after a restore the Job may have been heard later than
-    the record says, but never later than this: the verdict comes late by a checkpoint at most, never early.
-    The same holds for its progress. What was restored stays where it is when written again, else every restart
-    would add a checkpoint. `exact`: every `loading` of this Job is stored as it comes, so nothing needs to be
-    assumed. `ends` keeps the end of each time's checkpoint for the next call.
-    """
-    stored = copy(state)
-    stored.window = -1
-    if not exact and state.loading_at != NEVER:
-        ends = {} if ends is None else ends
-        stored.loading_at = _end_of_checkpoint(state.loading_at, checkpoint_seconds, ends)
-        stored.progress_at = _end_of_checkpoint(state.progress_at, checkpoint_seconds, ends)
-    return stored
-
-
-def _end_of_checkpoint(at: float, checkpoint_seconds: float, known: dict[float, float]) -> float:
-    end = known.get(at)
-    if end is None:
-        end = known[at] = checkpoint_of(at, checkpoint_seconds) * round(checkpoint_seconds * 1000) / 1000
-    return end

@@ -144,7 +144,7 @@ def _plainly_healthy(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
 
     What the rules below would say of it, at a fraction of their cost: a sweep or a restore judges a million of them.
     """
-    fact = state.fact
+    fact, seldom = state.fact, state.seldom
     if (
         fact is None
         or not fact.managed
@@ -154,17 +154,24 @@ def _plainly_healthy(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
         or fact.managed_by
         or state.loading_at == NEVER
         or state.error_source
-        or state.finished_source
-        or state.interrupted_source
-        or state.hold_at
-        or state.idle_at
+        or (
+            seldom is not None
+            and (
+                seldom.finished_source
+                or seldom.interrupted_source
+                or seldom.hold_at
+                or seldom.idle_at
+                or seldom.doubtful_life_at
+            )
+        )
         or not policy.judge_silence
         or policy.exempt
         or policy.stall_threshold_seconds
     ):
         return None
-    since = max(state.loading_at, state.started_at, state.running_at, state.doubtful_life_at)
-    silence, threshold = gaps.silence(since, now), silence_threshold(state.cadence, policy)
+    since = max(state.loading_at, state.started_at, state.running_at)
+    threshold = silence_threshold(None if seldom is None else seldom.cadence, policy)
+    silence = gaps.silence(since, now)
     if silence > threshold:
         return None
     return Judgement(Verdict.HEALTHY, Rule.REPORTS, now + threshold - silence, since, silence, threshold)

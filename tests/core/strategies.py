@@ -20,6 +20,7 @@ from sf_healer.core.evidence import (
 )
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.partition import Changes, Meta, Partition
+from sf_healer.core.remembered import Remembered, recalled, remembered
 from sf_healer.core.state import JobState
 
 #: A whole second, as a Kubernetes creationTimestamp is.
@@ -100,7 +101,12 @@ def a_state(**changes: object) -> JobState:
         "fact": a_fact(),
         "running_at": T0 + 1,
     }
-    return JobState(**{**known, **changes})
+    return recalled(Remembered(**{**known, **changes}))
+
+
+def with_fields(state: JobState, **changes: object) -> JobState:
+    """Give a copy of a state that differs in these fields."""
+    return recalled(msgspec.structs.replace(remembered(state), **changes))
 
 
 def a_beat(
@@ -236,7 +242,7 @@ class Stored:
     def restored(self, text: str = POLICY) -> Partition:
         partition = a_partition(text)
         meta = None if self.meta is None else msgspec.msgpack.decode(self.meta, type=Meta)
-        partition.restore(meta, [msgspec.msgpack.decode(v, type=JobState) for v in self.jobs.values()])
+        partition.restore(meta, [recalled(msgspec.msgpack.decode(v, type=Remembered)) for v in self.jobs.values()])
         return partition
 
 

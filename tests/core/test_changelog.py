@@ -16,9 +16,9 @@ from sf_healer.core.changelog import (
     states_of,
     writes_of,
 )
-from sf_healer.core.common import share_fact
-from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.facts import Condition, PodState, share_fact
 from sf_healer.core.partition import Changes, Meta
+from sf_healer.core.remembered import Remembered, remembered
 from sf_healer.core.state import NEVER, JobState
 from tests.core.strategies import JOB, T0, a_fact, a_state, an_outcome
 
@@ -26,7 +26,7 @@ OTHER = "stf/job-other"
 
 
 def changes(*states, forgotten=(), meta=None):
-    return Changes({state.key: state for state in states}, tuple(forgotten), meta, (), (), 0)
+    return Changes({state.key: remembered(state) for state in states}, tuple(forgotten), meta, (), (), 0)
 
 
 def written(*states, offset=7):
@@ -42,7 +42,7 @@ times = st.sampled_from([NEVER, T0, T0 + 0.125, T0 + 300])
 
 @st.composite
 def any_states(draw):
-    fields = {field.name: field.type for field in msgspec.structs.fields(JobState)}
+    fields = {field.name: field.type for field in msgspec.structs.fields(Remembered)}
     state = JobState(JOB)
     for name, kind in fields.items():
         if kind is float:
@@ -82,7 +82,7 @@ def test_only_what_is_not_at_its_default_is_written():
 
 
 def test_no_two_fields_have_one_name_on_the_wire():
-    names = [field.encode_name for field in msgspec.structs.fields(JobState)]
+    names = [field.encode_name for field in msgspec.structs.fields(Remembered)]
     assert len(set(names)) == len(names)
 
 

@@ -231,7 +231,7 @@ def test_naming_a_stranger_does_not_look_at_every_queue():
             raise AssertionError("all queues were looked at")
 
     index = an_index(*PIPELINE)
-    index._by_queue = Queues(index._by_queue)
+    index._by_queue._keys = Queues(index._by_queue._keys)
     assert isinstance(index.resolve(says("stranger__x", "stranger")), Unresolved)
 
 

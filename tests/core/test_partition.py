@@ -38,6 +38,7 @@ from tests.core.strategies import (
     an_outcome,
     beats,
     facts,
+    with_fields,
     words,
 )
 
@@ -110,7 +111,7 @@ def test_facts_within_a_bundle_come_to_what_they_come_to_before_it(earlier, said
 
 
 def without_windows(partition):
-    return {key: msgspec.structs.replace(state, window=NO_WINDOW) for key, state in partition.jobs.items()}
+    return {key: with_fields(state, window=NO_WINDOW) for key, state in partition.jobs.items()}
 
 
 # ---- silence becomes a command
@@ -1582,11 +1583,11 @@ def test_a_job_that_is_exempt_by_other_policies_is_left_alone():
 def test_policies_that_change_nothing_for_a_job_change_nothing():
     driver, _ = a_stuck_driver()
     driver.take()
-    before = msgspec.structs.replace(driver.state(), window=NO_WINDOW)
+    before = with_fields(driver.state(), window=NO_WINDOW)
     assert change_policies(driver, POLICY + "# a comment\n") == [1]
     changes = driver.take()
     assert (changes.effects, changes.jobs, changes.judged) == ((), {}, ())
-    assert msgspec.structs.replace(driver.state(), window=NO_WINDOW) == before
+    assert with_fields(driver.state(), window=NO_WINDOW) == before
 
 
 def test_a_refused_job_is_asked_about_again_soon_when_the_limits_are_other_ones():

@@ -17,6 +17,7 @@ from sf_healer.core.changelog import UnknownVersion
 from sf_healer.core.commands import Pause, Unreadable, Withdraw
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.policy import Limits, parse
+from sf_healer.core.remembered import remembered
 from tests.core import releases
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.json"))
@@ -54,7 +55,7 @@ def test_the_jobs_of_a_release_are_read_whole(left):
         if key == changelog.meta_key(0):
             (read,) = [changelog.meta_of(value)]
         else:
-            (read,) = changelog.states_of([(key, value)])
+            (read,) = map(remembered, changelog.states_of([(key, value)]))
         assert is_part_of(msgspec.msgpack.decode(value)[2], msgspec.msgpack.decode(msgspec.msgpack.encode(read)))
 
 

@@ -9,11 +9,11 @@ from sf_healer.core import policy
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Hold, HoldCause
 from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.remembered import Remembered, checkpoint_of, durable, recalled, remembered
 from sf_healer.core.state import (
     NEVER,
     JobState,
-    checkpoint_of,
-    durable,
+    Seldom,
     error_open_since,
     fold_beat,
     fold_fact,
@@ -37,6 +37,7 @@ from tests.core.strategies import (
     beats,
     facts,
     moments,
+    with_fields,
     words,
 )
 
@@ -318,7 +319,7 @@ def test_a_new_incarnation_has_said_nothing_of_what_the_old_one_said():
     outcome = state.outcome
     new = a_fact(uid="u2", created_at=T0 + 60, resource_version=30, pod=PodState.PENDING)
     fold_fact(state, new, at=T0 + 61)
-    assert state == JobState(
+    assert remembered(state) == Remembered(
         JOB,
         fact=new,
         idle_pod_at=T0 + 61,
@@ -550,7 +551,7 @@ def test_last_seen_is_stored_as_the_end_of_its_checkpoint():
 
 
 def test_a_job_never_heard_of_is_stored_as_such():
-    assert durable(a_state(window=7), 30.0) == a_state()
+    assert durable(a_state(window=7), 30.0) == remembered(a_state())
 
 
 def test_a_state_that_is_stored_with_every_sign_of_life_is_stored_exactly():
@@ -568,7 +569,7 @@ def test_the_stored_time_is_never_early_late_by_a_checkpoint_at_most_and_stays_w
     at = milliseconds / 1000
     once = durable(a_state(loading_at=at), checkpoint)
     assert at <= once.loading_at < at + checkpoint
-    assert durable(once, checkpoint).loading_at == once.loading_at
+    assert durable(recalled(once), checkpoint).loading_at == once.loading_at
 
 
 @given(st.integers(1_700_000_000_000, 1_900_000_000_000), st.integers(0, 60_000), st.sampled_from([1.0, 4.0, 30.0]))
@@ -583,13 +584,33 @@ def test_a_state_survives_its_own_bytes():
     state = a_state(
         loading_at=T0, outcome=an_outcome("c1", at=T0), error_detail="told", error_since_at=T0 + 1, seen_at=T0
     )
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=JobState) == state
+    assert recalled(msgspec.msgpack.decode(msgspec.msgpack.encode(remembered(state)), type=Remembered)) == state
 
 
 def test_a_state_that_a_newer_worker_stored_with_a_field_we_do_not_know_is_read():
-    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(a_state()))
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(remembered(a_state())))
     newer = msgspec.msgpack.encode({**fields, "a field of the future": [1, 2]})
-    assert msgspec.msgpack.decode(newer, type=JobState) == a_state()
+    assert recalled(msgspec.msgpack.decode(newer, type=Remembered)) == a_state()
+
+
+def test_every_field_of_a_state_is_remembered_in_its_place_with_its_default():
+    seldom = msgspec.structs.fields(Seldom)
+    every = [field for field in msgspec.structs.fields(JobState) if field.name != "seldom"]
+    kept = [(field.name, field.type, field.default) for field in msgspec.structs.fields(Remembered)]
+    assert kept == [(field.name, field.type, field.default) for field in (*every, *seldom)]
+
+
+@pytest.mark.parametrize("name", [field.name for field in msgspec.structs.fields(Seldom)])
+def test_a_field_that_is_seldom_set_is_one_of_the_state(name):
+    state, default = JobState(JOB), getattr(Seldom(), name)
+    assert getattr(state, name) == default
+    setattr(state, name, default)
+    assert state.seldom is None
+    setattr(state, name, 7)
+    assert (getattr(state, name), getattr(state.seldom, name)) == (7, 7)
+    assert state != JobState(JOB)
+    setattr(state, name, default)
+    assert state == JobState(JOB)
 
 
 # ---- any order, any number of times
@@ -612,7 +633,7 @@ def comparable(state):
 
     The start of a row of errors: its order is checked by judgement. Progress: that a number is another one.
     """
-    return msgspec.structs.replace(
+    return with_fields(
         state,
         records_written=-1,
         progress_at=NEVER,
@@ -708,5 +729,5 @@ def test_outcomes_give_the_same_state_in_any_order_and_twice(orders):
         state = commanded()
         for outcome in order:
             fold_outcome(state, outcome, at=LATER, retry_seconds=30)
-        states.append(msgspec.structs.replace(state, retry_at=NEVER))
+        states.append(with_fields(state, retry_at=NEVER))
     assert states[0] == states[1] == states[2]

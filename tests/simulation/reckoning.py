@@ -12,6 +12,7 @@ from sf_healer.core.commands import Unreadable
 from sf_healer.core.events import Kind
 from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
+from sf_healer.core.remembered import Remembered
 from sf_healer.core.state import JobState
 from sf_healer.core.verdicts import LATE_SECONDS, RIGHT_AFTER_SECONDS, Verdict
 from tests.simulation.kube import Job
@@ -255,7 +256,7 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
     if _is_away(mine) and _is_away(its):
         return ""  # one of them may have forgotten it and heard of it again
     late_seconds = checkpoint_seconds + _HEARD_AGAIN_SECONDS
-    for field in JobState.__struct_fields__:
+    for field in Remembered.__struct_fields__:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
             continue
