@@ -15,7 +15,7 @@ from rocksdict import Rdict, ReadOptions, WriteBatch
 #: Faust's own are made for one database: 192 MB of write buffers and 2 GiB of cache, for each partition. Ours is read
 #: at a start only, and a restore is as fast with small buffers.
 ROCKSDB_OPTIONS: Mapping[str, int] = {
-    "write_buffer_size": 4 * 1024 * 1024,
+    "write_buffer_size": 2 * 1024 * 1024,
     "max_write_buffer_number": 2,
     "block_cache_size": 8 * 1024 * 1024,
 }

@@ -35,7 +35,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _heads = msgspec.msgpack.Decoder(_Head)
 _envelopes = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
 _states = msgspec.msgpack.Decoder(Remembered)
-_stored_states = msgspec.msgpack.Decoder(tuple[int, int, Remembered])
+_plain_states = msgspec.msgpack.Decoder(tuple[int, int, JobState])
 _metas = msgspec.msgpack.Decoder(Meta)
 
 
@@ -116,15 +116,15 @@ def meta_of(value: bytes | None) -> Meta | None:
 def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
     """Read the Jobs among the stored items of one evidence partition; raises UnknownVersion."""
     common = Common()
-    return [common.share(recalled(_state_of(value))) for key, value in items if not key.startswith(b"\x00")]
+    return [common.share(_state_of(value)) for key, value in items if not key.startswith(b"\x00")]
 
 
-def _state_of(value: bytes) -> Remembered:
+def _state_of(value: bytes) -> JobState:
     try:
-        version, _, state = _stored_states.decode(value)
-    except msgspec.DecodeError:
-        return _decode(_states, value)  # of another version, most likely, and then it is said
-    return state if version == SCHEMA_VERSION else _decode(_states, value)
+        version, _, state = _plain_states.decode(value)
+    except msgspec.DecodeError:  # with a field that is seldom set, or of another version
+        return recalled(_decode(_states, value))
+    return state if version == SCHEMA_VERSION else recalled(_decode(_states, value))
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:

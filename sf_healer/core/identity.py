@@ -259,17 +259,31 @@ class ConventionIndex:
         #: Another one whenever a name may mean another Job than it did.
         self.version = 0
         self._namespace = namespace
-        self._queue_by_short_id: dict[str, str] = {}
-        self._known: set[str] = set()
+        #: Each Job with its queue, if that ends with a hyphen and the Job's short id, else "".
+        self._known: dict[str, str] = {}
         self._new: list[JobFact] = []
+        #: Made of what is known when a report without a queue id asks for the first time: in most fleets none ever
+        #: does, and it would be a sixth of what a Job costs here. Till then only what cannot be made of it is kept.
+        self._queue_by_short_id: dict[str, str] | None = None
+        self._odd_short_ids: dict[str, str] = {}
 
     def resolve(self, report: Report) -> Resolution:
         """Name the Job; every report has one here."""
         target, _, short_id = report.producer.rpartition("__")
-        key = self._key_of(report, target, short_id)
+        queue_id = report.queue_id
+        is_derived = False  # can the queue be found by the short id in the end of its name?
+        if queue_id and short_id and queue_id.endswith(short_id):
+            is_derived = _last_part(queue_id) == short_id
+            self._join(short_id, queue_id, is_derived=is_derived)
+        elif not queue_id and short_id:
+            queue_id = self._queues().get(short_id, "")
+        key = self._key_of(queue_id, target, report.producer)
         if key not in self._known:
-            self._known.add(sys.intern(key))
+            key = sys.intern(key)
+            self._known[key] = sys.intern(queue_id) if is_derived else ""
             self._new.append(_assumed(key, report, sys.intern(target)))
+        elif is_derived and self._known[key] != queue_id:
+            self._known[key] = sys.intern(queue_id)
         return Resolved((key,))
 
     def take_new(self) -> list[JobFact]:
@@ -277,19 +291,34 @@ class ConventionIndex:
         new, self._new = self._new, []
         return new
 
-    def _key_of(self, report: Report, target: str, short_id: str) -> str:
-        queue_id = report.queue_id
-        if queue_id and short_id and queue_id.endswith(short_id):
-            known = self._queue_by_short_id.get(short_id)
-            if known != queue_id:
-                self._queue_by_short_id[short_id] = sys.intern(queue_id)
-                self.version += known is not None
-        elif not queue_id and short_id:
-            queue_id = self._queue_by_short_id.get(short_id, "")
+    def _join(self, short_id: str, queue_id: str, *, is_derived: bool) -> None:
+        """Note that a short id means this queue from now on."""
+        queues = self._queue_by_short_id
+        if queues is None:
+            if not is_derived:
+                self._odd_short_ids[short_id] = queue_id
+            return
+        known = queues.get(short_id)
+        if known != queue_id:
+            queues[short_id] = sys.intern(queue_id)
+            self.version += known is not None
+
+    def _queues(self) -> dict[str, str]:
+        if self._queue_by_short_id is None:
+            derived = {_last_part(queue_id): queue_id for queue_id in self._known.values() if queue_id}
+            self._queue_by_short_id = derived | self._odd_short_ids
+        return self._queue_by_short_id
+
+    def _key_of(self, queue_id: str, target: str, producer: str) -> str:
         queue = sanitize(queue_id)
-        process = _sanitized_target(target) if target else sanitize("" if queue_id else report.producer)
+        process = _sanitized_target(target) if target else sanitize("" if queue_id else producer)
         name = f"{queue}-{process}" if queue and process else queue or process or "unnamed"
         return f"{self._namespace}/{name}"
+
+
+def _last_part(queue_id: str) -> str:
+    """Give what is behind the last hyphen: the platform's short id."""
+    return queue_id.rpartition("-")[2]
 
 
 def _assumed(key: str, report: Report, target: str) -> JobFact:

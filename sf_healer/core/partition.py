@@ -28,7 +28,7 @@ from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfL
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
 from sf_healer.core.facts import Condition, JobFact, share_fact
 from sf_healer.core.policy import Policy, PolicyBook
-from sf_healer.core.remembered import Remembered, checkpoint_of, durable
+from sf_healer.core.remembered import Stored, checkpoint_of, durable
 from sf_healer.core.state import (
     NEVER,
     JobState,
@@ -95,7 +95,7 @@ Effect = Command | Withdraw | Alive
 class Changes(msgspec.Struct):
     """What records have caused since the last `take`."""
 
-    jobs: dict[str, Remembered]  # durable states to store
+    jobs: dict[str, Stored]  # durable states to store
     forgotten: tuple[str, ...]  # keys to tombstone
     meta: Meta | None
     effects: tuple[Effect, ...]
@@ -216,7 +216,7 @@ class Partition:
                 self._schedule(state, now)
             yield min(begin + JUDGED_IN_A_STEP, len(keys))
 
-    def _durable(self, state: JobState, ends: dict[float, float]) -> Remembered:
+    def _durable(self, state: JobState, ends: dict[float, float]) -> Stored:
         # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
         return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE, ends=ends)
 

@@ -1,72 +1,73 @@
 """What of a Job's state outlives the process: how it lies in the changelog, and with which times.
 
-A state in memory is laid out for the hot path and for a million Jobs (core/state.py); this is the one place that says
-what its fields are called for good.
+A state in memory is laid out for the hot path and for a million Jobs (core/state.py). One without a Seldom lies in the
+changelog as it is; for any other there is Remembered, with the fields of both, called the same.
 """
 
+from copy import copy
+
 import msgspec
-from msgspec import field
 
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import OutcomeSeen
 from sf_healer.core.facts import JobFact
-from sf_healer.core.state import NEVER, JobState, fields_of, state_of
+from sf_healer.core.state import NEVER, WIRE_NAMES, JobState, fields_of, state_of
 
 
-class Remembered(msgspec.Struct, omit_defaults=True, gc=False):
-    """A state as it lies in the changelog: the fields of a JobState, then those of its Seldom.
+class Remembered(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, gc=False):
+    """The fields of a JobState, then those of its Seldom."""
 
-    Only those that are not at their default are written: most of a Job's are, and a default that is read back is one
-    object for all Jobs, where a number read is one of its own.
-    """
+    key: str
+    fact: JobFact | None = None
+    verdict: str = "unknown"
+    window: int = -1
+    loading_at: float = NEVER
+    loading_source: float = NEVER
+    started_source: float = NEVER
+    error_source: float = NEVER
+    command_id: str = ""
+    records_written: int = -1
+    progress_at: float = NEVER
+    source_partition: int = -1
+    source_offset: int = -1
+    alive_uid: str = ""
+    running_at: float = NEVER
+    idle_pod_at: float = NEVER
+    started_at: float = NEVER
+    seen_at: float = NEVER
+    condition_at: float = NEVER
+    errors_from: float = NEVER
+    error_at: float = NEVER
+    error_finished: bool = False
+    error_detail: str = ""
+    finished_source: float = NEVER
+    finished_at: float = NEVER
+    interrupted_source: float = NEVER
+    interrupted_at: float = NEVER
+    hold_at: float = NEVER
+    command_uid: str = ""
+    command_verdict: str = ""
+    command_source: float = NEVER
+    command_deadline: float = NEVER
+    retry_at: float = NEVER
+    outcome: OutcomeSeen | None = None
+    unhealthy_at: float = NEVER
+    error_partition: int = -1
+    error_offset: int = -1
+    error_since_at: float = NEVER
+    error_since_source: float = NEVER
+    doubtful_life_at: float = NEVER
+    idle_at: float = NEVER
+    cadence: list[int] | None = None
+    hold_places: tuple[tuple[int, int, float], ...] = ()
+    pod_ended_at: float = NEVER
+    dated: dict[Kind, tuple[float, float]] | None = None
+    error_said: float = NEVER
+    finished_said: float = NEVER
 
-    key: str = field(name="k")
-    fact: JobFact | None = field(default=None, name="f")
-    verdict: str = field(default="unknown", name="v")
-    window: int = field(default=-1, name="w")
-    loading_at: float = field(default=NEVER, name="la")
-    loading_source: float = field(default=NEVER, name="ls")
-    started_source: float = field(default=NEVER, name="ss")
-    error_source: float = field(default=NEVER, name="es")
-    command_id: str = field(default="", name="ci")
-    records_written: int = field(default=-1, name="rw")
-    progress_at: float = field(default=NEVER, name="pa")
-    source_partition: int = field(default=-1, name="sp")
-    source_offset: int = field(default=-1, name="so")
-    alive_uid: str = field(default="", name="au")
-    running_at: float = field(default=NEVER, name="ra")
-    idle_pod_at: float = field(default=NEVER, name="ip")
-    started_at: float = field(default=NEVER, name="sa")
-    seen_at: float = field(default=NEVER, name="se")
-    condition_at: float = field(default=NEVER, name="ca")
-    errors_from: float = field(default=NEVER, name="fe")
-    error_at: float = field(default=NEVER, name="ea")
-    error_finished: bool = field(default=False, name="ef")
-    error_detail: str = field(default="", name="ed")
-    finished_source: float = field(default=NEVER, name="fs")
-    finished_at: float = field(default=NEVER, name="fa")
-    interrupted_source: float = field(default=NEVER, name="is")
-    interrupted_at: float = field(default=NEVER, name="ia")
-    hold_at: float = field(default=NEVER, name="ha")
-    command_uid: str = field(default="", name="cu")
-    command_verdict: str = field(default="", name="cv")
-    command_source: float = field(default=NEVER, name="cs")
-    command_deadline: float = field(default=NEVER, name="cd")
-    retry_at: float = field(default=NEVER, name="rt")
-    outcome: OutcomeSeen | None = field(default=None, name="o")
-    unhealthy_at: float = field(default=NEVER, name="ua")
-    error_partition: int = field(default=-1, name="ep")
-    error_offset: int = field(default=-1, name="eo")
-    error_since_at: float = field(default=NEVER, name="ta")
-    error_since_source: float = field(default=NEVER, name="ts")
-    doubtful_life_at: float = field(default=NEVER, name="da")
-    idle_at: float = field(default=NEVER, name="id")
-    cadence: list[int] | None = field(default=None, name="c")
-    hold_places: tuple[tuple[int, int, float], ...] = field(default=(), name="hp")
-    pod_ended_at: float = field(default=NEVER, name="pe")
-    dated: dict[Kind, tuple[float, float]] | None = field(default=None, name="d")
-    error_said: float = field(default=NEVER, name="ey")
-    finished_said: float = field(default=NEVER, name="fy")
+
+#: What is written of a state.
+Stored = JobState | Remembered
 
 
 def remembered(state: JobState) -> Remembered:
@@ -86,7 +87,7 @@ def checkpoint_of(at: float, checkpoint_seconds: float) -> int:
 
 def durable(
     state: JobState, checkpoint_seconds: float, *, exact: bool = False, ends: dict[float, float] | None = None
-) -> Remembered:
+) -> Stored:
     """Return the state as it is remembered: the last `loading` moved to the end of its checkpoint.
 
     The changelog is written once per checkpoint, so after a restore the Job may have been heard later than
@@ -95,7 +96,7 @@ def durable(
     would add a checkpoint. `exact`: every `loading` of this Job is stored as it comes, so nothing needs to be
     assumed. `ends` keeps the end of each time's checkpoint for the next call.
     """
-    stored = remembered(state)
+    stored = copy(state) if state.seldom is None else remembered(state)
     stored.window = -1
     if not exact and state.loading_at != NEVER:
         ends = {} if ends is None else ends

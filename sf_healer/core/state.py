@@ -42,6 +42,59 @@ CREATION_RESOLUTION_SECONDS = 1.0
 DATED_BACK_SECONDS = 5.0
 
 
+#: What the fields are called in the changelog, for good. Only those that are not at their default are in it: most of
+#: a Job's are, and a default that is read back is one object for all Jobs, where a number read is one of its own.
+WIRE_NAMES = {
+    "key": "k",
+    "fact": "f",
+    "verdict": "v",
+    "window": "w",
+    "loading_at": "la",
+    "loading_source": "ls",
+    "started_source": "ss",
+    "error_source": "es",
+    "command_id": "ci",
+    "records_written": "rw",
+    "progress_at": "pa",
+    "source_partition": "sp",
+    "source_offset": "so",
+    "alive_uid": "au",
+    "running_at": "ra",
+    "idle_pod_at": "ip",
+    "started_at": "sa",
+    "seen_at": "se",
+    "condition_at": "ca",
+    "errors_from": "fe",
+    "error_at": "ea",
+    "error_finished": "ef",
+    "error_detail": "ed",
+    "finished_source": "fs",
+    "finished_at": "fa",
+    "interrupted_source": "is",
+    "interrupted_at": "ia",
+    "hold_at": "ha",
+    "command_uid": "cu",
+    "command_verdict": "cv",
+    "command_source": "cs",
+    "command_deadline": "cd",
+    "retry_at": "rt",
+    "outcome": "o",
+    "unhealthy_at": "ua",
+    "error_partition": "ep",
+    "error_offset": "eo",
+    "error_since_at": "ta",
+    "error_since_source": "ts",
+    "doubtful_life_at": "da",
+    "idle_at": "id",
+    "cadence": "c",
+    "hold_places": "hp",
+    "pod_ended_at": "pe",
+    "dated": "d",
+    "error_said": "ey",
+    "finished_said": "fy",
+}
+
+
 class Seldom(msgspec.Struct, gc=False):
     """The fields that most Jobs have at their defaults: a million Jobs are without."""
 
@@ -107,8 +160,11 @@ class _OfSeldom(Generic[T]):
         setattr(state.seldom, self._name, value)
 
 
-class JobState(msgspec.Struct, gc=False, eq=False):
-    """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen."""
+class JobState(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, forbid_unknown_fields=True, gc=False, eq=False):
+    """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen.
+
+    What is read from the changelog with other fields than these is no state without a Seldom (core/remembered.py).
+    """
 
     key: str
     fact: JobFact | None = None

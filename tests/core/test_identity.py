@@ -355,6 +355,21 @@ def test_without_a_cluster_a_dialect_without_queue_is_joined_by_its_short_id():
     assert names.resolve(says("loader-producer__other")) == Resolved(("stf/loader-producer",))
 
 
+#: One queue for each short id, and how its name ends with it.
+QUEUES = {"a": "q-a", "b": "q-x_b", "c": "c", "d": "q-d", "e": "other"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["loader", "consumer", ""]), st.sampled_from([*QUEUES]), st.booleans())))
+def test_without_a_cluster_it_makes_no_difference_when_a_dialect_without_queue_is_heard_first(said):
+    reports = [
+        says(f"{target}__{short_id}" if target else short_id, QUEUES[short_id] if has_queue else "")
+        for target, short_id, has_queue in said
+    ]
+    names, asked_before = ConventionIndex("stf"), ConventionIndex("stf")
+    asked_before.resolve(says("somebody__else"))
+    assert [names.resolve(report) for report in reports] == [asked_before.resolve(report) for report in reports]
+
+
 def test_without_a_cluster_a_job_is_assumed_once_to_be_there_and_to_run():
     names = ConventionIndex("stf")
     names.resolve(says("arango-connector__P4nTkv", QUEUE))

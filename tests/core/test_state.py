@@ -551,7 +551,8 @@ def test_last_seen_is_stored_as_the_end_of_its_checkpoint():
 
 
 def test_a_job_never_heard_of_is_stored_as_such():
-    assert durable(a_state(window=7), 30.0) == remembered(a_state())
+    assert durable(a_state(window=7), 30.0) == a_state()
+    assert durable(a_state(window=7, retry_at=T0), 30.0) == remembered(a_state(retry_at=T0))
 
 
 def test_a_state_that_is_stored_with_every_sign_of_life_is_stored_exactly():
@@ -569,7 +570,7 @@ def test_the_stored_time_is_never_early_late_by_a_checkpoint_at_most_and_stays_w
     at = milliseconds / 1000
     once = durable(a_state(loading_at=at), checkpoint)
     assert at <= once.loading_at < at + checkpoint
-    assert durable(recalled(once), checkpoint).loading_at == once.loading_at
+    assert durable(once, checkpoint).loading_at == once.loading_at
 
 
 @given(st.integers(1_700_000_000_000, 1_900_000_000_000), st.integers(0, 60_000), st.sampled_from([1.0, 4.0, 30.0]))
