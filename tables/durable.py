@@ -42,6 +42,7 @@ class OrderedTable(faust.Table[bytes, bytes]):
         super().__init__(*args, **kwargs)
         self.restored = Restored(0, 0)
         self._orders: dict[TP, InOrder] = {}
+        self._restoring: dict[TP, PartitionStore] = {}
 
     def store_of(self, partition: int) -> PartitionStore:
         """Open the local store of a partition that is assigned to this worker."""
@@ -52,9 +53,9 @@ class OrderedTable(faust.Table[bytes, bytes]):
     def begin_restore(self, tps: AbstractSet[TP]) -> None:
         """Forget what was seen of changelogs before."""
         gc.freeze()  # else the cycle collector walks all that start-up made for every few batches
-        self._orders = {}
+        self._end_restore()
         for tp in tps:
-            store = self.store_of(tp.partition)
+            store = self._restoring[tp] = self.store_of(tp.partition)
             self._orders[tp] = InOrder(None if store.is_empty() else store.get)
 
     def restore(self, batch: Batch) -> None:
@@ -63,7 +64,7 @@ class OrderedTable(faust.Table[bytes, bytes]):
         Raises TypeError for a record without a key: it is none of ours.
         """
         changes = self._orders[batch.tp].newest([(_key_of(record), record.value) for record in batch])
-        self.store_of(batch.partition).write(changes, persisted=batch.next_position - 1)
+        self._restoring[batch.tp].write_restored(changes, persisted=batch.next_position - 1)
         metrics.RESTORED_RECORDS.labels(table=self.name).inc(len(batch))
 
     def note_restored(self, restored: int, total: int) -> None:
@@ -71,7 +72,13 @@ class OrderedTable(faust.Table[bytes, bytes]):
         self.restored = Restored(restored, total)
         metrics.RESTORE_REMAINING.labels(table=self.name).set(total - restored)
         if not total:
-            self._orders = {}
+            self._end_restore()
+
+    def _end_restore(self) -> None:
+        """Put on disk what was restored: from now on there may be writes that survive a crash."""
+        for store in self._restoring.values():
+            store.flush()
+        self._restoring, self._orders = {}, {}
 
     def _new_changelog_topic(self, **_: Any) -> TopicT:
         name = self._changelog_topic_name()

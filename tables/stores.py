@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 from faust.stores import memory, rocksdb
 from faust.types import TP, StoreT
-from rocksdict import Rdict, ReadOptions, WriteBatch
+from rocksdict import Rdict, ReadOptions, WriteBatch, WriteOptions
 
 #: Faust's own are made for one database: 192 MB of write buffers and 2 GiB of cache, for each partition. Ours is read
 #: at a start only, and a restore is as fast with small buffers.
@@ -19,6 +19,10 @@ ROCKSDB_OPTIONS: Mapping[str, int] = {
     "max_write_buffer_number": 2,
     "block_cache_size": 8 * 1024 * 1024,
 }
+
+
+_UNLOGGED = WriteOptions()
+_UNLOGGED.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; their stub is wrong
 
 
 class PartitionStore(Protocol):
@@ -38,6 +42,12 @@ class PartitionStore(Protocol):
 
     def write(self, changes: Mapping[bytes, bytes | None], *, persisted: int | None) -> None:
         """Store values, drop keys of None, and move the persisted offset, all or nothing."""
+
+    def write_restored(self, changes: Mapping[bytes, bytes | None], *, persisted: int) -> None:
+        """Do the same with what can be read again: a crash may take it back, from the last write on to any before."""
+
+    def flush(self) -> None:
+        """Put on disk what `write_restored` wrote; to be called before the next `write`."""
 
 
 class RocksPartition:
@@ -69,6 +79,20 @@ class RocksPartition:
 
     def write(self, changes: Mapping[bytes, bytes | None], *, persisted: int | None) -> None:
         """Write one batch to the write-ahead log and the memtable."""
+        self._db.write(self._batch_of(changes, persisted))
+
+    def write_restored(self, changes: Mapping[bytes, bytes | None], *, persisted: int) -> None:
+        """Write one batch to the memtable alone: two thirds of what a write costs are its log's.
+
+        A write that is in the log while one before it is not would have the offset lie after a crash: so flush first.
+        """
+        self._db.write(self._batch_of(changes, persisted), _UNLOGGED)
+
+    def flush(self) -> None:
+        """Write the memtable to a file."""
+        self._db.flush()
+
+    def _batch_of(self, changes: Mapping[bytes, bytes | None], persisted: int | None) -> WriteBatch:
         batch = WriteBatch(raw_mode=True)
         for key, value in changes.items():
             if value is None:
@@ -77,7 +101,7 @@ class RocksPartition:
                 batch.put(key, value)
         if persisted is not None:
             batch.put(self._offset_key, str(persisted).encode())
-        self._db.write(batch)
+        return batch
 
 
 class MemoryPartition:
@@ -114,6 +138,13 @@ class MemoryPartition:
             else:
                 self._data[key] = value
                 self._partition_of_key[key] = self._partition
+
+    def write_restored(self, changes: Mapping[bytes, bytes | None], *, persisted: int) -> None:
+        """Change the dictionary."""
+        self.write(changes, persisted=persisted)
+
+    def flush(self) -> None:
+        """Do nothing: there is no disk."""
 
 
 def partition_store(store: StoreT[Any, Any], tp: TP) -> PartitionStore:

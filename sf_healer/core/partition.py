@@ -41,7 +41,7 @@ from sf_healer.core.state import (
     has_open_error,
     mark_gone,
 )
-from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, SILENT, Judgement, Rule, Verdict, judge
+from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, SILENT, Judgement, Rule, Verdict, judge, plainly_healthy
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from sf_healer.core.windows import NO_WINDOW, Windows
 
@@ -260,11 +260,15 @@ class Partition:
         now = max(self.watermark.value, self.last_at)
         turned = len(self._turned_unhealthy)
         self._sorted_keys = None
-        checkpoint_ms = self._checkpoint_ms
+        ends: dict[float, bool] = {}  # is a time the end of a checkpoint? Many Jobs have theirs in common
         for state in states:
             self.jobs[state.key] = state
-            if round(state.loading_at * 1000) % checkpoint_ms or round(state.progress_at * 1000) % checkpoint_ms:
-                self._loosely_stored.add(state.key)
+            for at in (state.loading_at, state.progress_at):
+                is_end = ends.get(at)
+                if is_end is None:
+                    is_end = ends[at] = not round(at * 1000) % self._checkpoint_ms
+                if not is_end:
+                    self._loosely_stored.add(state.key)
             self.counts_by_verdict[state.verdict] += 1
             if state.unhealthy_at != NEVER:
                 self._turned_unhealthy.append((state.unhealthy_at, state.key))
@@ -272,9 +276,19 @@ class Partition:
                 self._gone_since[state.key] = now
             if state.fact is None:
                 self._without_fact_since[state.key] = now
-            self._schedule(state, self.watermark.value)
+            self._schedule_restored(state, self.watermark.value)
         if len(self._turned_unhealthy) != turned:
             self._turned_unhealthy = deque(sorted(self._turned_unhealthy))
+
+    def _schedule_restored(self, state: JobState, now: float) -> None:
+        """Schedule a stored Job; of one that was well and is, which most are, nothing is news."""
+        if state.fact is not None and state.verdict == _HEALTHY and not state.command_id:
+            plain = plainly_healthy(state, now, self.policies.for_job(state.fact), self.watermark.gaps)
+            if plain is not None:
+                _, silence, threshold = plain
+                self.windows.enter(state, now + threshold - silence)
+                return
+        self._schedule(state, now)
 
     # ---- what people and admission ask
 

@@ -136,13 +136,18 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def judge(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
     """Judge one Job at the watermark `now` (epoch seconds)."""
-    return _plainly_healthy(state, now, policy, gaps) or _by_the_rules(state, now, policy, gaps)
+    plain = plainly_healthy(state, now, policy, gaps)
+    if plain is None:
+        return _by_the_rules(state, now, policy, gaps)
+    since, silence, threshold = plain
+    return Judgement(Verdict.HEALTHY, Rule.REPORTS, now + threshold - silence, since, silence, threshold)
 
 
-def _plainly_healthy(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement | None:
+def plainly_healthy(state: JobState, now: float, policy: Policy, gaps: Gaps) -> tuple[float, float, float] | None:
     """Judge the Job that most are: running, reporting in time, nothing else said of it; None where there is more to it.
 
-    What the rules below would say of it, at a fraction of their cost: a sweep or a restore judges a million of them.
+    Gives since when it is silent, the silence that counts, and its threshold. What the rules below would say of it, at
+    a fraction of their cost: a sweep or a restore judges a million of them.
     """
     fact, seldom = state.fact, state.seldom
     if (
@@ -172,9 +177,7 @@ def _plainly_healthy(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
     since = max(state.loading_at, state.started_at, state.running_at)
     threshold = silence_threshold(None if seldom is None else seldom.cadence, policy)
     silence = gaps.silence(since, now)
-    if silence > threshold:
-        return None
-    return Judgement(Verdict.HEALTHY, Rule.REPORTS, now + threshold - silence, since, silence, threshold)
+    return None if silence > threshold else (since, silence, threshold)
 
 
 def _by_the_rules(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:

@@ -69,6 +69,8 @@ class Gaps:
         if first == len(self._ends):
             return now - since
         first = max(first, self._newest_loss)
+        if first + 1 == len(self._ends):
+            return now - self._ends[first]
         later = sum(self._ends[i] - self._starts[i] for i in range(first + 1, len(self._ends)))
         return now - self._ends[first] - later
 

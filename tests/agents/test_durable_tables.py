@@ -1,6 +1,7 @@
 """Table writes that are acknowledged before they count, on a real Faust app; recovery in the order of the log."""
 
 import asyncio
+import shutil
 import uuid
 from types import SimpleNamespace
 
@@ -183,6 +184,20 @@ def test_recovery_persists_the_position_behind_the_batch_gaps_included(tmp_path)
     batch = a_batch((b"a", value(1)))
     table.restore(Batch(CHANGELOG, batch.records, start_position=0, next_position=7, size_bytes=0))
     assert table.store_of(0).persisted_offset() == 6
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_crash_takes_back_a_recovery_with_its_offset_until_it_has_ended(tmp_path, ended):
+    table = a_rocksdb_table(tmp_path / "lived")
+    table.begin_restore({CHANGELOG})
+    table.restore(a_batch((b"a", value(1, "one")), (b"b", value(2, "two"))))
+    if ended:
+        table.note_restored(0, 0)
+        table.store_of(0).write({b"b": value(3, "three")}, persisted=2)
+    shutil.copytree(tmp_path / "lived", tmp_path / "crashed")  # what is on disk, and nothing of the memory
+    after = a_rocksdb_table(tmp_path / "crashed")
+    assert stored_in(after) == ({b"a": "one", b"b": "three"} if ended else {})
+    assert after.store_of(0).persisted_offset() == (2 if ended else None)
 
 
 def test_a_record_without_a_key_is_refused(table):
