@@ -43,12 +43,15 @@ class Gaps:
         self._starts = [start for start, _ in gaps]
         self._ends = [end for _, end in gaps]
         self._newest_loss = bisect_right(self._ends, lost_until) - 1
+        #: The latest answer and its question: when Jobs are restored, many were last heard at the end of one checkpoint.
+        self._answered = (-1.0, 0.0, 0.0)
 
     def add(self, start: float, end: float, *, lost: bool = False) -> None:
         """Append the gap (start, end]; gaps come in order of time. `lost`: reports in it were lost.
 
         One that goes on where the one before has ended, and lost reports as well, is one gap with it.
         """
+        self._answered = (-1.0, 0.0, 0.0)
         if lost and self._ends and self._newest_loss == len(self._ends) - 1 and self._ends[-1] == start:
             self._ends[-1] = end
             return
@@ -68,11 +71,13 @@ class Gaps:
         first = bisect_right(self._ends, since)
         if first == len(self._ends):
             return now - since
-        first = max(first, self._newest_loss)
-        if first + 1 == len(self._ends):
-            return now - self._ends[first]
-        later = sum(self._ends[i] - self._starts[i] for i in range(first + 1, len(self._ends)))
-        return now - self._ends[first] - later
+        known_since, known_now, silence = self._answered
+        if since != known_since or now != known_now:
+            first = max(first, self._newest_loss)
+            later = sum(self._ends[i] - self._starts[i] for i in range(first + 1, len(self._ends)))
+            silence = now - self._ends[first] - later
+            self._answered = since, now, silence
+        return silence
 
     def as_tuple(self) -> tuple[tuple[float, float], ...]:
         """Return the gaps as (start, end) pairs, oldest first."""
