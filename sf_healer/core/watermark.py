@@ -43,7 +43,7 @@ class Gaps:
         self._starts = [start for start, _ in gaps]
         self._ends = [end for _, end in gaps]
         self._newest_loss = bisect_right(self._ends, lost_until) - 1
-        #: The latest answer and its question: when Jobs are restored, many were last heard at the end of one checkpoint.
+        #: The latest answer and its question: of restored Jobs many were last heard at the end of one checkpoint.
         self._answered = (-1.0, 0.0, 0.0)
 
     def add(self, start: float, end: float, *, lost: bool = False) -> None:
