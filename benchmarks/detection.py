@@ -74,8 +74,8 @@ def healer(lab: Laboratory) -> Delays:
             before = _pauses(worker)
             silent_since = _load(lab.bootstrap)
             looks, long_pauses = (now - then for then, now in zip(before, _pauses(worker), strict=True))
+            delays = _delays("sf-healer", lab, topics.ACTIONS, silent_since)  # from now on the others are silent too
             lone = asyncio.run(_lone_reports(lab.bootstrap, worker))
-        delays = _delays("sf-healer", lab, topics.ACTIONS, silent_since)
     return msgspec.structs.replace(delays, looks=looks, long_pauses=long_pauses, lone=sorted(lone))
 
 

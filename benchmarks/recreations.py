@@ -63,7 +63,8 @@ class _Watch(Chronicle):
 
     def take(self, resource: str, type_: str, found: dict[str, Any]) -> None:
         super().take(resource, type_, found)
-        if resource == "jobs" and (event := self._awaited.pop((type_, found["metadata"]["name"]), None)):
+        name = found["metadata"].get("name")  # a bookmark has none
+        if resource == "jobs" and (event := self._awaited.pop((type_, name), None)):
             event.set_result(time.time())
 
     def next(self, type_: str, name: str) -> asyncio.Future[float]:
