@@ -22,7 +22,7 @@ from sf_healer.adapters.threads import in_thread
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import steps
-from sf_healer.core.facts import JobFact
+from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.identity import ConventionIndex, JobIndex
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.steps import Seen
@@ -116,8 +116,12 @@ class _Inventory:
 
     @staticmethod
     async def _tell_actuator(fact: JobFact) -> None:
-        """Put what became of a Job that we created on the steps log: a create must never be repeated blindly."""
-        if fact.action_id and partition_of(fact.key, settings.partitions) in hot:
+        """Put on the steps log what became of a Job that we created, and that a Job has gone.
+
+        A create must never be repeated blindly, and a restart that waits for its old Job to go looks at once.
+        """
+        is_news = fact.action_id or fact.condition is Condition.GONE
+        if is_news and partition_of(fact.key, settings.partitions) in hot:
             await acknowledged([Outgoing(topics.steps_of_detector, steps.encode(Seen(fact=fact)), partition=0)])
 
 

@@ -9,6 +9,7 @@ from faust.types import StreamT
 
 from agents import topics
 from agents.batches import unacknowledged
+from agents.counting import LOOK_SECONDS, Counting
 from agents.dead_letters import dead_letter
 from agents.folding import EvidenceBatch, fold
 from agents.sending import Outgoing, acknowledged
@@ -25,10 +26,6 @@ from sf_healer.transport import Batch
 from tables.jobs import hot, store
 
 log = structlog.get_logger(__name__)
-
-COUNTS_EVERY_SECONDS = 5.0
-#: A command waits at admission until every partition has counted after its Job turned sick.
-COUNTS_EVERY_SECONDS_WHILE_SICK = 1.0
 
 
 class _Faust:
@@ -83,15 +80,17 @@ def _outgoing(effect: Effect) -> Outgoing:
 
 @app.task  # type: ignore[untyped-decorator]  # Faust's
 async def count_loop() -> None:
-    """Tell admission, every few seconds, how many Jobs of each partition are well and how many turned sick."""
-    counted_at = 0.0
+    """Tell admission how many Jobs of each partition are well and how many turned sick."""
+    counting = Counting()
     while not app.should_stop:
-        await app.sleep(COUNTS_EVERY_SECONDS_WHILE_SICK)
-        sick = any(partition.counts().sick for partition in hot.values())
-        due = sick or time.monotonic() - counted_at >= COUNTS_EVERY_SECONDS
-        if due and not (app.rebalancing or app.in_recovery):
-            counted_at = time.monotonic()
-            await acknowledged(_counts_of(partition) for partition in list(hot.values()))
+        await app.sleep(LOOK_SECONDS)
+        if app.rebalancing or app.in_recovery:
+            continue
+        partitions, now = list(hot.values()), time.monotonic()
+        watermarks = {partition.number: partition.watermark.value for partition in partitions}
+        if counting.is_due(watermarks, sick=any(partition.sick for partition in partitions), now=now):
+            counting.counted(watermarks, now=now)
+            await acknowledged(_counts_of(partition) for partition in partitions)
 
 
 def _counts_of(partition: Partition) -> Outgoing:

@@ -306,6 +306,11 @@ class Partition:
         assert state.fact is not None
         return self.policies.for_job(state.fact)
 
+    @property
+    def sick(self) -> int:
+        """How many Jobs are sick now."""
+        return sum(self.counts_by_verdict[verdict] for verdict in RESTARTABLE)
+
     def counts(self) -> Counts:
         """Count for admission: the base, and the Jobs that turned unhealthy within the storm window."""
         now = self.watermark.value
@@ -320,7 +325,7 @@ class Partition:
             now,
             base,
             len(sick),
-            sum(self.counts_by_verdict[verdict] for verdict in RESTARTABLE),
+            self.sick,
             dict(+self.counts_by_verdict),
             sum(1 for key in sick if self._is_suspected(self.jobs[key], now)),
         )

@@ -322,3 +322,17 @@ async def test_what_becomes_of_a_job_that_we_created_is_told_to_the_actuator_by_
 
     await until_async(told, "the actuator to be told", seconds=WAIT_SECONDS)
     assert [steps.decode(record.value).fact for record in edge.producer.to(STEPS)] == [again]
+
+
+async def test_a_job_that_has_gone_is_told_to_the_actuator_for_a_restart_may_wait_for_that(edge, following):
+    edge.own(OURS)
+    cluster = following(ScriptedCluster(job(OURS), job(THEIRS)))
+    await until_snapshots(edge, 1)
+    cluster.tell(Change(gone(job(THEIRS), 701)), Change(job(OURS, resource_version=702)), Change(gone(job(OURS), 703)))
+    await until_facts(edge, 3)
+
+    async def told() -> bool:
+        return bool(edge.producer.to(STEPS))
+
+    await until_async(told, "the actuator to be told", seconds=WAIT_SECONDS)
+    assert [steps.decode(record.value).fact for record in edge.producer.to(STEPS)] == [gone(job(OURS), 703)]
