@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import urllib3.exceptions
 import yaml
-from kubernetes import client, config
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssl_match_hostname import CertificateError
@@ -44,6 +44,24 @@ from sf_healer.core.facts import (
     with_pods,
 )
 from sf_healer.settings import PREFIX, SettingsError
+
+if TYPE_CHECKING:
+    from kubernetes import client, config
+else:
+
+    class _OnUse:
+        """A module that is imported when something of it is asked for.
+
+        Kubernetes' client takes 35 MiB and a fifth of a second; without a cluster, and in most commands, nobody asks.
+        """
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(import_module(self._name), attribute)
+
+    client, config = _OnUse("kubernetes.client"), _OnUse("kubernetes.config")
 
 CALL_TIMEOUT_SECONDS = 10.0
 
@@ -68,7 +86,10 @@ _CLOCK_DOUBT_SECONDS = 0.3
 # It is on in every cluster, and gives rights to kubelets alone.
 _NODE_AUTHORIZER_LISTS_NOTHING = "node authorizer does not support user rule resolution"
 
-_EXPECTED = (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError)
+
+def _expected() -> tuple[type[Exception], ...]:
+    return (client.ApiException, urllib3.exceptions.HTTPError, msgspec.DecodeError)
+
 
 Manifest = dict[str, Any]
 
@@ -165,7 +186,7 @@ class Change(msgspec.Struct, frozen=True):
 class Cluster:
     """One namespace of one cluster; safe to use from several threads."""
 
-    def __init__(self, configuration: client.Configuration, *, namespace: str) -> None:
+    def __init__(self, configuration: "client.Configuration", *, namespace: str) -> None:
         self.namespace = namespace
         self.url = str(configuration.host)
         self._client = client.ApiClient(configuration)
@@ -631,7 +652,7 @@ class _Follower:
                     return failure
         except urllib3.exceptions.ReadTimeoutError:
             return None  # silent for longer than bookmarks are apart: connect again
-        except _EXPECTED as problem:
+        except _expected() as problem:
             return _failure(problem)
         finally:
             if self._response is not None:
@@ -671,7 +692,7 @@ def _ask(
         answer = msgspec.json.decode(response.data, type=Manifest)
         if served_at is not None:
             served_at.append(_clock_of(response.headers.get("Date", "")))
-    except _EXPECTED as problem:
+    except _expected() as problem:
         answer = _failure(problem)
     result = answer.kind.value if isinstance(answer, ApiFailure) else "ok"
     metrics.CLUSTER_CALLS.labels(name or call.__name__, result).observe(time.monotonic() - began)

@@ -104,7 +104,7 @@ _SHARED_KINDS = frozenset({Kind.STARTED, Kind.LOADING})
 
 
 #: How many names are kept with the Job and the evidence partition they mean; some 400 bytes each.
-_CACHED_PLACES = 200_000
+_CACHED_PLACES = 131_072
 
 
 class Combiner:
