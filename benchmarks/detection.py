@@ -23,10 +23,10 @@ from pathlib import Path
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from benchmarks import installations
+from benchmarks import installations, pauses
 from benchmarks.engines.healer import make_topics
 from benchmarks.laboratory import Laboratory
-from benchmarks.results import LONG_PAUSE_SECONDS, Delays
+from benchmarks.results import Delays
 from benchmarks.sources import PARTITIONS, batches, make_topic, report_around
 from sf_healer import topics
 from sf_healer.core.events import Report, decode
@@ -71,12 +71,12 @@ def healer(lab: Laboratory) -> Delays:
         )
         with worker:
             worker.wait_until_ready()
-            before = _pauses(worker)
+            before = pauses.so_far(worker)
             silent_since = _load(lab.bootstrap)
-            looks, long_pauses = (now - then for then, now in zip(before, _pauses(worker), strict=True))
+            paused = pauses.between(before, pauses.so_far(worker))
             delays = _delays("sf-healer", lab, topics.ACTIONS, silent_since)  # from now on the others are silent too
             lone = asyncio.run(_lone_reports(lab.bootstrap, worker))
-    return msgspec.structs.replace(delays, looks=looks, long_pauses=long_pauses, lone=sorted(lone))
+    return msgspec.structs.replace(delays, looks=paused.looks, long_pauses=paused.long, lone=sorted(lone))
 
 
 def streams(lab: Laboratory) -> Delays:
@@ -107,14 +107,6 @@ def streams(lab: Laboratory) -> Delays:
         found = _delays("streams-1", lab, commands, silent_since)
     asyncio.run(drop_topics(lab.bootstrap, {log.name.rpartition("-")[0] for log in lab.logs.glob(f"*{application}-*")}))
     return found
-
-
-def _pauses(worker: Worker) -> tuple[int, int]:
-    """Count the looks at the worker's event loop, and those that came late by more than LONG_PAUSE_SECONDS."""
-    found = worker.metrics()
-    name = "sf_healer_event_loop_pause_seconds"
-    looks = found[f"{name}_count", ""]
-    return round(looks), round(looks - found[f"{name}_bucket", str(LONG_PAUSE_SECONDS)])
 
 
 async def _lone_reports(bootstrap: str, worker: Worker) -> list[float]:

@@ -52,6 +52,7 @@ def _page(results: Results) -> Iterator[str]:
         yield f"### {jobs:,} Jobs"
         yield ""
         yield from _engines(results, jobs)
+        yield from _pauses(results, jobs)
     if results.delays:
         yield ""
         yield "### Detection under a steady load"
@@ -151,6 +152,16 @@ def _engines(results: Results, jobs: int) -> Iterator[str]:
             )
         )
     yield from _table(heads, rows)
+
+
+def _pauses(results: Results, jobs: int) -> Iterator[str]:
+    for run in results.of(HEALER, jobs):
+        if run.looks:
+            yield ""
+            yield (
+                "sf-healer's event loop with these Jobs restored and 20,000 reports/s of some of them: "
+                f"{run.looks:,} looks, {run.long_pauses} of them later than {LONG_PAUSE_SECONDS * 1000:.0f} ms."
+            )
 
 
 def _detection(found: Sequence[Delays]) -> Iterator[str]:

@@ -29,6 +29,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     restore_seconds: float | None = None
     start_to_ready_seconds: float | None = None
     scan_seconds: float | None = None
+    #: Of our worker's event loop when it was restored and some of the Jobs reported.
+    looks: int | None = None
+    long_pauses: int | None = None
 
     @classmethod
     def of(cls, engine: str, source: Source, spent: Spent, *, memory_mib: int, **rest: float | None) -> Self:

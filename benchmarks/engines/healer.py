@@ -18,10 +18,12 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from benchmarks import pauses
 from benchmarks.laboratory import Laboratory
+from benchmarks.pauses import Pauses
 from benchmarks.processes import Watch
 from benchmarks.results import Run
-from benchmarks.sources import PARTITIONS, Source, ends_of
+from benchmarks.sources import PARTITIONS, Source, ends_of, make_topic
 from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.settings import Settings
@@ -30,6 +32,7 @@ from tests.lab.worker import Worker, drop_topics
 
 NAME = "sf-healer"
 GROUP = "sf-healer-detector"
+_LIVE = "reports-of-the-restored"
 DRAIN_SECONDS = 900.0
 READY_SECONDS = 300.0
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+")
@@ -45,6 +48,7 @@ async def drain(lab: Laboratory, source: Source, directory: Path, *, restores: b
     spent = watch.between(await _first_append(lab.bootstrap), ended)
     changelog_bytes = lab.bytes_of(topics.JOBS_CHANGELOG)
     restored, ready = _restore(worker) if restores else (None, None)
+    paused = await _pauses(lab, directory, source) if restores else None
     return Run.of(
         NAME,
         source,
@@ -54,6 +58,8 @@ async def drain(lab: Laboratory, source: Source, directory: Path, *, restores: b
         repartition_bytes=lab.bytes_of(topics.EVIDENCE),
         restore_seconds=restored,
         start_to_ready_seconds=ready,
+        looks=None if paused is None else paused.looks,
+        long_pauses=None if paused is None else paused.long,
     )
 
 
@@ -114,6 +120,19 @@ def _restore(worker: Worker) -> tuple[float, float]:
     first = next(line for line in told if "restore_begins" in line)
     last = [line for line in told if "partition_rebuilt" in line][-1]
     return _moment(last) - _moment(first), ready
+
+
+async def _pauses(lab: Laboratory, directory: Path, source: Source) -> Pauses:
+    """Start once more, with the local state, on a topic of its own, and let some of the Jobs report steadily."""
+    await drop_topics(lab.bootstrap, [_LIVE])
+    await make_topic(lab.bootstrap, _LIVE, PARTITIONS)
+    with Worker("worker", directory, bootstrap=lab.bootstrap, identity="convention", source_topic=_LIVE) as worker:
+        worker.wait_until_ready(READY_SECONDS)
+        before = pauses.so_far(worker)
+        await pauses.load(lab.bootstrap, _LIVE, source.jobs)
+        found = pauses.between(before, pauses.so_far(worker))
+    await drop_topics(lab.bootstrap, [_LIVE])
+    return found
 
 
 def _moment(line: str) -> float:
