@@ -47,6 +47,7 @@ async def drain(lab: Laboratory, source: Source, directory: Path, *, restores: b
         ended = await _committed(lab.bootstrap, source)
     spent = watch.between(await _first_append(lab.bootstrap), ended)
     changelog_bytes = lab.bytes_of(topics.JOBS_CHANGELOG)
+    repartition_bytes = lab.bytes_of(topics.EVIDENCE)
     restored, ready = _restore(worker) if restores else (None, None)
     paused = await _pauses(lab, directory, source) if restores else None
     return Run.of(
@@ -55,7 +56,7 @@ async def drain(lab: Laboratory, source: Source, directory: Path, *, restores: b
         spent,
         memory_mib=watch.peak_memory_mib,
         changelog_bytes=changelog_bytes,
-        repartition_bytes=lab.bytes_of(topics.EVIDENCE),
+        repartition_bytes=repartition_bytes,
         restore_seconds=restored,
         start_to_ready_seconds=ready,
         looks=None if paused is None else paused.looks,
