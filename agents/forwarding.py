@@ -7,7 +7,6 @@ A batch is forwarded and acknowledged by the broker before the next one is taken
 nothing overtakes. For a mark W is noted first and the ends are read after it (core/marks.py has the rule).
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
@@ -129,10 +128,12 @@ class Forwarding:
             if not await self._is_of_the_topic(batch):
                 return _ignored(batch)
             combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
-        bundles, others = _told_with(ports.take_assumed(), combined.bundles, forwarder.partitions)
+        bundles, others = _with_facts(combined.bundles.values(), ports.take_assumed())
         facts = [fact_record(fact, forwarder.partitions) for fact in others]
         values = [
-            Addressed(partition, value) for partition, bundle in bundles.items() for value in within_limit(bundle)
+            Addressed(partition, value)
+            for partition, bundle in zip(combined.bundles, bundles, strict=True)
+            for value in within_limit(bundle)
         ]
         await self._append([*facts, *values])
         if combined.rejected:
@@ -207,29 +208,18 @@ def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
     return any(position > ends[partition] for partition, position in positions.items() if partition in ends)
 
 
-def _told_with(
-    facts: Iterable[JobFact], bundles: Mapping[int, Bundle], partitions: int
-) -> tuple[Mapping[int, Bundle], list[JobFact]]:
-    """Put facts into the bundles that speak of their Jobs; returns the bundles, and the facts of Jobs in none."""
-    by_partition: dict[int, list[JobFact]] = defaultdict(list)
-    for fact in facts:
-        by_partition[partition_of(fact.key, partitions)].append(fact)
-    told, others = dict(bundles), []
-    for partition, assumed in by_partition.items():
-        bundle = told.get(partition, _EMPTY)
-        keys = _keys_of(bundle)
-        within = tuple(fact for fact in assumed if fact.key in keys)
-        others += [fact for fact in assumed if fact.key not in keys]
-        if within:
-            told[partition] = msgspec.structs.replace(bundle, facts=within)
-    return told, others
-
-
-def _keys_of(bundle: Bundle) -> set[str]:
-    return {beat.key for beat in bundle.beats} | {word.key for word in bundle.words}
-
-
-_EMPTY = Bundle("", -1, (), ())
+def _with_facts(bundles: Iterable[Bundle], facts: Iterable[JobFact]) -> tuple[list[Bundle], list[JobFact]]:
+    """Put each fact into the first bundle that speaks of its Job; returns the bundles, and facts of Jobs in none."""
+    waiting = {fact.key: fact for fact in facts}
+    told = []
+    for bundle in bundles:
+        if waiting:
+            keys = [beat.key for beat in bundle.beats] + [word.key for word in bundle.words]
+            within = tuple(waiting.pop(key) for key in keys if key in waiting)
+            told.append(msgspec.structs.replace(bundle, facts=within))
+        else:
+            told.append(bundle)
+    return told, list(waiting.values())
 
 
 def within_limit(bundle: Bundle) -> list[bytes]:
@@ -245,7 +235,7 @@ def within_limit(bundle: Bundle) -> list[bytes]:
     if len(offsets) == 1:
         return [value]
     middle = offsets[len(offsets) // 2]
-    lower, upper = (
+    parts = [
         msgspec.structs.replace(
             bundle,
             beats=tuple(beat for beat in bundle.beats if (beat.offset < middle) is below),
@@ -253,14 +243,9 @@ def within_limit(bundle: Bundle) -> list[bytes]:
             facts=(),
         )
         for below in (True, False)
-    )
-    if bundle.facts:
-        keys = _keys_of(lower)
-        lower, upper = (
-            msgspec.structs.replace(part, facts=tuple(fact for fact in bundle.facts if (fact.key in keys) is below))
-            for part, below in ((lower, True), (upper, False))
-        )
-    return [*within_limit(lower), *within_limit(upper)]
+    ]
+    told, _ = _with_facts(parts, bundle.facts)
+    return [value for part in told for value in within_limit(part)]
 
 
 def fact_record(fact: JobFact, partitions: int) -> Addressed:

@@ -12,8 +12,6 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +94,10 @@ class _Watch(Chronicle):
 
 def measure(lab: Laboratory) -> Recreations:
     """Recreate some Jobs by hand, then let sf-healer restart as many; seconds each."""
-    with tempfile.TemporaryDirectory(prefix="sf-healer-recreations-") as name, _plane(Path(name)) as plane:
+    with (
+        tempfile.TemporaryDirectory(prefix="sf-healer-recreations-") as name,
+        ControlPlane.start(Path(name) / "plane") as plane,
+    ):
         asyncio.run(drop_topics(lab.bootstrap, [_SOURCE]))
         asyncio.run(make_topic(lab.bootstrap, _SOURCE, PARTITIONS))
         asyncio.run(make_topics(lab.bootstrap, _SOURCE))
@@ -118,15 +119,6 @@ def measure(lab: Laboratory) -> Recreations:
         asyncio.run(drop_topics(lab.bootstrap, [_SOURCE]))
     ours = [at - commanded[job] for job, at in created.items()]
     return Recreations(by_hand=sorted(by_hand), ours=sorted(ours))
-
-
-@contextmanager
-def _plane(directory: Path) -> Iterator[ControlPlane]:
-    plane = ControlPlane.start(directory / "plane")
-    try:
-        yield plane
-    finally:
-        plane.stop()
 
 
 async def _recreate(

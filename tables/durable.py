@@ -41,8 +41,7 @@ class OrderedTable(faust.Table[bytes, bytes]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.restored = Restored(0, 0)
-        self._orders: dict[TP, InOrder] = {}
-        self._restoring: dict[TP, PartitionStore] = {}
+        self._restoring: dict[TP, tuple[PartitionStore, InOrder]] = {}
 
     def store_of(self, partition: int) -> PartitionStore:
         """Open the local store of a partition that is assigned to this worker."""
@@ -55,16 +54,17 @@ class OrderedTable(faust.Table[bytes, bytes]):
         gc.freeze()  # else the cycle collector walks all that start-up made for every few batches
         self._end_restore()
         for tp in tps:
-            store = self._restoring[tp] = self.store_of(tp.partition)
-            self._orders[tp] = InOrder(None if store.is_empty() else store.get)
+            store = self.store_of(tp.partition)
+            self._restoring[tp] = store, InOrder(None if store.is_empty() else store.get)
 
     def restore(self, batch: Batch) -> None:
         """Write recovered records, without those that a late writer put on top of newer ones.
 
         Raises TypeError for a record without a key: it is none of ours.
         """
-        changes = self._orders[batch.tp].newest([(_key_of(record), record.value) for record in batch])
-        self._restoring[batch.tp].write_restored(changes, persisted=batch.next_position - 1)
+        store, order = self._restoring[batch.tp]
+        changes = order.newest([(_key_of(record), record.value) for record in batch])
+        store.write_restored(changes, persisted=batch.next_position - 1)
         metrics.RESTORED_RECORDS.labels(table=self.name).inc(len(batch))
 
     def note_restored(self, restored: int, total: int) -> None:
@@ -76,9 +76,9 @@ class OrderedTable(faust.Table[bytes, bytes]):
 
     def _end_restore(self) -> None:
         """Put on disk what was restored: from now on there may be writes that survive a crash."""
-        for store in self._restoring.values():
+        for store, _ in self._restoring.values():
             store.flush()
-        self._restoring, self._orders = {}, {}
+        self._restoring = {}
 
     def _new_changelog_topic(self, **_: Any) -> TopicT:
         name = self._changelog_topic_name()

@@ -23,6 +23,7 @@ from sf_healer.core.evidence import Mark
 
 GAPS_KEPT = 512
 TOPIC_IDS_REMEMBERED = 16
+_NOTHING_ASKED = (-1.0, 0.0, 0.0)
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -44,14 +45,14 @@ class Gaps:
         self._ends = [end for _, end in gaps]
         self._newest_loss = bisect_right(self._ends, lost_until) - 1
         #: The latest answer and its question: of restored Jobs many were last heard at the end of one checkpoint.
-        self._answered = (-1.0, 0.0, 0.0)
+        self._answered = _NOTHING_ASKED
 
     def add(self, start: float, end: float, *, lost: bool = False) -> None:
         """Append the gap (start, end]; gaps come in order of time. `lost`: reports in it were lost.
 
         One that goes on where the one before has ended, and lost reports as well, is one gap with it.
         """
-        self._answered = (-1.0, 0.0, 0.0)
+        self._answered = _NOTHING_ASKED
         if lost and self._ends and self._newest_loss == len(self._ends) - 1 and self._ends[-1] == start:
             self._ends[-1] = end
             return
