@@ -33,6 +33,7 @@ from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.remembered import Remembered
+from sf_healer.core.state import OfEveryJob
 from sf_healer.topics import JOBS_CHANGELOG
 from tests.lab.worker import Worker
 
@@ -198,7 +199,7 @@ async def _send(bootstrap: str, jobs: int, partitions: int) -> None:
         await asyncio.gather(*pending)
 
 
-def _state(job: int, now: float) -> Remembered:
+def _state(job: int, now: float) -> OfEveryJob:
     """Make a Job that reports and is well, first seen within the last hour."""
     short_id = f"{job:07d}"
     queue_id = f"loader-btcusdt-api-trades-2025-06-01-{short_id}"

@@ -28,10 +28,11 @@ from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfL
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
 from sf_healer.core.facts import Condition, JobFact, share_fact
 from sf_healer.core.policy import Policy, PolicyBook
-from sf_healer.core.remembered import Stored, checkpoint_of, durable
+from sf_healer.core.remembered import checkpoint_of, durable
 from sf_healer.core.state import (
     NEVER,
     JobState,
+    OfEveryJob,
     fold_beat,
     fold_beat_of_well,
     fold_fact,
@@ -95,7 +96,7 @@ Effect = Command | Withdraw | Alive
 class Changes(msgspec.Struct):
     """What records have caused since the last `take`."""
 
-    jobs: dict[str, Stored]  # durable states to store
+    jobs: dict[str, OfEveryJob]  # durable states to store
     forgotten: tuple[str, ...]  # keys to tombstone
     meta: Meta | None
     effects: tuple[Effect, ...]
@@ -216,7 +217,7 @@ class Partition:
                 self._schedule(state, now)
             yield min(begin + JUDGED_IN_A_STEP, len(keys))
 
-    def _durable(self, state: JobState, ends: dict[float, float]) -> Stored:
+    def _durable(self, state: JobState, ends: dict[float, float]) -> OfEveryJob:
         # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
         return durable(state, self._checkpoint_seconds, exact=state.verdict in RESTARTABLE, ends=ends)
 

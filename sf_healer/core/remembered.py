@@ -5,77 +5,32 @@ changelog as it is; for any other there is Remembered, with the fields of both, 
 """
 
 from copy import copy
+from typing import cast
 
 import msgspec
 
-from sf_healer.core.events import Kind
-from sf_healer.core.evidence import OutcomeSeen
-from sf_healer.core.facts import JobFact
-from sf_healer.core.state import NEVER, WIRE_NAMES, JobState, fields_of, state_of
+from sf_healer.core.state import NEVER, WIRE_NAMES, JobState, OfEveryJob, Seldom, fields_of, state_of
+
+#: The fields of every Job, then those of a Seldom.
+Remembered = cast(
+    "type[OfEveryJob]",
+    msgspec.defstruct(
+        "Remembered",
+        [(field.name, field.type, field.default) for field in msgspec.structs.fields(Seldom)],
+        bases=(OfEveryJob,),
+        omit_defaults=True,
+        rename=WIRE_NAMES,
+        gc=False,
+    ),
+)
 
 
-class Remembered(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, gc=False):
-    """The fields of a JobState, then those of its Seldom."""
-
-    key: str
-    fact: JobFact | None = None
-    verdict: str = "unknown"
-    window: int = -1
-    loading_at: float = NEVER
-    loading_source: float = NEVER
-    started_source: float = NEVER
-    error_source: float = NEVER
-    command_id: str = ""
-    records_written: int = -1
-    progress_at: float = NEVER
-    source_partition: int = -1
-    source_offset: int = -1
-    alive_uid: str = ""
-    running_at: float = NEVER
-    idle_pod_at: float = NEVER
-    started_at: float = NEVER
-    seen_at: float = NEVER
-    condition_at: float = NEVER
-    errors_from: float = NEVER
-    error_at: float = NEVER
-    error_finished: bool = False
-    error_detail: str = ""
-    finished_source: float = NEVER
-    finished_at: float = NEVER
-    interrupted_source: float = NEVER
-    interrupted_at: float = NEVER
-    hold_at: float = NEVER
-    command_uid: str = ""
-    command_verdict: str = ""
-    command_source: float = NEVER
-    command_deadline: float = NEVER
-    retry_at: float = NEVER
-    outcome: OutcomeSeen | None = None
-    unhealthy_at: float = NEVER
-    error_partition: int = -1
-    error_offset: int = -1
-    error_since_at: float = NEVER
-    error_since_source: float = NEVER
-    doubtful_life_at: float = NEVER
-    idle_at: float = NEVER
-    cadence: list[int] | None = None
-    hold_places: tuple[tuple[int, int, float], ...] = ()
-    pod_ended_at: float = NEVER
-    dated: dict[Kind, tuple[float, float]] | None = None
-    error_said: float = NEVER
-    finished_said: float = NEVER
-
-
-#: What is written of a state.
-Stored = JobState | Remembered
-
-
-def remembered(state: JobState) -> Remembered:
+def remembered(state: JobState) -> OfEveryJob:
     """Give a state as it is."""
     return Remembered(*fields_of(state))
 
 
-def recalled(stored: Remembered) -> JobState:
+def recalled(stored: OfEveryJob) -> JobState:
     """Give the state that was remembered so."""
     return state_of(msgspec.structs.astuple(stored))
 
@@ -87,7 +42,7 @@ def checkpoint_of(at: float, checkpoint_seconds: float) -> int:
 
 def durable(
     state: JobState, checkpoint_seconds: float, *, exact: bool = False, ends: dict[float, float] | None = None
-) -> Stored:
+) -> OfEveryJob:
     """Return the state as it is remembered: the last `loading` moved to the end of its checkpoint.
 
     The changelog is written once per checkpoint, so after a restore the Job may have been heard later than

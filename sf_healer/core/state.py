@@ -95,6 +95,38 @@ WIRE_NAMES = {
 }
 
 
+class OfEveryJob(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, gc=False):
+    """The fields that every Job has; those that nearly each report looks at come first."""
+
+    key: str
+    fact: JobFact | None = None
+    verdict: str = "unknown"
+    #: Not in the changelog: the window the Job waits in.
+    window: int = -1
+    loading_at: float = NEVER
+    loading_source: float = NEVER
+    started_source: float = NEVER
+    error_source: float = NEVER
+    command_id: str = ""
+    records_written: int = -1
+    #: When a `loading` last brought another `records_written` than the one before.
+    progress_at: float = NEVER
+    #: Where the newest sign of life was read.
+    source_partition: int = -1
+    source_offset: int = -1
+    alive_uid: str = ""
+    #: When our log first showed a running pod of this incarnation that still runs.
+    running_at: float = NEVER
+    #: When our log first showed this incarnation without a running pod.
+    idle_pod_at: float = NEVER
+    started_at: float = NEVER
+    #: When our log first showed this incarnation, and its condition as it is.
+    seen_at: float = NEVER
+    condition_at: float = NEVER
+    #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
+    errors_from: float = NEVER
+
+
 class Seldom(msgspec.Struct, gc=False):
     """The fields that most Jobs have at their defaults: a million Jobs are without."""
 
@@ -160,39 +192,12 @@ class _OfSeldom(Generic[T]):
         setattr(state.seldom, self._name, value)
 
 
-class JobState(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, forbid_unknown_fields=True, gc=False, eq=False):
+class JobState(OfEveryJob, forbid_unknown_fields=True, gc=False, eq=False):
     """Everything known of one Job; times are epoch seconds, NEVER (0) where a thing has not been seen.
 
     What is read from the changelog with other fields than these is no state without a Seldom (core/remembered.py).
     """
 
-    key: str
-    fact: JobFact | None = None
-    verdict: str = "unknown"
-    #: Not in the changelog: the window the Job waits in.
-    window: int = -1
-    loading_at: float = NEVER
-    loading_source: float = NEVER
-    started_source: float = NEVER
-    error_source: float = NEVER
-    command_id: str = ""
-    records_written: int = -1
-    #: When a `loading` last brought another `records_written` than the one before.
-    progress_at: float = NEVER
-    #: Where the newest sign of life was read.
-    source_partition: int = -1
-    source_offset: int = -1
-    alive_uid: str = ""
-    #: When our log first showed a running pod of this incarnation that still runs.
-    running_at: float = NEVER
-    #: When our log first showed this incarnation without a running pod.
-    idle_pod_at: float = NEVER
-    started_at: float = NEVER
-    #: When our log first showed this incarnation, and its condition as it is.
-    seen_at: float = NEVER
-    condition_at: float = NEVER
-    #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
-    errors_from: float = NEVER
     #: None: all of its fields, which can be asked for here as well, are at their defaults.
     seldom: Seldom | None = None
 

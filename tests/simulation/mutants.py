@@ -21,8 +21,8 @@ from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.policy import Limits
-from sf_healer.core.remembered import Stored, durable
-from sf_healer.core.state import NEVER, JobState
+from sf_healer.core.remembered import durable
+from sf_healer.core.state import NEVER, JobState, OfEveryJob
 from sf_healer.core.steps import Announced, StepResult, StepsRecord
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from tests.simulation.faults import Faults
@@ -101,7 +101,7 @@ def _without_uid(cluster: Cluster, action: Action) -> StepResult:
 _DELETES = cluster_steps._DELETES
 
 
-def _exact(state: JobState, checkpoint_seconds: float, **_: object) -> Stored:
+def _exact(state: JobState, checkpoint_seconds: float, **_: object) -> OfEveryJob:
     return durable(state, checkpoint_seconds, exact=True)
 
 
