@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 from benchmarks import machine
+from benchmarks.pauses import RATE
 from benchmarks.results import LONG_PAUSE_SECONDS, Delays, Recreations, Results, Run
 
 FILE = machine.REPOSITORY / "docs" / "performance.md"
@@ -158,10 +159,12 @@ def _pauses(results: Results, jobs: int) -> Iterator[str]:
     for run in results.of(HEALER, jobs):
         if run.looks:
             yield ""
-            yield (
-                "sf-healer's event loop with these Jobs restored and 20,000 reports/s of some of them: "
-                f"{run.looks:,} looks, {run.long_pauses} of them later than {LONG_PAUSE_SECONDS * 1000:.0f} ms."
-            )
+            yield _paused(f"with these Jobs restored and {RATE:,} reports/s of some of them", run)
+
+
+def _paused(when: str, found: Run | Delays) -> str:
+    late = f"{found.long_pauses} of them later than {LONG_PAUSE_SECONDS * 1000:.0f} ms"
+    return f"sf-healer's event loop {when}: {found.looks:,} looks, {late}."
 
 
 def _detection(found: Sequence[Delays]) -> Iterator[str]:
@@ -186,10 +189,7 @@ def _detection(found: Sequence[Delays]) -> Iterator[str]:
     for each in found:
         if each.looks:
             yield ""
-            yield (
-                f"sf-healer's event loop under that load: {each.looks:,} looks, {each.long_pauses} of them later than "
-                f"{LONG_PAUSE_SECONDS * 1000:.0f} ms."
-            )
+            yield _paused("under that load", each)
         if each.lone:
             yield (
                 f"A lone report, from being sent to being seen in the view of its Job: p50 "

@@ -4,6 +4,7 @@ The reports are the platform's own `loading`, as a loader sends it (540 bytes), 
 in turn. Each Job speaks once before any speaks again; after that who speaks is drawn, always by the same seed.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ SERVICE = "loader-api-trades"
 _SEED = 42
 _MOMENT = b'"sent_at": '
 _REPORTS_IN_A_ROUND = 60_000
+#: A steady load is sent in so many batches a second; each is spread over the partitions.
+_BATCHES_A_SECOND = 20
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -71,6 +74,33 @@ def batches(producer: AIOKafkaProducer, topic: str, partition: int, values: list
             batch.append(key=None, value=value, timestamp=None)
     if batch.record_count():
         yield producer.send_batch(batch, topic, partition=partition)
+
+
+async def send_steadily(
+    bootstrap: str, topic: str, reports: list[bytes], *, rate: int, seconds: float
+) -> tuple[int, float]:
+    """Send reports, over and over, as many a second as are due by the clock, whatever was late before.
+
+    Returns how many were acknowledged, and the seconds that took.
+    """
+    clock = asyncio.get_running_loop().time
+    sent, began = 0, clock()
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", max_batch_size=1_000_000) as producer:
+        began = clock()
+        acknowledged: list[asyncio.Future[object]] = []
+        while (elapsed := clock() - began) < seconds:
+            due = int(elapsed * rate)
+            for partition in range(PARTITIONS):
+                numbers = (number for number in range(sent, due) if number % PARTITIONS == partition)
+                values = [reports[number % len(reports)] for number in numbers]
+                acknowledged += [await batch for batch in batches(producer, topic, partition, values)]
+            sent = due
+            if len(acknowledged) > _BATCHES_A_SECOND:
+                await asyncio.gather(*acknowledged)
+                acknowledged.clear()
+            await asyncio.sleep(1 / _BATCHES_A_SECOND)
+        await asyncio.gather(*acknowledged)
+    return sent, clock() - began
 
 
 def report_around(number: int) -> tuple[bytes, bytes]:

@@ -16,16 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
-from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.laboratory import kafka_at
+from benchmarks.sources import send_steadily
 from sf_healer.local.launcher import Queue, environment
 from sf_healer.local.reports import Process
 from sf_healer.local.services import SERVICES
@@ -34,11 +33,8 @@ from tests.lab.worker import Worker
 
 TOPIC = "queue-events"
 SAMPLE_SECONDS = 0.5
-#: The load is sent in so many batches a second; each is spread over the partitions.
-BATCHES_A_SECOND = 20
 SETTLE_SECONDS = 3.0
 COUNTED_SECONDS = 60.0
-SOURCE_PARTITIONS = 3
 EXIT_TOO_OLD = 3
 
 
@@ -139,40 +135,8 @@ def _draw(result: dict[str, float]) -> None:
 
 
 def _load(result: Connection, bootstrap: str, rate: int, seconds: float, jobs: int) -> None:
-    result.send(asyncio.run(_send(bootstrap, [_report(number) for number in range(jobs)], rate, seconds)))
-
-
-async def _send(bootstrap: str, reports: list[bytes], rate: int, seconds: float) -> tuple[int, float]:
-    """Send what is due by the clock, whatever was late before; returns reports acknowledged and seconds taken."""
-    clock = asyncio.get_running_loop().time
-    sent, began = 0, clock()
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", max_batch_size=1_000_000) as producer:
-        began = clock()
-        acknowledged: list[asyncio.Future[object]] = []
-        while (elapsed := clock() - began) < seconds:
-            due = int(elapsed * rate)
-            for partition in range(SOURCE_PARTITIONS):
-                numbers = [number for number in range(sent, due) if number % SOURCE_PARTITIONS == partition]
-                acknowledged += [await future for future in _batches(producer, reports, numbers, partition)]
-            sent = due
-            if acknowledged and len(acknowledged) > BATCHES_A_SECOND:
-                await asyncio.gather(*acknowledged)
-                acknowledged.clear()
-            await asyncio.sleep(1 / BATCHES_A_SECOND)
-        await asyncio.gather(*acknowledged)
-    return sent, clock() - began
-
-
-def _batches(producer: AIOKafkaProducer, reports: list[bytes], numbers: list[int], partition: int) -> Iterator[object]:
-    batch = producer.create_batch()
-    for number in numbers:
-        value = reports[number % len(reports)]
-        if batch.append(key=None, value=value, timestamp=None) is None:  # full
-            yield producer.send_batch(batch, TOPIC, partition=partition)
-            batch = producer.create_batch()
-            batch.append(key=None, value=value, timestamp=None)
-    if batch.record_count():
-        yield producer.send_batch(batch, TOPIC, partition=partition)
+    reports = [_report(number) for number in range(jobs)]
+    result.send(asyncio.run(send_steadily(bootstrap, TOPIC, reports, rate=rate, seconds=seconds)))
 
 
 def _report(number: int) -> bytes:
