@@ -1,7 +1,8 @@
-"""Reading batches so that only the agent moves the offset. Nothing else lives here."""
+"""Reading batches: only the agent moves the offset, and who waits for a broker holds up only its own partition."""
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from faust.types import StreamT
 
@@ -9,6 +10,27 @@ from sf_healer.transport import Batch
 
 if TYPE_CHECKING:
     import faust
+
+
+class InPartition(Protocol):
+    """What was read from one partition."""
+
+    @property
+    def partition(self) -> int:
+        """Its number."""
+        ...
+
+
+class EventInPartition(Protocol):
+    """An event that brings such."""
+
+    @property
+    def value(self) -> InPartition:
+        """What was read."""
+        ...
+
+
+Event = TypeVar("Event", bound=EventInPartition)
 
 
 class BatchEvent(Protocol):
@@ -31,3 +53,25 @@ def unacknowledged(stream: StreamT[Batch]) -> AsyncIterator[BatchEvent]:
     """
     events: Any = cast("faust.Stream[Batch]", stream).noack().events()
     return cast("AsyncIterator[BatchEvent]", events)
+
+
+async def side_by_side(events: AsyncIterator[Event], work: Callable[[Event], Awaitable[None]]) -> None:
+    """Work on batches of several partitions at the same time, and on those of one partition one after the other.
+
+    How many are under way is the consumer's to bound (BatchLimits.max_in_flight, of each partition). Raises what the
+    first work that failed raised; by then all other work has been cancelled.
+    """
+    last: dict[int, asyncio.Task[None]] = {}
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for event in events:
+                partition = event.value.partition
+                last[partition] = group.create_task(_behind(last.get(partition), work, event))
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _behind(earlier: asyncio.Task[None] | None, work: Callable[[Event], Awaitable[None]], event: Event) -> None:
+    if earlier is not None:
+        await earlier
+    await work(event)

@@ -3,8 +3,9 @@
 Knows nothing of Faust, so that tests/simulation can drive it: agents/telemetry.py lends it the topics. What is
 decided is core/forwarder.py's.
 
-A batch is forwarded and acknowledged by the broker before the next one is taken, so within a source partition
-nothing overtakes. For a mark W is noted first and the ends are read after it (core/marks.py has the rule).
+A batch is forwarded and acknowledged by the broker before the next one of its source partition is taken, so within
+one nothing overtakes; those of several are forwarded side by side. For a mark W is noted first and the ends are read
+after it (core/marks.py has the rule).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

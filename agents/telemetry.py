@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP, StreamT
 
 from agents import inventory, topics
-from agents.batches import unacknowledged
+from agents.batches import BatchEvent, side_by_side, unacknowledged
 from agents.dead_letters import dead_letter
 from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
 from agents.sending import Outgoing, acknowledged
@@ -81,9 +81,12 @@ marks_tried = 0
 async def telemetry(stream: StreamT[Batch]) -> None:
     """Forward every batch of reports."""
     await inventory.first_list.wait()
-    async for event in unacknowledged(stream):
-        _count(event.value, await forwarding.forward(event.value))
-        event.ack()
+    await side_by_side(unacknowledged(stream), _forward)
+
+
+async def _forward(event: BatchEvent) -> None:
+    _count(event.value, await forwarding.forward(event.value))
+    event.ack()
 
 
 @app.task  # type: ignore[untyped-decorator]  # Faust's

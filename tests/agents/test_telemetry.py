@@ -347,6 +347,36 @@ async def test_a_send_that_fails_makes_the_agent_raise_and_the_batch_is_not_ackn
     assert not is_acknowledged(event)
 
 
+async def test_a_source_partition_does_not_wait_for_the_acknowledgements_of_another(edge, agent):
+    await agent.take(reports([says("pong")]))  # the broker's time is asked for once
+    edge.producer.holding = True
+    first = await agent.put(reports([LOADING], partition=0))
+    second = await agent.put(reports([LOADING], partition=1))
+    await until_async(lambda: has_told(edge, 2), "the evidence of both to be sent", seconds=5)
+    assert sorted(bundle.source_partition for _, bundle in edge.producer.evidence()) == [0, 1]
+    assert not await acknowledged_soon(first)
+    assert not await acknowledged_soon(second)
+    edge.producer.release()
+    for event in (first, second):
+        await until_async(lambda event=event: settled(event), "the batch to be acknowledged", seconds=5)
+
+
+async def test_a_broker_that_refuses_one_partitions_evidence_ends_the_work_on_all_others(edge, agent):
+    await agent.take(reports([says("pong")]))  # the broker's time is asked for once
+    edge.producer.holding = True
+    held = await agent.put(reports([LOADING], partition=0))
+    await until_async(lambda: has_told(edge, 1), "the evidence to be sent", seconds=5)
+    edge.producer.holding = False
+    edge.producer.refuse = lambda _: NotEnoughReplicasError()
+    with pytest.raises(NotEnoughReplicasError):
+        await agent.take(reports([LOADING], partition=1))
+    assert not await acknowledged_soon(held)
+
+
+async def has_told(edge, records: int) -> bool:
+    return len(edge.producer.telling()) == records
+
+
 async def test_the_next_batch_waits_for_the_acknowledgement_of_the_one_before(edge, agent):
     await agent.take(reports([says("pong")]))  # the broker's time is asked for once
     edge.producer.holding = True

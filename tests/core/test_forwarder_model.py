@@ -205,8 +205,9 @@ class Worker:
         )
         self.tracked: dict[int, Tracked] = {}
         self.queue: list[Delivery] = []
-        self.in_hand: Delivery | None = None
-        self.batch: Running | None = None
+        # By source partition, as agents/batches.py has it: those of several are forwarded side by side.
+        self.in_hand: dict[int, Delivery] = {}
+        self.batches: dict[int, Running] = {}
         self.mark: Running | None = None
         self.resets: set[int] = set()
         self.told: set[int] = set()  # of the resets, with the claims that are under way
@@ -266,7 +267,7 @@ class Worker:
     # ---- what happens to a process
 
     def running(self) -> list[Running]:
-        return [each for each in (self.batch, self.mark) if each is not None]
+        return [*self.batches.values(), *([] if self.mark is None else [self.mark])]
 
     def end(self) -> None:
         for each in self.running():
@@ -309,11 +310,10 @@ class Model(RuleBasedStateMachine):
     def identity(self) -> Identity:
         return Identity(self.topic.topic_id, self.topic.partitions)
 
-    def append(self, record: Addressed, in_hand: Delivery | None) -> Appended:
+    def append(self, record: Addressed, in_hand: dict[int, Delivery]) -> Appended:
         entry = evidence.decode(record.value)
         if isinstance(entry, Bundle) and entry.beats:
-            assert in_hand is not None
-            self._fold(record.partition, entry, in_hand)
+            self._fold(record.partition, entry, in_hand[entry.source_partition])
         elif isinstance(entry, Mark):
             self._check_mark(record.partition, entry)
             self.watermarks[record.partition].apply(entry)
@@ -459,9 +459,11 @@ class Model(RuleBasedStateMachine):
             worker.queue.append(delivery)
 
     def _take_batch(self, worker: Worker) -> None:
-        if worker.batch is None and worker.queue:
-            worker.in_hand = worker.queue.pop(0)
-            worker.batch = Running(worker.forwarding.forward(worker.in_hand))
+        delivery = next((each for each in worker.queue if each.partition not in worker.batches), None)
+        if delivery is not None:
+            worker.queue.remove(delivery)
+            worker.in_hand[delivery.partition] = delivery
+            worker.batches[delivery.partition] = Running(worker.forwarding.forward(delivery))
             self._look_after(worker)
 
     def _begin_mark(self, worker: Worker) -> None:
@@ -470,11 +472,10 @@ class Model(RuleBasedStateMachine):
             self._look_after(worker)
 
     def _look_after(self, worker: Worker) -> None:
-        """Acknowledge a batch that is done, and put away what is over."""
-        if worker.batch is not None and worker.batch.is_over:
-            assert worker.in_hand is not None
-            worker.in_hand.done = True
-            worker.batch = None
+        """Acknowledge batches that are done, and put away what is over."""
+        for source in [source for source, running in worker.batches.items() if running.is_over]:
+            del worker.batches[source]
+            worker.in_hand.pop(source).done = True
         if worker.mark is not None and worker.mark.is_over:
             worker.mark = None
             worker.resets -= worker.told
@@ -536,7 +537,7 @@ class Model(RuleBasedStateMachine):
         mark = worker.mark
         for number in before:
             self.a_report_arrives(number)
-        self._finish(worker, worker.batch)
+        self._finish_batches(worker)
         self._poll_all(worker)
         mark.question.act(parts=100)
         self.now += MARK_INTERVAL_SECONDS
@@ -548,7 +549,7 @@ class Model(RuleBasedStateMachine):
             self._tell(worker, mark)
 
     def _forward_all(self, worker: Worker) -> None:
-        self._finish(worker, worker.batch)
+        self._finish_batches(worker)
         self._poll_all(worker)
         self._forward_queue(worker)
 
@@ -559,7 +560,11 @@ class Model(RuleBasedStateMachine):
     def _forward_queue(self, worker: Worker) -> None:
         while worker.queue and worker in self.workers:
             self._take_batch(worker)
-            self._finish(worker, worker.batch)
+            self._finish_batches(worker)
+
+    def _finish_batches(self, worker: Worker) -> None:
+        for running in list(worker.batches.values()):
+            self._finish(worker, running)
 
     def _finish(self, worker: Worker, running: Running | None) -> None:
         while running is not None and running.question is not None and worker in self.workers:

@@ -120,7 +120,7 @@ class Process(asyncio.AbstractEventLoop):
             coroutine = task.get_coro()
             # Else the garbage collection would, at a moment of its own. What kills itself is running just now.
             if isinstance(coroutine, Coroutine) and not getattr(coroutine, "cr_running", False):
-                coroutine.close()
+                _close(coroutine)
 
     def stop(self) -> None:
         """Suspend it (SIGSTOP); what happens to it meanwhile waits."""
@@ -224,3 +224,11 @@ class Process(asyncio.AbstractEventLoop):
         error = context.get("exception")
         if self.alive and isinstance(error, BaseException):
             self._on_error(self, error)
+
+
+def _close(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Close a coroutine that will not run again; one that would first wait for tasks of its own does not get to."""
+    try:
+        coroutine.close()
+    except RuntimeError:  # a task group did not let go; it does where it waits
+        coroutine.close()

@@ -8,7 +8,7 @@ anew, control records (offsets without a record), committed offsets, eager rebal
 
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from aiokafka.errors import KafkaTimeoutError
@@ -252,17 +252,24 @@ class Cursor:
         self.topic_id = "" if committed is None else committed.topic_id  # nobody in the world can read it
         self.confirmed = False
 
+    @property
+    def in_flight(self) -> bool:
+        return self.position != self.acknowledged
+
 
 class Taken:
     """A batch in an agent's hands."""
 
-    __slots__ = ("_cursor", "next_position", "partition", "records")
+    __slots__ = ("_cursor", "_on_acknowledged", "next_position", "partition", "records")
 
     is_gone = False
     """A reader finds out that its topic was made anew when it asks for more: then nothing is in its agent's hands."""
 
-    def __init__(self, cursor: Cursor, records: Sequence[Record], next_position: int) -> None:
+    def __init__(
+        self, cursor: Cursor, records: Sequence[Record], next_position: int, on_acknowledged: Callable[[], None]
+    ) -> None:
         self._cursor = cursor
+        self._on_acknowledged = on_acknowledged
         self.partition = cursor.place[1]
         self.records = records
         self.next_position = next_position
@@ -274,10 +281,16 @@ class Taken:
     def acknowledge(self) -> None:
         """Let the position move past the batch, if it is still the one of this assignment."""
         self._cursor.acknowledged = self.next_position
+        self._on_acknowledged()
+
+    @property
+    def value(self) -> "Taken":
+        """What agents/batches.py asks of an event: the batch is its own."""
+        return self
 
 
 class Reader:
-    """What one agent reads: the partitions of one topic that are assigned to its process, one batch at a time."""
+    """What one agent reads: of each partition of one topic that is assigned to its process, one batch at a time."""
 
     def __init__(self, broker: Broker, process: Process, topic: str, *, limit: int) -> None:
         self.topic = topic
@@ -310,7 +323,7 @@ class Reader:
 
     def in_flight(self) -> bool:
         """Say whether the agent has something that it has not acknowledged."""
-        return any(cursor.position != cursor.acknowledged for cursor in self._cursors)
+        return any(cursor.in_flight for cursor in self._cursors)
 
     def to_commit(self) -> dict[Place, Committed]:
         return {
@@ -335,12 +348,17 @@ class Reader:
             self._bell = bell
             await bell
 
+    async def batches(self) -> AsyncIterator[Taken]:
+        """Give one batch after the other, for ever."""
+        while True:
+            yield await self.take()
+
     def _next(self) -> Taken | None:
         for _ in range(len(self._cursors)):
             self._turn = (self._turn + 1) % len(self._cursors)
             cursor = self._cursors[self._turn]
             log = self._broker.logs.get(cursor.place)
-            if log is None:
+            if log is None or cursor.in_flight:
                 continue
             self._check(cursor, log)
             assert cursor.position is not None
@@ -349,7 +367,7 @@ class Reader:
             records, position = log.read(cursor.position, self.limit)
             before, cursor.position = cursor.position, position
             if records:
-                return Taken(cursor, records, position)
+                return Taken(cursor, records, position, self.ring)
             if cursor.acknowledged == before:
                 cursor.acknowledged = position  # nothing but control records
         return None

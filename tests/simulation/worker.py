@@ -13,6 +13,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from agents import folding
+from agents.batches import side_by_side
 from agents.census import Census
 from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
 from agents.journal import Journal, copy_of_command, copy_of_pause
@@ -239,14 +240,15 @@ class Detector(App):
 
     async def _telemetry(self) -> None:
         await self._first_list
-        while True:
-            batch = await self.source.take()
-            if self.worker.slow_batch_seconds:
-                await self.process.sleep(self.worker.slow_batch_seconds)
-            await self.worker.point()
-            await self.forwarding.forward(batch)
-            await self.worker.point()
-            batch.acknowledge()
+        await side_by_side(self.source.batches(), self._forward)
+
+    async def _forward(self, batch: Taken) -> None:
+        if self.worker.slow_batch_seconds:
+            await self.process.sleep(self.worker.slow_batch_seconds)
+        await self.worker.point()
+        await self.forwarding.forward(batch)
+        await self.worker.point()
+        batch.acknowledge()
 
     async def _sweeper(self) -> None:
         while True:
