@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.lab.kafka import KafkaCluster
+from tests.lab.kafka import LONG_LIVED, KafkaCluster
 
 #: What a topic got must still be there to be counted, and no engine pays for another one's cleaning.
 _SETTINGS = {"log.cleaner.enable": "false", "log.retention.check.interval.ms": "86400000"}
@@ -39,13 +39,13 @@ def kafka_at(bootstrap: str | None, directory: Path, *, brokers: int = 1) -> Ite
     if bootstrap is not None:
         yield bootstrap
         return
-    with KafkaCluster.start(brokers=brokers, directory=directory / "kafka") as kafka:
+    with KafkaCluster.start(brokers=brokers, directory=directory / "kafka", java_options=LONG_LIVED) as kafka:
         yield kafka.bootstrap
 
 
 @contextmanager
 def started(directory: Path) -> Iterator[Laboratory]:
     """Start the broker on a directory, new or used before."""
-    with KafkaCluster.start(brokers=1, directory=directory, settings=_SETTINGS) as kafka:
+    with KafkaCluster.start(brokers=1, directory=directory, settings=_SETTINGS, java_options=LONG_LIVED) as kafka:
         (broker,) = kafka.recorded()
         yield Laboratory(kafka.bootstrap, broker.pid, directory / "broker-0" / "data")

@@ -4,7 +4,18 @@
 """
 
 from tests.lab.kafka.acls import Acl, acls_of, allow, forbid
-from tests.lab.kafka.cluster import KafkaCluster
+from tests.lab.kafka.cluster import LONG_LIVED, KafkaCluster
 from tests.lab.kafka.installation import OLDEST_VERSION, VERSION, install, missing
 
-__all__ = ["OLDEST_VERSION", "VERSION", "Acl", "KafkaCluster", "acls_of", "allow", "forbid", "install", "missing"]
+__all__ = [
+    "LONG_LIVED",
+    "OLDEST_VERSION",
+    "VERSION",
+    "Acl",
+    "KafkaCluster",
+    "acls_of",
+    "allow",
+    "forbid",
+    "install",
+    "missing",
+]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tests.lab import command_line
-from tests.lab.kafka import VERSION, KafkaCluster
+from tests.lab.kafka import LONG_LIVED, VERSION, KafkaCluster
 from tests.lab.kafka import install as install_version
 from tests.lab.kafka import missing as missing_reason
 from tests.lab.kafka.installation import installed_at
@@ -55,6 +55,7 @@ def up(mode: str, users: tuple[str, ...], directory: Path, version: str) -> None
                 users=dict(user.split("=", 1) for user in users),
                 version=version,
                 outlives_us=True,
+                java_options=LONG_LIVED,
             ),
         )
     except RuntimeError as failure:

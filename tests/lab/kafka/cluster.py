@@ -22,6 +22,10 @@ STOP_SECONDS = 15.0
 SINGLE_HEAP = "1g"
 THREE_HEAP = "512m"
 TOOL_SECONDS = 60.0
+#: Options of Java. A test's broker lives for a minute, and what the second compiler makes of it in that time takes half
+#: of all its CPU; one that is measured, or kept, is compiled as anywhere else.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
+LONG_LIVED = ()
 
 _LOG4J = """\
 status = error
@@ -60,6 +64,7 @@ class KafkaCluster:
         behind: Mapping[str, Sequence[int]] | None = None,
         version: str = VERSION,
         outlives_us: bool = False,
+        java_options: Sequence[str] = SHORT_LIVED,
     ) -> None:
         if (reason := missing(version)) is not None:
             raise RuntimeError(reason)
@@ -77,6 +82,7 @@ class KafkaCluster:
         self._users = dict(users or {})
         self._settings = dict(settings or {})
         self._classpath = f"{installed_at(version)}/libs/*"
+        self._java_options = tuple(java_options)
         self._heap = heap or (SINGLE_HEAP if brokers == 1 else THREE_HEAP)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "log4j2.properties").write_text(_LOG4J)
@@ -96,11 +102,13 @@ class KafkaCluster:
         behind: Mapping[str, Sequence[int]] | None = None,
         version: str = VERSION,
         outlives_us: bool = False,
+        java_options: Sequence[str] = SHORT_LIVED,
     ) -> Self:
         """Format and start `brokers` (1 or 3) brokers in `directory`; returns when all take clients.
 
-        `heap` is Java's -Xmx ("512m"); `settings` go on top of the lab's server.properties. Raises
-        StartFailed with the tail of the log, RuntimeError when Kafka, or OpenSSL for `users`, is not installed.
+        `heap` is Java's -Xmx ("512m"), `java_options` more of its options; `settings` go on top of the lab's
+        server.properties. Raises StartFailed with the tail of the log, RuntimeError when Kafka, or OpenSSL for
+        `users`, is not installed.
         """
         cluster = cls(
             brokers=brokers,
@@ -111,6 +119,7 @@ class KafkaCluster:
             behind=behind,
             version=version,
             outlives_us=outlives_us,
+            java_options=java_options,
         )
         try:
             cluster._format()
@@ -220,7 +229,11 @@ class KafkaCluster:
         (home / "server.properties").write_text(text)
         # the collector's settings are those of Kafka's own start script
         command = self._java_command(
-            f"-Xmx{self._heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError"
+            f"-Xmx{self._heap}",
+            "-XX:+UseG1GC",
+            "-XX:MaxGCPauseMillis=20",
+            "-XX:+ExitOnOutOfMemoryError",
+            *self._java_options,
         )
         return Server(
             f"broker {index}",
@@ -329,7 +342,7 @@ class KafkaCluster:
             broker.wait_until(partial(_takes_clients, broker, port), seconds=START_SECONDS)
 
     def _tool_command(self, tool: str) -> list[str]:
-        return [*self._java_command("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"), tool]
+        return [*self._java_command("-Xmx128m", "-XX:+UseSerialGC", *SHORT_LIVED), tool]
 
     def _java_command(self, *options: str) -> list[str]:
         command = java()
