@@ -11,6 +11,8 @@ from sf_healer.transport import BatchLimits, batched_topic
 #: wait meanwhile.
 REPORTS_IN_A_BATCH = 5_000
 EVIDENCE_IN_A_BATCH = 500
+#: A record that tells of new Jobs is some 200 KB: two full fetches of each partition in hand would take 40 MB more.
+EVIDENCE_BYTES_IN_A_BATCH = 512 * 1024
 
 
 def _raw(app: faust.App, name: str) -> TopicT:
@@ -22,7 +24,11 @@ def _raw(app: faust.App, name: str) -> TopicT:
 reports = batched_topic(
     detector, settings.source_topic, limits=BatchLimits(max_records=REPORTS_IN_A_BATCH), partitions=None
 )
-evidence_log = batched_topic(detector, topics.EVIDENCE, limits=BatchLimits(max_records=EVIDENCE_IN_A_BATCH))
+evidence_log = batched_topic(
+    detector,
+    topics.EVIDENCE,
+    limits=BatchLimits(max_records=EVIDENCE_IN_A_BATCH, max_bytes=EVIDENCE_BYTES_IN_A_BATCH),
+)
 stop_commands = batched_topic(detector, settings.control_topic)
 commands = _raw(detector, topics.ACTIONS)
 steps_of_detector = _raw(detector, topics.STEPS)
