@@ -12,25 +12,7 @@ if TYPE_CHECKING:
     import faust
 
 
-class InPartition(Protocol):
-    """What was read from one partition."""
-
-    @property
-    def partition(self) -> int:
-        """Its number."""
-        ...
-
-
-class EventInPartition(Protocol):
-    """An event that brings such."""
-
-    @property
-    def value(self) -> InPartition:
-        """What was read."""
-        ...
-
-
-Event = TypeVar("Event", bound=EventInPartition)
+Event = TypeVar("Event")
 
 
 class BatchEvent(Protocol):
@@ -55,7 +37,9 @@ def unacknowledged(stream: StreamT[Batch]) -> AsyncIterator[BatchEvent]:
     return cast("AsyncIterator[BatchEvent]", events)
 
 
-async def side_by_side(events: AsyncIterator[Event], work: Callable[[Event], Awaitable[None]]) -> None:
+async def side_by_side(
+    events: AsyncIterator[Event], work: Callable[[Event], Awaitable[None]], *, partition_of: Callable[[Event], int]
+) -> None:
     """Work on batches of several partitions at the same time, and on those of one partition one after the other.
 
     How many are under way is the consumer's to bound (BatchLimits.max_in_flight, of each partition). Raises what the
@@ -65,7 +49,7 @@ async def side_by_side(events: AsyncIterator[Event], work: Callable[[Event], Awa
     try:
         async with asyncio.TaskGroup() as group:
             async for event in events:
-                partition = event.value.partition
+                partition = partition_of(event)
                 last[partition] = group.create_task(_behind(last.get(partition), work, event))
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None

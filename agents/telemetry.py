@@ -81,7 +81,7 @@ marks_tried = 0
 async def telemetry(stream: StreamT[Batch]) -> None:
     """Forward every batch of reports."""
     await inventory.first_list.wait()
-    await side_by_side(unacknowledged(stream), _forward)
+    await side_by_side(unacknowledged(stream), _forward, partition_of=lambda event: event.value.partition)
 
 
 async def _forward(event: BatchEvent) -> None:

@@ -89,7 +89,7 @@ def test_the_commands_of_the_dockerfile_install_and_start_a_worker_that_its_heal
     worker.start()
     try:  # nothing answers it: it waits, alive
         until(is_healthy, "the health check to succeed", seconds=GREEN_SECONDS)
-        until(lambda: "not_ready" in worker.log.read_text(), "what it waits for", seconds=GREEN_SECONDS)
+        worker.wait_until(lambda: "not_ready" in worker.output(), seconds=GREEN_SECONDS)
         assert not any(container.places["/app"].iterdir()), "the root file system may be read only"
     finally:
         worker.stop(patience_seconds=STOP_SECONDS)

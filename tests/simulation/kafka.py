@@ -283,11 +283,6 @@ class Taken:
         self._cursor.acknowledged = self.next_position
         self._on_acknowledged()
 
-    @property
-    def value(self) -> "Taken":
-        """What agents/batches.py asks of an event: the batch is its own."""
-        return self
-
 
 class Reader:
     """What one agent reads: of each partition of one topic that is assigned to its process, one batch at a time."""

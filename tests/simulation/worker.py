@@ -240,7 +240,7 @@ class Detector(App):
 
     async def _telemetry(self) -> None:
         await self._first_list
-        await side_by_side(self.source.batches(), self._forward)
+        await side_by_side(self.source.batches(), self._forward, partition_of=lambda batch: batch.partition)
 
     async def _forward(self, batch: Taken) -> None:
         if self.worker.slow_batch_seconds:
