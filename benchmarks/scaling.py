@@ -138,11 +138,15 @@ def _units(units: Units, engine: Engine) -> Iterator[str]:
         ),
         ("find the evidence partition of a Job met for the first time", _us(units.hashed), "Job, in every worker"),
         (
-            f"a worker as a whole, {engine.few_jobs:,} and {engine.many_jobs:,} Jobs (docs/performance.md)",
+            f"CPU of a worker, {engine.few_jobs:,} and {engine.many_jobs:,} Jobs (docs/performance.md)",
             f"{_us(engine.few_cpu_seconds)}, {_us(engine.many_cpu_seconds)}",
             "report",
         ),
-        ("memory of a worker as a whole (docs/performance.md)", f"{engine.job_bytes:,.0f} B", "Job"),
+        (
+            f"memory of a worker, {engine.few_jobs:,} to {engine.most_jobs:,} Jobs (docs/performance.md)",
+            f"{engine.job_bytes:,.0f} B",
+            "Job",
+        ),
     ]
     yield from _table(("what", "costs", "for each"), rows)
 

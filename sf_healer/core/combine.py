@@ -104,7 +104,7 @@ _SHARED_KINDS = frozenset({Kind.STARTED, Kind.LOADING})
 
 
 #: How many names are kept with the Job and the evidence partition they mean; some 400 bytes each.
-_CACHED_PLACES = 131_072
+CACHED_PLACES = 131_072
 
 
 class Combiner:
@@ -216,7 +216,7 @@ class Combiner:
 
     def _remember(self, report: Report, resolution: Resolved) -> None:
         if report.producer and report.queue_id and len(resolution.keys) == 1:
-            if len(self._places) >= _CACHED_PLACES:
+            if len(self._places) >= CACHED_PLACES:
                 self._places.clear()
             (key,) = resolution.keys
             self._places[report.producer] = (report.queue_id, key, partition_of(key, self._partitions))

@@ -3,8 +3,10 @@
 import msgspec
 import pytest
 
+from agents.topics import REPORTS_IN_A_BATCH
 from benchmarks import page, scaling
 from benchmarks.scaling_model import (
+    BATCH_REPORTS,
     NAMES_KEPT,
     Engine,
     Scale,
@@ -15,15 +17,18 @@ from benchmarks.scaling_model import (
     snapshot_records,
     workers_for,
 )
+from benchmarks.sources import report_around
+from sf_healer.app import FETCH_BYTES
 
 FLEET = Scale(name="a fleet", jobs=1_000_000, sources=12, partitions=100, workers=4)
 ENGINE = Engine(
     few_jobs=1_000,
     few_cpu_seconds=4e-6,
     few_bytes=100e6,
-    many_jobs=101_000,
+    many_jobs=100_000,
     many_cpu_seconds=13e-6,
-    many_bytes=300e6,
+    most_jobs=101_000,
+    most_bytes=300e6,
     unnamed_cpu_seconds=10e-6,
 )
 
@@ -53,7 +58,13 @@ def test_a_report_costs_what_was_measured_for_few_and_for_many_and_a_name_more_w
 
 def test_every_evidence_partition_more_costs_every_full_batch_a_record():
     narrow = msgspec.structs.replace(FLEET, partitions=1)
-    assert ENGINE.cores(FLEET) - ENGINE.cores(narrow) == pytest.approx(100_000 * 99 * 100e-6 / 15_000)
+    assert ENGINE.cores(FLEET) - ENGINE.cores(narrow) == pytest.approx(100_000 * 99 * 100e-6 / BATCH_REPORTS)
+
+
+def test_a_full_batch_is_what_a_fetch_brings_of_the_benchmarks_reports():
+    before, behind = report_around(0)
+    size = len(before) + len(f"{1_700_000_000:.3f}") + len(behind)
+    assert min(FETCH_BYTES // size, REPORTS_IN_A_BATCH) == pytest.approx(BATCH_REPORTS, rel=0.05)
 
 
 def test_memory_of_a_worker_is_that_of_its_share_of_the_jobs():
@@ -79,23 +90,32 @@ def test_a_limit_is_met_where_names_are_kept_or_when_they_are_no_longer_or_beyon
     assert jobs_within(1.0, named, unnamed) == pytest.approx(jobs)
 
 
-def test_the_worker_is_read_from_the_page_with_its_fewest_and_its_most_jobs():
-    engine = engine_of(
-        "### 1,000 Jobs\n| floor | 1 | 9 | 9 | 9.9 | 9 | 999 | 9 |\n"
-        "| **sf-healer** | 3 | 2,000,000 | 109,557 (98,410 to 124,608) | 3.96 (3.89 to 4.15) | 2 | 140 (139 to 141) |\n"
-        "### 100,000 Jobs\n| **sf-healer** | 1 | 2,000,000 | 38,065 | 12.84 | 2.74 | 1,414 | 167.5 |\n"
+ROWS = {
+    1_000: "3 | 2,000,000 | 109,557 (98,410 to 124,608) | 3.96 (3.89 to 4.15) | 2 | 140 (139 to 141)",
+    100_000: "1 | 2,000,000 | 38,065 | 12.84 | 2.74 | 414 | 167.5",
+    1_000_000: "1 | 2,000,000 | 26,535 | 42.22 | 3.85 | 1,115 | 790.2",
+}
+
+
+def page_of(*sizes):
+    rows = (
+        f"### {jobs:,} Jobs\n| floor | 1 | 9 | 9 | 9.9 | 9 | 999 | 9 |\n| **sf-healer** | {ROWS[jobs]} |\n"
+        for jobs in sizes
     )
+    return "".join(rows)
+
+
+def test_cpu_is_read_from_the_most_jobs_that_spoke_often_and_memory_from_the_most():
+    engine = engine_of(page_of(1_000, 100_000, 1_000_000))
     assert (engine.few_jobs, engine.few_cpu_seconds, engine.few_bytes) == (1_000, pytest.approx(3.96e-6), 140 * 2**20)
-    assert (engine.many_jobs, engine.many_cpu_seconds, engine.many_bytes) == (
-        100_000,
-        pytest.approx(12.84e-6),
-        1_414 * 2**20,
-    )
+    assert (engine.many_jobs, engine.many_cpu_seconds) == (100_000, pytest.approx(12.84e-6))
+    assert (engine.most_jobs, engine.most_bytes) == (1_000_000, 1_115 * 2**20)
 
 
-def test_a_page_without_two_sizes_is_refused():
+@pytest.mark.parametrize("sizes", [(), (1_000,)])
+def test_a_page_without_two_sizes_is_refused(sizes):
     with pytest.raises(ValueError, match="no two rows"):
-        engine_of("### 1,000 Jobs\n")
+        engine_of(page_of(*sizes))
 
 
 def test_the_pages_of_the_repository_have_what_the_command_reads_and_writes():
