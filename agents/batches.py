@@ -1,8 +1,10 @@
 """Reading batches: only the agent moves the offset, and who waits for a broker holds up only its own partition."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from faust.types import StreamT
 
@@ -37,25 +39,70 @@ def unacknowledged(stream: StreamT[Batch]) -> AsyncIterator[BatchEvent]:
     return cast("AsyncIterator[BatchEvent]", events)
 
 
+class Inbox(Generic[Event]):
+    """The batches of one partition that nobody works on yet."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self._came = asyncio.Event()
+        self._is_closed = False
+
+    def put(self, event: Event) -> None:
+        """Have it wait."""
+        self._waiting.append(event)
+        self._came.set()
+
+    def close(self) -> None:
+        """Say that no more will come."""
+        self._is_closed = True
+        self._came.set()
+
+    async def next(self) -> Event | None:
+        """Take the first one, or wait for it; None once there will be no more."""
+        while not self._waiting:
+            if self._is_closed:
+                return None
+            self._came.clear()
+            await self._came.wait()
+        return self._waiting.popleft()
+
+    async def next_within(self, seconds: float, *, wanted: Callable[[Event], bool]) -> Event | None:
+        """Take the first one, if it comes within so many seconds and is wanted; else it is left where it is."""
+        if not self._waiting and seconds > 0 and not self._is_closed:
+            self._came.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._came.wait()
+        return self._waiting.popleft() if self._waiting and wanted(self._waiting[0]) else None
+
+
+Work = Callable[[Event, Inbox[Event]], Awaitable[None]]
+
+
 async def side_by_side(
-    events: AsyncIterator[Event], work: Callable[[Event], Awaitable[None]], *, partition_of: Callable[[Event], int]
+    events: AsyncIterator[Event], work: Work[Event], *, partition_of: Callable[[Event], int]
 ) -> None:
     """Work on batches of several partitions at the same time, and on those of one partition one after the other.
 
-    How many are under way is the consumer's to bound (BatchLimits.max_in_flight, of each partition). Raises what the
-    first work that failed raised; by then all other work has been cancelled.
+    Work may take the next ones of its partition along, out of the inbox. How many are under way is the consumer's to
+    bound (BatchLimits.max_in_flight, of each partition). Raises what the first work that failed raised; by then all
+    other work has been cancelled.
     """
-    last: dict[int, asyncio.Task[None]] = {}
+    inboxes: dict[int, Inbox[Event]] = {}
     try:
         async with asyncio.TaskGroup() as group:
             async for event in events:
-                partition = partition_of(event)
-                last[partition] = group.create_task(_behind(last.get(partition), work, event))
+                inbox = inboxes.get(partition_of(event))
+                if inbox is None:
+                    inbox = inboxes[partition_of(event)] = Inbox()
+                    group.create_task(_one_after_the_other(inbox, work))
+                inbox.put(event)
+            for inbox in inboxes.values():
+                inbox.close()
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
 
 
-async def _behind(earlier: asyncio.Task[None] | None, work: Callable[[Event], Awaitable[None]], event: Event) -> None:
-    if earlier is not None:
-        await earlier
-    await work(event)
+async def _one_after_the_other(inbox: Inbox[Event], work: Work[Event]) -> None:
+    while (event := await inbox.next()) is not None:
+        await work(event, inbox)

@@ -3,19 +3,20 @@
 Knows nothing of Faust, so that tests/simulation can drive it: agents/telemetry.py lends it the topics. What is
 decided is core/forwarder.py's.
 
-A batch is forwarded and acknowledged by the broker before the next one of its source partition is taken, so within
-one nothing overtakes; those of several are forwarded side by side. For a mark W is noted first and the ends are read
-after it (core/marks.py has the rule).
+What a batch says is on the log, acknowledged by the broker, before anything of the next one of its source partition is,
+so within one nothing overtakes; those of several partitions are forwarded side by side. While many more are known to
+follow, those of one partition are gathered and go out together: a Job is told of once and not with each of them. For a
+mark W is noted first and the ends are read after it (core/marks.py has the rule).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from sf_healer.core import evidence
-from sf_healer.core.combine import Combined, Ignored, Rejected, SourceRecord
+from sf_healer.core.combine import Combined, Gathered, Ignored, Rejected, SourceRecord
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Bundle
 from sf_healer.core.facts import JobFact
@@ -26,7 +27,11 @@ from sf_healer.core.partitioning import partition_of
 IDENTITY_AGE_SECONDS = 10.0
 #: Below what producers (app.PRODUCE_BATCH_BYTES) and brokers (1 MiB) take, with room for a record's own overhead.
 RECORD_BYTES = 900_000
-_UNRESOLVED = "unresolved_"
+#: Batches are gathered while so many records more are known to follow: one batch at least, which is sure to come.
+FAR_BEHIND_RECORDS = 5_000
+#: For so long, and until so many Jobs are told of. Where a fetch tells of nearly as many, gathering spares little.
+GATHER_SECONDS = 0.5
+GATHERED = 10_000
 
 
 class Addressed(NamedTuple):
@@ -70,6 +75,19 @@ class SourceBatch(Protocol):
     def is_gone(self) -> bool:
         """Whether the topic is known to have been made anew since they were read."""
 
+    def let_go(self) -> None:
+        """Free the records: what they say is gathered. The next batch may be fetched in their place."""
+
+
+#: Gives the next batch of the same source partition, which is then forwarded with those before it; None where there is
+#: none within so many seconds, or it does not go on where the last one ended.
+Following = Callable[[float], Awaitable[SourceBatch | None]]
+
+
+async def nothing_follows(_seconds: float) -> SourceBatch | None:
+    """Be the Following of a batch that is forwarded by itself."""
+    return None
+
 
 class Ports(Protocol):
     """What forwarding needs of the world."""
@@ -105,32 +123,59 @@ class Ports(Protocol):
 class Forwarding:
     """One worker's forwarding, over its core Forwarder."""
 
-    def __init__(self, forwarder: Forwarder, ports: Ports, *, mark_interval_seconds: float) -> None:
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        ports: Ports,
+        *,
+        mark_interval_seconds: float,
+        far_behind_records: int = FAR_BEHIND_RECORDS,
+    ) -> None:
         self.forwarder = forwarder
         self._ports = ports
         self._mark_interval_seconds = mark_interval_seconds
+        self._far_behind_records = far_behind_records
         self._read_of: dict[int, str] = {}  # by source partition, the topic whose batches are being forwarded
         #: When `mark` last came through to its end (the ports' clock): the broker answered then.
         self.marked_at: float | None = None
 
-    async def forward(self, batch: SourceBatch) -> Combined:
-        """Put everything a batch says on the log; returns what that was when all of it is acknowledged.
+    async def forward(self, batch: SourceBatch, following: Following = nothing_follows) -> Combined:
+        """Put everything on the log that a batch says, and those that `following` gave for it.
 
-        That is nothing where the topic it was fetched from is no more: all of it is ignored.
+        Returns what that was when all of it is acknowledged. That is nothing where the topic it was fetched from is no
+        more: all of it is ignored.
         """
         forwarder, ports = self.forwarder, self._ports
         if forwarder.broker_time(now=ports.clock()) == inf:
             await self._append([Addressed(0, evidence.EMPTY)])  # without it nothing bounds what the first batch says
-        if not await self._is_of_the_topic(batch):
-            return _ignored(batch)
-        combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
-        unknown = any(reject.reason.startswith(_UNRESOLVED) for reject in combined.rejected)
-        if unknown and await ports.look_again():
-            if not await self._is_of_the_topic(batch):
-                return _ignored(batch)
-            combined = forwarder.combine(batch.records, batch.partition, now=ports.clock())
+        gathered, records = forwarder.begin(), 0
+        until = ports.clock() + GATHER_SECONDS
+        next_batch: SourceBatch | None = batch
+        while next_batch is not None:
+            batch, end = next_batch, next_batch.records[-1].offset + 1
+            records += len(batch.records)
+            if not await self._is_of_the_topic(batch, end):
+                return _ignored(records)
+            forwarder.gather(batch.records, gathered, batch.partition, now=ports.clock())
+            if gathered.names_nobody and await ports.look_again():
+                forwarder.gather_unresolved(gathered, batch.partition, now=ports.clock())
+            next_batch = None
+            if self._may_gather(gathered, batch.partition, end):
+                batch.let_go()
+                next_batch = await following(until - ports.clock())
+        if not await self._is_of_the_topic(batch, end):  # since others had their turn
+            return _ignored(records)
+        await self._tell(batch, combined := forwarder.combined(gathered, batch.partition))
+        return combined
+
+    def _may_gather(self, gathered: Gathered, source_partition: int, end: int) -> bool:
+        return gathered.size < GATHERED and self.forwarder.behind(source_partition, end) >= self._far_behind_records
+
+    async def _tell(self, batch: SourceBatch, combined: Combined) -> None:
+        """Send what batches came to, the last of which is given; returns when it is acknowledged."""
+        ports, partitions = self._ports, self.forwarder.partitions
         bundles, others = _with_facts(combined.bundles.values(), ports.take_assumed())
-        facts = [fact_record(fact, forwarder.partitions) for fact in others]
+        facts = [fact_record(fact, partitions) for fact in others]
         values = [
             Addressed(partition, value)
             for partition, bundle in zip(combined.bundles, bundles, strict=True)
@@ -139,13 +184,13 @@ class Forwarding:
         await self._append([*facts, *values])
         if combined.rejected:
             await ports.bury(batch, combined.rejected)
-        return combined
 
-    async def _is_of_the_topic(self, batch: SourceBatch) -> bool:
+    async def _is_of_the_topic(self, batch: SourceBatch, end: int) -> bool:
         """Find out whether a batch, fetched some time ago, is of the topic that its reports will be told under.
 
         Else old offsets told under a new id would have the new topic's reports passed over as told before. Whatever
         was handed over lies below the end of its topic; no broker can tell where the new topic has grown past that.
+        `end` is the batch's own.
         """
         forwarder, ports = self.forwarder, self._ports
         while not batch.is_gone:
@@ -154,7 +199,7 @@ class Forwarding:
             topic_id = forwarder.topic_id
             if self._read_of.get(batch.partition) == topic_id:
                 return True
-            known_end = max(ports.handed_over(batch.partition), batch.records[-1].offset + 1)
+            known_end = max(ports.handed_over(batch.partition), end)
             ends = await ports.ends([batch.partition])
             if ends[batch.partition] < known_end:
                 return False
@@ -200,8 +245,8 @@ class Forwarding:
             self.forwarder.acknowledged(appended.partition, appended_at=appended.at, sent_at=sent_at)
 
 
-def _ignored(batch: SourceBatch) -> Combined:
-    return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: len(batch.records)})
+def _ignored(records: int) -> Combined:
+    return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: records})
 
 
 def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:

@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP, StreamT
 
 from agents import inventory, topics
-from agents.batches import BatchEvent, side_by_side, unacknowledged
+from agents.batches import BatchEvent, Inbox, side_by_side, unacknowledged
 from agents.dead_letters import dead_letter
 from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
 from agents.sending import Outgoing, acknowledged
@@ -84,9 +84,21 @@ async def telemetry(stream: StreamT[Batch]) -> None:
     await side_by_side(unacknowledged(stream), _forward, partition_of=lambda event: event.value.partition)
 
 
-async def _forward(event: BatchEvent) -> None:
-    _count(event.value, await forwarding.forward(event.value))
-    event.ack()
+async def _forward(event: BatchEvent, inbox: Inbox[BatchEvent]) -> None:
+    taken, read = [event], len(event.value)
+
+    async def following(seconds: float) -> Batch | None:
+        nonlocal read
+        following = await inbox.next_within(seconds, wanted=lambda each: each.value.follows(taken[-1].value))
+        if following is None:
+            return None
+        taken.append(following)
+        read += len(following.value)
+        return following.value
+
+    _count(await forwarding.forward(event.value, following), read=read)
+    for each in taken:
+        each.ack()
 
 
 @app.task  # type: ignore[untyped-decorator]  # Faust's
@@ -120,9 +132,9 @@ def _note_reset(reset: OffsetReset) -> None:
         log.warning("offset_reset", partition=reset.tp.partition, lost=reset.to_position - reset.from_position)
 
 
-def _count(batch: Batch, combined: Combined) -> None:
-    """Count each record of a batch once as read, and once as what became of it."""
-    metrics.SOURCE_RECORDS.inc(len(batch))
+def _count(combined: Combined, *, read: int) -> None:
+    """Count each record of the batches once as read, and once as what became of it."""
+    metrics.SOURCE_RECORDS.inc(read)
     metrics.SOURCE_RECORDS_FOLDED.inc(combined.folded)
     metrics.SOURCE_RECORDS_DEAD_LETTERED.inc(len(combined.rejected))
     for reason, count in combined.ignored.items():

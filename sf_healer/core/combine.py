@@ -1,7 +1,7 @@
-"""One batch of reports of one source partition becomes at most one bundle per evidence partition.
+"""Batches of reports of one source partition become at most one bundle per evidence partition.
 
-The map-side combine: of each Job only the newest report of each kind is kept, so a batch of thousands of
-reports costs the log a few records. Every kind is kept, never only the last status: an `error` followed by
+The map-side combine: of each Job only the newest report of each kind is kept, so thousands of reports cost the log
+a few records. Every kind is kept, never only the last status: an `error` followed by
 `finished` is another story than `finished` alone.
 
 Newest is meant in source time, as the fold means it: a producer's clock may step back within a batch. The
@@ -99,6 +99,9 @@ class Combined(msgspec.Struct):
         return sum(self.reports) - self.ignored.get(Ignored.PONG, 0) - self.ignored.get(Ignored.SEVERAL_JOBS, 0)
 
 
+#: What the reasons of Rejected begin with whose report names nobody.
+UNRESOLVED = "unresolved_"
+
 #: Kinds that count for every Job of a queue when only the queue is named.
 _SHARED_KINDS = frozenset({Kind.STARTED, Kind.LOADING})
 
@@ -127,14 +130,27 @@ class Combiner:
         marks: SourceMarks,
         not_after: float = inf,
     ) -> Combined:
-        """Combine one batch, records in order of their offsets; source times are clamped by `marks`.
+        """Combine one batch by itself; see gather."""
+        gathered = self.begin()
+        self.gather(records, gathered, marks=marks, not_after=not_after)
+        return gathered.combined(topic_id, source_partition)
 
-        `not_after` is a broker's time (epoch seconds) at which the batch had been read: what follows live is not
-        below any end yet, and a record from the future would outrank all that is said after it.
+    def begin(self) -> "Gathered":
+        """Begin with nothing."""
+        return Gathered(self._partitions)
+
+    def gather(
+        self, records: Iterable[SourceRecord], gathered: "Gathered", *, marks: SourceMarks, not_after: float = inf
+    ) -> None:
+        """Take in a batch of the source partition of which all is that was gathered before, at lower offsets.
+
+        Records are in order of their offsets; source times are clamped by `marks`. `not_after` is a broker's time
+        (epoch seconds) at which the batch had been read: what follows live is not below any end yet, and a record
+        from the future would outrank all that is said after it.
 
         The hot path is a sign of life of a Job that was named before: nothing is made of it but its Beat.
         """
-        gathered, clock = _Gathered(self._partitions), _Clock(marks, not_after)
+        clock = _Clock(marks, not_after)
         self._forget_places_if_names_changed()
         place_of, beats_of = self._places.get, gathered.beats
         low = high = 0.0
@@ -178,11 +194,14 @@ class Combiner:
                 beat = _newest_beat(known, beat)
             beats[key] = beat
         gathered.reports[Kind.LOADING] += signs_of_life
-        return Combined(
-            gathered.bundles(topic_id, source_partition), gathered.rejected, gathered.reports, gathered.ignored
-        )
 
-    def _take(self, record: SourceRecord, report: Report | Malformed, clock: "_Clock", gathered: "_Gathered") -> None:
+    def gather_unresolved(self, gathered: "Gathered", *, marks: SourceMarks, not_after: float = inf) -> None:
+        """Try those again that named nobody, now that more may be known of the Jobs; bounds as in gather."""
+        again = self.begin()
+        self.gather([reject.record for reject in gathered.take_unresolved()], again, marks=marks, not_after=not_after)
+        gathered.join(again)
+
+    def _take(self, record: SourceRecord, report: Report | Malformed, clock: "_Clock", gathered: "Gathered") -> None:
         """Take in a report of any kind and dialect."""
         if type(report) is Malformed:
             gathered.rejected.append(Rejected(record, report.reason, report.detail))
@@ -191,7 +210,7 @@ class Combiner:
         resolution = self._names.resolve(report)
         self._forget_places_if_names_changed()
         if type(resolution) is Unresolved:
-            gathered.rejected.append(Rejected(record, f"unresolved_{resolution.reason}", report=report))
+            gathered.rejected.append(Rejected(record, f"{UNRESOLVED}{resolution.reason}", report=report))
             return
         assert isinstance(resolution, Resolved)
         kind, offset = report.kind, record.offset
@@ -243,33 +262,67 @@ class _Clock:
         return self._low, self._high, self._holds_until
 
 
-class _Gathered:
-    """What a batch has come to so far."""
+class Gathered:
+    """What batches of one source partition, one behind the other, have come to so far."""
 
     def __init__(self, partitions: int) -> None:
         self.beats: list[dict[str, Beat]] = [{} for _ in range(partitions)]
         self.rejected: list[Rejected] = []
         self.reports = [0] * len(Kind)
         self.ignored: dict[Ignored, int] = {}
-        self._words: list[dict[tuple[str, Kind], Word]] = [{} for _ in range(partitions)]
+        self.words: list[dict[tuple[str, Kind], Word]] = [{} for _ in range(partitions)]
 
-    def ignore(self, reason: Ignored) -> None:
-        self.ignored[reason] = self.ignored.get(reason, 0) + 1
+    @property
+    def size(self) -> int:
+        """How many beats and words there are."""
+        return sum(map(len, self.beats)) + sum(map(len, self.words))
+
+    @property
+    def names_nobody(self) -> bool:
+        """Whether a report named a Job that is not known."""
+        return any(reject.reason.startswith(UNRESOLVED) for reject in self.rejected)
+
+    def take_unresolved(self) -> list[Rejected]:
+        """Take out those that named nobody, in order of their offsets."""
+        taken = [reject for reject in self.rejected if reject.reason.startswith(UNRESOLVED)]
+        self.rejected = [reject for reject in self.rejected if not reject.reason.startswith(UNRESOLVED)]
+        return taken
+
+    def ignore(self, reason: Ignored, count: int = 1) -> None:
+        """Count what is evidence of nothing."""
+        self.ignored[reason] = self.ignored.get(reason, 0) + count
 
     def beat(self, partition: int, beat: Beat) -> None:
+        """Join a beat with what is known of its Job."""
         beats = self.beats[partition]
         known = beats.get(beat.key)
         beats[beat.key] = beat if known is None else _newest_beat(known, beat)
 
     def word(self, partition: int, word: Word) -> None:
-        _keep_newest(self._words[partition], word)
+        """Join a word with what is known of its Job and kind."""
+        _keep_newest(self.words[partition], word)
 
-    def bundles(self, topic_id: str, source_partition: int) -> dict[int, Bundle]:
-        return {
+    def join(self, other: "Gathered") -> None:
+        """Join what other records of the same source partition came to, whatever their offsets are."""
+        for partition, beats in enumerate(other.beats):
+            for beat in beats.values():
+                self.beat(partition, beat)
+        for partition, words in enumerate(other.words):
+            for word in words.values():
+                self.word(partition, word)
+        self.rejected += other.rejected
+        self.reports = [mine + more for mine, more in zip(self.reports, other.reports, strict=True)]
+        for reason, count in other.ignored.items():
+            self.ignore(reason, count)
+
+    def combined(self, topic_id: str, source_partition: int) -> Combined:
+        """Put it into bundles."""
+        bundles = {
             partition: Bundle(topic_id, source_partition, tuple(beats.values()), tuple(words.values()))
-            for partition, (beats, words) in enumerate(zip(self.beats, self._words, strict=True))
+            for partition, (beats, words) in enumerate(zip(self.beats, self.words, strict=True))
             if beats or words
         }
+        return Combined(bundles, self.rejected, self.reports, self.ignored)
 
 
 def _within(said_at: float, low: float, high: float) -> tuple[float, float | None]:
@@ -282,25 +335,25 @@ def _within(said_at: float, low: float, high: float) -> tuple[float, float | Non
 
 
 def _newest_beat(known: Beat, later: Beat) -> Beat:
-    """Join two beats of one Job, the second from a higher offset."""
+    """Join two beats of one Job; of two of one source time the second one's records count."""
     source_at, said_at = _newest_times(known, later)
     newest = later if later.source_at >= known.source_at and later.records_written >= 0 else known
-    return Beat(known.key, source_at, later.offset, newest.records_written, said_at)
+    return Beat(known.key, source_at, max(known.offset, later.offset), newest.records_written, said_at)
 
 
 def _keep_newest(words: dict[tuple[str, Kind], Word], later: Word) -> None:
-    """Join a word with what is kept of its Job and kind; it comes from a higher offset."""
+    """Join a word with what is kept of its Job and kind."""
     known = words.get((later.key, later.kind))
     if known is None:
         words[later.key, later.kind] = later
         return
     newest = later if _order_of(later) >= _order_of(known) else known
-    words[later.key, later.kind] = msgspec.structs.replace(newest, offset=later.offset)
+    words[later.key, later.kind] = msgspec.structs.replace(newest, offset=max(known.offset, later.offset))
 
 
-def _order_of(word: Word) -> tuple[float, float, bool]:
+def _order_of(word: Word) -> tuple[float, float, bool, int]:
     """Order words of one kind: of those that one mark raised, the later said is the newer."""
-    return word.source_at, word.source_at if word.said_at is None else word.said_at, word.finished
+    return word.source_at, word.source_at if word.said_at is None else word.said_at, word.finished, word.offset
 
 
 def _newest_times(known: Beat, later: Beat) -> tuple[float, float | None]:

@@ -1,15 +1,16 @@
 """What a worker has put on the evidence log, and what it may claim about it: the logic of telemetry and marks.
 
-The agent does the sending and the waiting; here is everything it decides. Per batch: `combine`, send the bundles,
-`acknowledged` for each. Per mark interval: send something where `stale` says so, `w`, read the ends, `note_ends`,
-then send what `claims` returns, and `claimed` when that is acknowledged. Monotonic clock readings are arguments.
+The agent does the sending and the waiting; here is everything it decides. For one batch, or several of a source
+partition: `begin`, `gather` each, `combined`, send the bundles, `acknowledged` for each. Per mark interval: send
+something where `stale` says so, `w`, read the ends, `note_ends`, then send what `claims` returns, and `claimed` when
+that is acknowledged. Monotonic clock readings are arguments.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from math import inf
 
-from sf_healer.core.combine import Combined, Combiner, Names, SourceRecord
+from sf_healer.core.combine import Combined, Combiner, Gathered, Names, SourceRecord
 from sf_healer.core.evidence import Mark
 from sf_healer.core.marks import SourceMarks
 
@@ -42,15 +43,29 @@ class Forwarder:
             self._marks.clear()  # the ends of a topic that is no more say nothing of when this one's records came
             self._marks_of = topic_id
 
-    def combine(self, records: Iterable[SourceRecord], source_partition: int, *, now: float) -> Combined:
-        """Combine one batch of a source partition into bundles; `now` is the clock when it had been read."""
-        return self._combiner.combine(
-            records,
-            topic_id=self.topic_id,
-            source_partition=source_partition,
-            marks=self._marks[source_partition],
-            not_after=self.broker_time(now=now),
+    def begin(self) -> Gathered:
+        """Begin to gather what batches of one source partition say."""
+        return self._combiner.begin()
+
+    def gather(self, records: Iterable[SourceRecord], gathered: Gathered, source_partition: int, *, now: float) -> None:
+        """Take in a batch, behind those that were gathered before; `now` is the clock when it had been read."""
+        self._combiner.gather(
+            records, gathered, marks=self._marks[source_partition], not_after=self.broker_time(now=now)
         )
+
+    def gather_unresolved(self, gathered: Gathered, source_partition: int, *, now: float) -> None:
+        """Try those again that named nobody, after the Jobs were listed."""
+        self._combiner.gather_unresolved(
+            gathered, marks=self._marks[source_partition], not_after=self.broker_time(now=now)
+        )
+
+    def combined(self, gathered: Gathered, source_partition: int) -> Combined:
+        """Put what was gathered into bundles, of the topic that is read now."""
+        return gathered.combined(self.topic_id, source_partition)
+
+    def behind(self, source_partition: int, position: int) -> int:
+        """Say how many records surely follow a position: by the end that the last mark found."""
+        return self._marks[source_partition].end - position
 
     def broker_time(self, *, now: float) -> float:
         """Return the broker's time (epoch seconds), not too early; infinite before anything was acknowledged."""

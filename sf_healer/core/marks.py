@@ -43,6 +43,11 @@ class SourceMarks:
         self._stride = 1  # polls to a pair
         self._polls_in_newest = 0
 
+    @property
+    def end(self) -> int:
+        """The end that the newest poll found: all below it was there; 0 before the first."""
+        return self._pairs[-1].end if self._pairs else 0
+
     def note(self, end: int, w: dict[int, float], *, not_before: float, not_after: float) -> None:
         """Take in one poll: the end offset and the W that was noted before it was read."""
         newest = self._pairs[-1] if self._pairs else None

@@ -43,11 +43,12 @@ Resets. Where retention went past our position the consumer goes on as `consumer
 calls the `on_reset` callbacks first: what lies between was lost to this app. A group without a committed
 offset starts by the same setting; that is no reset.
 
-Flow control. A partition whose agent holds `max_in_flight` unacknowledged batches is left out of the fetch
-until one is acknowledged; the others go on. So a slow agent holds at most, for each partition,
-`max_in_flight` batches of `max_bytes` plus one producer's record batch each, and one prefetched answer of
-`consumer_max_fetch_size` (or one record batch, if that is larger). Each poll takes at most one batch of each
-partition, so none waits for another's backlog. For topics that are not batched one poll brings no more than
+Flow control. A partition whose agent holds `max_in_flight` batches is left out of the fetch until one is
+acknowledged or let go; the others go on. So a slow agent holds at most, for each partition, `max_in_flight` batches of
+`max_bytes` plus one producer's record batch each, and one prefetched answer of `consumer_max_fetch_size` (or one
+record batch, if that is larger). An agent that keeps of several batches less than they take may `let_go` of each and
+acknowledge them later, together: they count as in flight for the offset alone. Each poll takes at most one batch of
+each partition, so none waits for another's backlog. For topics that are not batched one poll brings no more than
 Faust's own buffers still hold: Faust has one drain loop for all agents and blocks it when one agent's buffer
 is full. It still blocks on a full producer buffer.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from faust.types import TP
 
@@ -51,13 +51,16 @@ class BatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of values at which a batch ends, with the producer's record batch that reaches them."""
 
     max_in_flight: int = 2
-    """Unacknowledged batches at which the partition is left out of the fetch: one at work, one waiting."""
+    """Batches at which the partition is left out of the fetch: one at work, one waiting.
+
+    Those that are acknowledged or let go do not count.
+    """
 
 
 class Batch:
     """What one fetch brought from one partition: the value of one event."""
 
-    __slots__ = ("_delivery", "next_position", "records", "size_bytes", "start_position", "tp")
+    __slots__ = ("_delivery", "_on_let_go", "next_position", "records", "size_bytes", "start_position", "tp")
 
     def __init__(
         self,
@@ -68,10 +71,11 @@ class Batch:
         next_position: int,
         size_bytes: int,
         delivery: Delivery | None = None,
+        on_let_go: Callable[[], None] | None = None,
     ) -> None:
         self.tp: Final = tp
-        self.records: Final = records
-        """Never empty, in offset order."""
+        self.records = records
+        """In offset order; never empty before it is let go."""
         self.start_position: Final = start_position
         """The position this batch begins at; its first record may lie behind a gap."""
         self.next_position: Final = next_position
@@ -79,6 +83,22 @@ class Batch:
         self.size_bytes: Final = size_bytes
         """Of the values."""
         self._delivery = delivery
+        self._on_let_go = on_let_go
+
+    def let_go(self) -> None:
+        """Free the records, and let the next batch be fetched in their place; the offset moves when it is acknowledged.
+
+        For an agent that keeps of several batches less than they take, and acknowledges them together.
+        """
+        self.records = []
+        if self._delivery is not None:
+            self._delivery.let_go = True
+        if self._on_let_go is not None:
+            self._on_let_go()
+
+    def follows(self, other: Batch) -> bool:
+        """Say whether it goes on where another one ended, in the same log."""
+        return self.tp == other.tp and self.start_position == other.next_position and not other.is_gone
 
     @property
     def is_gone(self) -> bool:

@@ -87,7 +87,7 @@ class Consumer(driver.Consumer):
     """A member of the group with our client id is from now on ourselves."""
 
     _left_out: bool
-    """A batched partition had no room for more: whoever acknowledges next wakes the poll."""
+    """A batched partition had no room for more: whoever makes room next wakes the poll."""
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -197,7 +197,7 @@ class Consumer(driver.Consumer):
         """Say whether a partition has a ledger: a batched changelog has one too, and commits nothing."""
         return self._tracked(tp) or tp.topic in declarations(self.app)
 
-    def _on_acked(self) -> None:
+    def _on_room(self) -> None:
         if self._left_out:
             self._left_out = False
             self._thread.wake()
@@ -306,6 +306,7 @@ class Consumer(driver.Consumer):
             next_position=span.end,
             size_bytes=span.size_bytes,
             delivery=delivery,
+            on_let_go=self._on_room,
         )
         return self._message(tp, last, delivery, value=batch, value_size=span.size_bytes)
 
@@ -343,7 +344,7 @@ class Consumer(driver.Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
             delivery=delivery,
-            on_acked=self._on_acked,
+            on_acked=self._on_room,
         )
 
     # --- seeking

@@ -14,13 +14,15 @@ from typing import Final
 class Delivery:
     """One thing handed to an agent: the positions from `start` up to, not including, `end`."""
 
-    __slots__ = ("abandoned", "acknowledged", "end", "start")
+    __slots__ = ("abandoned", "acknowledged", "end", "let_go", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start: Final = start
         self.end: Final = end
         self.acknowledged = False
         self.abandoned = False
+        #: Its records take no room any more, though it is not acknowledged yet.
+        self.let_go = False
 
 
 class Ledger:
@@ -78,5 +80,5 @@ class Ledger:
 
     @property
     def in_flight(self) -> int:
-        """How many deliveries are not acknowledged."""
-        return sum(not delivery.acknowledged for delivery in self._open)
+        """How many deliveries are neither acknowledged nor let go."""
+        return sum(not (delivery.acknowledged or delivery.let_go) for delivery in self._open)

@@ -1,9 +1,11 @@
 """The order of things in agents/forwarding.py where a source topic is made anew. Found by tests/simulation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from agents.forwarding import RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
+import msgspec
+
+from agents.forwarding import GATHER_SECONDS, RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
 from sf_healer.core import evidence
 from sf_healer.core.combine import Ignored
 from sf_healer.core.evidence import Bundle, Fact, Mark
@@ -19,10 +21,13 @@ class Record(NamedTuple):
     value: bytes
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct):
     partition: int
     records: Sequence[Record]
     is_gone: bool = False
+
+    def let_go(self) -> None:
+        self.records = ()
 
 
 class Topic(NamedTuple):
@@ -39,6 +44,9 @@ class Broker:
         self.cached = self.topic
         self.log: list[Any] = []
         self.names: object = None
+        self.appends = 0
+        self.look: Callable[[], None] | None = None
+        self.buried: list[Any] = []
 
     def clock(self) -> float:
         return float(len(self.log))
@@ -59,6 +67,7 @@ class Broker:
         return self.cached
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
+        self.appends += 1
         self.log += [evidence.decode(record.value) for record in records]
         return [Appended(record.partition, self.time()) for record in records]
 
@@ -66,10 +75,13 @@ class Broker:
         return 1000.0 + len(self.log)
 
     async def bury(self, batch: Batch, rejected: Sequence[object]) -> None:
-        raise AssertionError(batch, rejected)
+        assert batch.partition == 0
+        self.buried += rejected
 
     async def look_again(self) -> bool:
-        return False
+        if self.look is not None:
+            self.look()
+        return self.look is not None
 
     def take_assumed(self) -> list[JobFact]:
         return self.names.take_new() if isinstance(self.names, ConventionIndex) else []
@@ -99,12 +111,12 @@ def forwarding_on(broker: Broker) -> Forwarding:
         ),
         now=1.0,
     )
-    return Forwarding(Forwarder(names, partitions=1), broker, mark_interval_seconds=1.0)
+    return Forwarding(Forwarder(names, partitions=1), broker, mark_interval_seconds=1.0, far_behind_records=5)
 
 
-def reports(*offsets: int, at: float = 1000.0) -> Batch:
-    value = b'{"status": "loading", "producer": "p"}'
-    return Batch(0, [Record(offset, int(at * 1000), value) for offset in offsets])
+def reports(*offsets: int, at: float = 1000.0, is_gone: bool = False, producer: str = "p") -> Batch:
+    value = b'{"status": "loading", "producer": "%b"}' % producer.encode()
+    return Batch(0, [Record(offset, int(at * 1000), value) for offset in offsets], is_gone)
 
 
 async def test_reports_of_a_topic_made_anew_are_never_told_under_the_old_ones_id() -> None:
@@ -216,7 +228,7 @@ async def test_a_batch_that_the_reader_knows_to_be_of_a_topic_no_more_is_ignored
     broker = Broker()
     forwarding = forwarding_on(broker)
     broker.end = 10
-    combined = await forwarding.forward(reports(0, 1)._replace(is_gone=True))
+    combined = await forwarding.forward(reports(0, 1, is_gone=True))
 
     assert broker.bundles() == []
     assert combined.ignored == {Ignored.TOPIC_GONE: 2}
@@ -265,3 +277,129 @@ async def test_a_bundle_that_is_too_large_is_divided_with_its_facts_each_before_
         assert len(value) <= RECORD_BYTES
     offsets = [beat.offset for bundle in bundles for beat in bundle.beats]
     assert offsets == list(range(10_000))
+
+
+class Backlog:
+    """Batches that are there when they are asked for; `then` happens while the last of them is waited for."""
+
+    def __init__(self, *batches: Batch, then: Callable[[], None] = lambda: None) -> None:
+        self._batches = list(batches)
+        self._then = then
+        self.asked: list[float] = []
+
+    async def following(self, seconds: float) -> Batch | None:
+        self.asked.append(seconds)
+        if self._batches:
+            return self._batches.pop(0)
+        self._then()
+        return None
+
+
+async def far_behind(broker: Broker, end: int = 100) -> Forwarding:
+    """Give a forwarding that has learned of the end of the source at its last mark, and stands at its begin."""
+    forwarding = forwarding_on(broker)
+    broker.end = end
+    await forwarding.mark()
+    return forwarding
+
+
+async def test_far_behind_batches_are_told_of_together_and_let_go_one_by_one() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+    before, first, backlog = broker.appends, reports(0, 1, 2), Backlog(reports(3, 4), reports(5, 6))
+
+    combined = await forwarding.forward(first, backlog.following)
+
+    assert combined.folded == 7
+    assert [[beat.offset for beat in bundle.beats] for bundle in broker.bundles()] == [[6]]
+    assert broker.appends == before + 1
+    assert first.records == ()
+    assert len(backlog.asked) == 3
+    assert backlog.asked == sorted(backlog.asked, reverse=True)
+    assert 0 < backlog.asked[0] <= GATHER_SECONDS
+
+
+async def test_near_the_end_nothing_is_waited_for() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker, end=7)  # four more are too few
+    backlog = Backlog()
+
+    await forwarding.forward(reports(0, 1, 2), backlog.following)
+
+    assert backlog.asked == []
+    assert len(broker.bundles()) == 1
+
+
+async def test_where_no_end_is_known_nothing_is_waited_for() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 1_000
+    backlog = Backlog()
+
+    await forwarding.forward(reports(0, 1, 2), backlog.following)
+
+    assert backlog.asked == []
+
+
+async def test_what_tells_of_many_jobs_waits_for_no_more() -> None:
+    broker = Broker()
+    forwarding = assuming(broker)
+    await forwarding.mark()
+    backlog = Backlog()
+
+    await forwarding.forward(said("loading", *range(10_000)), backlog.following)
+
+    assert backlog.asked == []
+
+
+async def test_what_was_gathered_of_a_topic_that_was_made_anew_meanwhile_is_told_under_no_id() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+
+    def made_anew() -> None:
+        broker.topic, broker.end, broker.position = Topic("second", 1), 1, 0
+        forwarding.forwarder.reset(0, from_position=5, to_position=0)
+
+    combined = await forwarding.forward(reports(0, 1, 2), Backlog(reports(3, 4), then=made_anew).following)
+
+    assert broker.bundles() == []
+    assert combined.ignored == {Ignored.TOPIC_GONE: 5}
+
+
+async def test_a_topic_is_asked_for_once_more_where_reading_began_anew_meanwhile() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+
+    await forwarding.forward(reports(0, 1, 2), Backlog(then=forwarding.forwarder.assigned).following)
+
+    assert [bundle.topic_id for bundle in broker.bundles()] == ["first"]
+
+
+async def test_a_name_that_nobody_knew_is_tried_again_and_what_it_says_joins_what_was_gathered() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+    names = forwarding.forwarder._combiner._names
+    assert isinstance(names, JobIndex)
+    known = names.facts()[0]
+
+    def found() -> None:
+        names.put(msgspec.structs.replace(known, key="stf/b", uid="v", producer_id="new"), now=2.0)
+
+    broker.look = found
+    backlog = Backlog(reports(3, producer="new"), reports(4))
+
+    combined = await forwarding.forward(reports(0, 1, 2), backlog.following)
+
+    assert [(beat.key, beat.offset) for beat in broker.bundles()[0].beats] == [("stf/a", 4), ("stf/b", 3)]
+    assert (combined.folded, combined.rejected, broker.buried) == (5, [], [])
+
+
+async def test_a_name_that_nobody_knows_is_buried_and_the_rest_is_told() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+
+    combined = await forwarding.forward(reports(0, 1), Backlog(reports(2, producer="who")).following)
+
+    assert [reject.record.offset for reject in broker.buried] == [2]
+    assert [beat.offset for beat in broker.bundles()[0].beats] == [1]
+    assert (combined.folded, len(combined.rejected)) == (2, 1)

@@ -391,6 +391,27 @@ async def test_the_next_batch_waits_for_the_acknowledgement_of_the_one_before(ed
     assert [bundle.beats[0].offset for _, bundle in edge.producer.evidence()] == [0, 1]
 
 
+async def test_far_behind_batches_are_told_of_together_and_acknowledged_together(edge, agent, monkeypatch):
+    monkeypatch.setattr(telemetry.forwarding, "_far_behind_records", 3)
+    await agent.take(reports([says("pong")]))  # the broker's time is asked for once
+    standing_at(edge, p0=1)
+    ending_at(edge, p0=6)  # three more than the first two batches
+    await telemetry.forwarding.mark()
+    edge.producer.sent.clear()
+    before = fates()
+    edge.producer.holding = True
+    batches = [reports([LOADING], first_offset=at) for at in (1, 2, 3)]
+    first, second, third = [await agent.put(batch) for batch in batches]
+    await until_async(lambda: has_told(edge, 1), "the evidence to be sent", seconds=5)
+    assert not any([await acknowledged_soon(event) for event in (first, second, third)])
+    edge.producer.release()
+    for event in (first, second, third):
+        await until_async(lambda event=event: settled(event), "the batch to be acknowledged", seconds=5)
+    ((_, bundle),) = edge.producer.evidence()
+    assert [beat.offset for beat in bundle.beats] == [3]
+    assert fates()["in"] - before["in"] == fates()["folded"] - before["folded"] == 3
+
+
 async def test_a_batch_in_which_thousands_of_jobs_fail_at_once_fits_the_brokers_limit(edge, agent):
     """All of one partition, each with the longest text there can be: more than one record holds."""
     partition = partition_of(JOB, settings.partitions)
@@ -515,7 +536,8 @@ def test_a_future_timestamp_is_clamped_once_ends_are_known(edge):
     forwarder.note_ends({0: 10}, {0: BROKER_EPOCH}, now=100.5)
     future = reports([LOADING]).records[0]
     future = msgspec.structs.replace(future, timestamp=int((BROKER_EPOCH + 86_400) * 1000), offset=3)
-    (bundle,) = forwarder.combine([future], 0, now=200.0).bundles.values()
+    forwarder.gather([future], gathered := forwarder.begin(), 0, now=200.0)
+    (bundle,) = forwarder.combined(gathered, 0).bundles.values()
     assert bundle.beats[0].source_at == BROKER_EPOCH + 0.5
 
 

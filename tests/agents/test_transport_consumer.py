@@ -323,6 +323,26 @@ async def test_a_batched_changelog_is_bounded_as_a_source_is_and_never_committed
     assert positions(restoring.app) == {}, "nobody waits for a changelog to move on"
 
 
+async def test_a_batch_that_is_let_go_makes_room_and_moves_no_offset(restoring, monkeypatch) -> None:
+    woken: list[None] = []
+    monkeypatch.setattr(restoring._thread, "wake", lambda: woken.append(None))
+    (first,) = hand_over(restoring, CHANGELOG, span(CHANGELOG, [5, 6], start=5, end=7))
+    (second,) = hand_over(restoring, CHANGELOG, span(CHANGELOG, [9], start=7, end=10))
+    assert restoring._demands([CHANGELOG]) == {}
+    assert second.value.follows(first.value)
+    assert not first.value.follows(second.value)
+
+    first.value.let_go()
+
+    assert (len(first.value), woken) == (0, [None])
+    assert set(restoring._demands([CHANGELOG])) == {CHANGELOG}
+    assert restoring.restored_position(CHANGELOG) == 5
+    acknowledge(restoring, [second])
+    assert restoring.restored_position(CHANGELOG) == 5
+    acknowledge(restoring, [first])
+    assert restoring.restored_position(CHANGELOG) == 10
+
+
 async def test_a_marker_behind_the_last_record_of_a_changelog_is_passed(restoring) -> None:
     hand_over(restoring, CHANGELOG, span(CHANGELOG, [], start=5, end=8))
     assert restoring.restored_position(CHANGELOG) == 8

@@ -235,7 +235,14 @@ REPORTS = st.lists(
 
 @given(REPORTS, st.sets(st.integers(1, 29)), st.integers(0, 200))
 def test_a_log_cut_into_any_batches_gives_the_same_judgement_as_one_by_one(reports, cuts, silence):
-    records = [
+    records = _records(reports)
+    singly = _judgements([[record] for record in records], silence)
+    batches = _cut(records, cuts)
+    assert _judgements(batches, silence) == singly
+
+
+def _records(reports):
+    return [
         says(
             status,
             seconds,
@@ -247,10 +254,84 @@ def test_a_log_cut_into_any_batches_gives_the_same_judgement_as_one_by_one(repor
         )
         for n, (status, seconds, producer, last, count) in enumerate(reports)
     ]
-    singly = _judgements([[record] for record in records], silence)
+
+
+def _cut(records, cuts):
     edges = [0, *sorted(cut for cut in cuts if cut < len(records)), len(records)]
-    batches = [records[start:end] for start, end in itertools.pairwise(edges)]
-    assert _judgements(batches, silence) == singly
+    return [records[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def _bundles(gathered):
+    return {
+        (entry.key, getattr(entry, "kind", Kind.LOADING)): entry
+        for bundle in gathered.combined(TOPIC, 3).bundles.values()
+        for entry in (*bundle.beats, *bundle.words)
+    }
+
+
+@given(REPORTS, st.sets(st.integers(1, 29)))
+def test_batches_gathered_one_behind_the_other_come_to_what_one_batch_of_all_comes_to(reports, cuts):
+    records = _records(reports)
+    at_once, in_pieces = (_gather(batches) for batches in ([records], _cut(records, cuts)))
+    assert _bundles(at_once) == _bundles(in_pieces)
+    assert (at_once.reports, at_once.ignored, at_once.rejected) == (
+        in_pieces.reports,
+        in_pieces.ignored,
+        in_pieces.rejected,
+    )
+
+
+@given(REPORTS, st.sets(st.integers(1, 29)), st.sets(st.sampled_from(range(len(FACTS)))))
+def test_reports_tried_again_once_their_jobs_are_known_come_to_what_they_come_to_if_known_before(reports, cuts, late):
+    """But for names of which another Job was known when they were first read."""
+    records = _records([report for report in reports if report[2]])
+    expected = _gather([records])
+    index = JobIndex()
+    combiner = Combiner(index, 1)
+    gathered = combiner.begin()
+    for number, fact in enumerate(FACTS):
+        if number not in late:
+            index.put(fact, now=T0)
+    for batch in _cut(records, cuts):
+        combiner.gather(batch, gathered, marks=SourceMarks())
+    for number in late:
+        index.put(FACTS[number], now=T0)
+    combiner.gather_unresolved(gathered, marks=SourceMarks())
+    assert _bundles(gathered) == _bundles(expected)
+    assert (gathered.reports, gathered.ignored) == (expected.reports, expected.ignored)
+    assert gathered.names_nobody is expected.names_nobody is False
+
+
+def _gather(batches):
+    index = JobIndex()
+    for fact in FACTS:
+        index.put(fact, now=T0)
+    combiner = Combiner(index, 1)
+    gathered = combiner.begin()
+    for batch in batches:
+        combiner.gather(batch, gathered, marks=SourceMarks())
+    return gathered
+
+
+def test_of_two_beats_joined_in_any_order_the_higher_offset_stands_and_the_newer_number_of_records():
+    """Else what was tried again would lower the offset, and a redelivered report count as new."""
+    older, newer = Beat("stf/one", T0 + 1, 7, 5), Beat("stf/one", T0 + 2, 4, 6)
+    for beats in ((older, newer), (newer, older)):
+        gathered = Combiner(JobIndex(), 1).begin()
+        for beat in beats:
+            gathered.beat(0, beat)
+        assert gathered.beats == [{"stf/one": Beat("stf/one", T0 + 2, 7, 6)}]
+
+
+def test_of_two_words_joined_in_any_order_the_higher_offset_stands_and_the_newer_word():
+    older = Word("stf/one", Kind.ERROR, T0 + 1, 7, finished=True, detail="older")
+    newer = Word("stf/one", Kind.ERROR, T0 + 2, 4, finished=False, detail="newer")
+    for words in ((older, newer), (newer, older)):
+        gathered = Combiner(JobIndex(), 1).begin()
+        for word in words:
+            gathered.word(0, word)
+        (bundle,) = gathered.combined(TOPIC, 3).bundles.values()
+        assert bundle.words == (Word("stf/one", Kind.ERROR, T0 + 2, 7, finished=False, detail="newer"),)
 
 
 def _judgements(batches, silence):

@@ -173,6 +173,34 @@ class Delivery:
         self.records = records
         self.done = False
         self.is_gone = False
+        self.is_let_go = False
+        self.start = records[0].offset
+        self.end = records[-1].offset + 1
+        self.told = records  # what the model knows of it when it is let go
+
+    def let_go(self) -> None:
+        self.records = []
+        self.is_let_go = True
+
+
+class InHand:
+    """The batches of a source partition that are forwarded together, and who does."""
+
+    def __init__(self, first: Delivery) -> None:
+        self.deliveries = [first]
+        self.running: Running | None = None  # before it waits for anything
+
+    @property
+    def topic(self) -> Topic:
+        return self.deliveries[0].topic
+
+    @property
+    def partition(self) -> int:
+        return self.deliveries[0].partition
+
+    @property
+    def records(self) -> list[Report]:
+        return [report for delivery in self.deliveries for report in delivery.told]
 
 
 class Tracked:
@@ -187,7 +215,7 @@ class Tracked:
     def acknowledged(self) -> int | None:
         while self.open and self.open[0].done:
             self.open.pop(0)
-        return self.open[0].records[0].offset if self.open else self.position
+        return self.open[0].start if self.open else self.position
 
 
 class Worker:
@@ -201,13 +229,15 @@ class Worker:
         for number, key in enumerate(KEYS):
             names.put(a_fact(key, uid=key, queue_id="", producer_id=f"p{number}"), now=T0)
         self.forwarding = Forwarding(
-            Forwarder(names, partitions=EVIDENCE_PARTITIONS), self, mark_interval_seconds=MARK_INTERVAL_SECONDS
+            Forwarder(names, partitions=EVIDENCE_PARTITIONS),
+            self,
+            mark_interval_seconds=MARK_INTERVAL_SECONDS,
+            far_behind_records=1,
         )
         self.tracked: dict[int, Tracked] = {}
         self.queue: list[Delivery] = []
         # By source partition, as agents/batches.py has it: those of several are forwarded side by side.
-        self.in_hand: dict[int, Delivery] = {}
-        self.batches: dict[int, Running] = {}
+        self.in_hand: dict[int, InHand] = {}
         self.mark: Running | None = None
         self.resets: set[int] = set()
         self.told: set[int] = set()  # of the resets, with the claims that are under way
@@ -266,8 +296,27 @@ class Worker:
 
     # ---- what happens to a process
 
+    def forward(self, delivery: Delivery) -> None:
+        """Begin to forward a batch, and those behind it that are there when it asks for them."""
+        in_hand = self.in_hand[delivery.partition] = InHand(delivery)
+
+        def next_of_it() -> Delivery | None:
+            last = in_hand.deliveries[-1]
+            found = next((each for each in self.queue if each.partition == last.partition), None)
+            if found is None or last.is_gone or found.start != last.end:
+                return None
+            self.queue.remove(found)
+            in_hand.deliveries.append(found)
+            return found
+
+        async def following(seconds: float) -> Delivery | None:
+            return await Question([next_of_it], lambda found: found[0]) if seconds > 0 else next_of_it()
+
+        in_hand.running = Running(self.forwarding.forward(delivery, following))
+
     def running(self) -> list[Running]:
-        return [*self.batches.values(), *([] if self.mark is None else [self.mark])]
+        batches = [each.running for each in self.in_hand.values() if each.running is not None]
+        return [*batches, *([] if self.mark is None else [self.mark])]
 
     def end(self) -> None:
         for each in self.running():
@@ -310,7 +359,7 @@ class Model(RuleBasedStateMachine):
     def identity(self) -> Identity:
         return Identity(self.topic.topic_id, self.topic.partitions)
 
-    def append(self, record: Addressed, in_hand: dict[int, Delivery]) -> Appended:
+    def append(self, record: Addressed, in_hand: dict[int, InHand]) -> Appended:
         entry = evidence.decode(record.value)
         if isinstance(entry, Bundle) and entry.beats:
             self._fold(record.partition, entry, in_hand[entry.source_partition])
@@ -320,8 +369,9 @@ class Model(RuleBasedStateMachine):
             self._check_watermark(record.partition)
         return Appended(record.partition, self.now)
 
-    def _fold(self, number: int, bundle: Bundle, told: Delivery) -> None:
+    def _fold(self, number: int, bundle: Bundle, told: InHand) -> None:
         """Do what the fold does with offsets: what is not above all that was told before is passed over."""
+        assert bundle.topic_id in {topic.topic_id for topic in self.topics}
         source = (bundle.topic_id, bundle.source_partition)
         known = self.highest[number].get(source, -1)
         for beat in bundle.beats:
@@ -459,11 +509,10 @@ class Model(RuleBasedStateMachine):
             worker.queue.append(delivery)
 
     def _take_batch(self, worker: Worker) -> None:
-        delivery = next((each for each in worker.queue if each.partition not in worker.batches), None)
+        delivery = next((each for each in worker.queue if each.partition not in worker.in_hand), None)
         if delivery is not None:
             worker.queue.remove(delivery)
-            worker.in_hand[delivery.partition] = delivery
-            worker.batches[delivery.partition] = Running(worker.forwarding.forward(delivery))
+            worker.forward(delivery)
             self._look_after(worker)
 
     def _begin_mark(self, worker: Worker) -> None:
@@ -473,9 +522,10 @@ class Model(RuleBasedStateMachine):
 
     def _look_after(self, worker: Worker) -> None:
         """Acknowledge batches that are done, and put away what is over."""
-        for source in [source for source, running in worker.batches.items() if running.is_over]:
-            del worker.batches[source]
-            worker.in_hand.pop(source).done = True
+        for source, in_hand in list(worker.in_hand.items()):
+            if in_hand.running is not None and in_hand.running.is_over:
+                for delivery in worker.in_hand.pop(source).deliveries:
+                    delivery.done = True
         if worker.mark is not None and worker.mark.is_over:
             worker.mark = None
             worker.resets -= worker.told
@@ -529,6 +579,22 @@ class Model(RuleBasedStateMachine):
                 self._finish(worker, worker.mark)
             self.a_worker_commits(number)
 
+    @rule(number=st.integers(0, WORKERS - 1), arriving=st.lists(st.integers(0, 11), min_size=4, max_size=10))
+    def a_worker_is_far_behind(self, number: int, arriving: list[int]) -> None:
+        """Have much more arrive than it takes at a time, and it learn so; what it gathers of that is under way then."""
+        for source in arriving:
+            self.a_report_arrives(source)
+        worker = self.workers[number]
+        for _ in range(2):  # the mark under way, and one that finds these ends
+            self._begin_mark(worker)
+            self._finish(worker, worker.mark)
+            worker = self.workers[number]
+        for most in (1, 2, 1):
+            for source in list(worker.tracked):
+                self._poll(worker, source, most=most)
+        for _ in worker.tracked:
+            self._take_batch(worker)
+
     @precondition(lambda self: any(worker.mark is not None for worker in self.workers))
     @rule(before=st.lists(st.integers(0, 7), max_size=3), meanwhile=st.lists(st.integers(0, 7), max_size=3))
     def an_answer_takes_its_time(self, before: list[int], meanwhile: list[int]) -> None:
@@ -563,8 +629,8 @@ class Model(RuleBasedStateMachine):
             self._finish_batches(worker)
 
     def _finish_batches(self, worker: Worker) -> None:
-        for running in list(worker.batches.values()):
-            self._finish(worker, running)
+        for in_hand in list(worker.in_hand.values()):
+            self._finish(worker, in_hand.running)
 
     def _finish(self, worker: Worker, running: Running | None) -> None:
         while running is not None and running.question is not None and worker in self.workers:

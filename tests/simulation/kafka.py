@@ -8,6 +8,7 @@ anew, control records (offsets without a record), committed offsets, eager rebal
 
 import random
 from bisect import bisect_left
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -243,45 +244,77 @@ class Committed(NamedTuple):
 class Cursor:
     """Where an agent stands in one partition."""
 
-    __slots__ = ("acknowledged", "confirmed", "place", "position", "topic_id")
+    __slots__ = ("confirmed", "open", "place", "position", "topic_id")
 
     def __init__(self, place: Place, committed: "Committed | None") -> None:
         self.place = place
         self.position = None if committed is None else committed.offset
-        self.acknowledged = self.position
+        self.open: deque[Taken] = deque()  # in the agent's hands
         self.topic_id = "" if committed is None else committed.topic_id  # nobody in the world can read it
         self.confirmed = False
 
     @property
-    def in_flight(self) -> bool:
-        return self.position != self.acknowledged
+    def acknowledged(self) -> int | None:
+        while self.open and self.open[0].is_acknowledged:
+            self.open.popleft()
+        return self.open[0].start_position if self.open else self.position
+
+    @property
+    def has_room(self) -> bool:
+        return all(taken.is_acknowledged or taken.is_let_go for taken in self.open)
+
+    def start_over(self, position: int) -> None:
+        """Go on elsewhere; further back is another topic, and what is in hand is of one that is no more."""
+        if self.position is not None and position < self.position:
+            for taken in self.open:
+                taken.is_gone = True
+            self.open.clear()
+        self.position = position
 
 
 class Taken:
     """A batch in an agent's hands."""
 
-    __slots__ = ("_cursor", "_on_acknowledged", "next_position", "partition", "records")
-
-    is_gone = False
-    """A reader finds out that its topic was made anew when it asks for more: then nothing is in its agent's hands."""
+    __slots__ = (
+        "_cursor",
+        "_on_room",
+        "is_acknowledged",
+        "is_gone",
+        "is_let_go",
+        "next_position",
+        "partition",
+        "records",
+        "start_position",
+    )
 
     def __init__(
-        self, cursor: Cursor, records: Sequence[Record], next_position: int, on_acknowledged: Callable[[], None]
+        self, cursor: Cursor, records: Sequence[Record], next_position: int, on_room: Callable[[], None]
     ) -> None:
+        assert cursor.position is not None
         self._cursor = cursor
-        self._on_acknowledged = on_acknowledged
+        self._on_room = on_room
+        self.is_gone = self.is_let_go = self.is_acknowledged = False
         self.partition = cursor.place[1]
         self.records = records
-        self.next_position = next_position
+        self.start_position, self.next_position = cursor.position, next_position
 
     @property
     def last_offset(self) -> int:
         return self.records[-1].offset
 
+    def follows(self, other: "Taken") -> bool:
+        """Say whether it goes on where another one of the same assignment ended."""
+        return self._cursor is other._cursor and self.start_position == other.next_position and not other.is_gone
+
+    def let_go(self) -> None:
+        """Free the records; the next batch may come, though this one is not acknowledged."""
+        self.records, self.is_let_go = (), True
+        self._on_room()
+
     def acknowledge(self) -> None:
         """Let the position move past the batch, if it is still the one of this assignment."""
-        self._cursor.acknowledged = self.next_position
-        self._on_acknowledged()
+        self.is_acknowledged = True
+        self._on_room()
 
 
 class Reader:
@@ -318,7 +351,7 @@ class Reader:
 
     def in_flight(self) -> bool:
         """Say whether the agent has something that it has not acknowledged."""
-        return any(cursor.in_flight for cursor in self._cursors)
+        return any(cursor.acknowledged != cursor.position for cursor in self._cursors)
 
     def to_commit(self) -> dict[Place, Committed]:
         return {
@@ -353,27 +386,27 @@ class Reader:
             self._turn = (self._turn + 1) % len(self._cursors)
             cursor = self._cursors[self._turn]
             log = self._broker.logs.get(cursor.place)
-            if log is None or cursor.in_flight:
+            if log is None or not cursor.has_room:
                 continue
             self._check(cursor, log)
             assert cursor.position is not None
             if cursor.position == log.end:
                 continue
             records, position = log.read(cursor.position, self.limit)
-            before, cursor.position = cursor.position, position
+            taken = Taken(cursor, records, position, self.ring)
+            cursor.position = position
             if records:
-                return Taken(cursor, records, position, self.ring)
-            if cursor.acknowledged == before:
-                cursor.acknowledged = position  # nothing but control records
+                cursor.open.append(taken)
+                return taken
         return None
 
     def _check(self, cursor: Cursor, log: Log) -> None:
         """Find the position in the log, or start over where it is gone."""
         if cursor.position is None:
-            cursor.position = cursor.acknowledged = log.start
+            cursor.position = log.start
         elif not log.start <= cursor.position <= log.end:
             self.on_reset(cursor.place[1], cursor.position, log.start)
-            cursor.position = cursor.acknowledged = log.start
+            cursor.start_over(log.start)
         elif cursor.topic_id not in {"", log.topic_id}:
             self._broker.passed_over(cursor.place, cursor.position)  # nothing tells the reader
         cursor.topic_id = log.topic_id

@@ -26,6 +26,7 @@ from sf_healer.core.state import NEVER, JobState, OfEveryJob
 from sf_healer.core.steps import Announced, StepResult, StepsRecord
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from tests.simulation.faults import Faults
+from tests.simulation.kafka import Taken
 from tests.simulation.worker import Detector, Pieces
 from tests.simulation.world import Result, World
 
@@ -62,6 +63,15 @@ async def _ends_then_a_record(detector: Detector, source_partitions: Iterable[in
     partitions = range(detector.worker.world.setup.partitions)
     await detector.forwarding._append([Addressed(partition, EMPTY) for partition in partitions])
     return ends
+
+
+_let_go = Taken.let_go
+
+
+def _acknowledge_at_once(batch: Taken) -> None:
+    """Let the position move past a batch of which all that was said is in memory."""
+    _let_go(batch)
+    batch.acknowledge()
 
 
 class NoSourceTime(Partition):
@@ -219,6 +229,12 @@ MUTANTS = (
         name="what is handed over counts as forwarded",
         shows=frozenset({"claim"}),
         pieces=Pieces(marks_what_is_acknowledged=False),
+        faults=Faults(slow_batches=6.0),
+    ),
+    Mutant(
+        name="what is gathered counts as told",
+        shows=frozenset({"claim"}),
+        patched=lambda: patch.object(Taken, "let_go", _acknowledge_at_once),
         faults=Faults(slow_batches=6.0),
     ),
     Mutant(

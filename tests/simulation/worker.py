@@ -13,7 +13,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from agents import folding
-from agents.batches import side_by_side
+from agents.batches import Inbox, side_by_side
 from agents.census import Census
 from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
 from agents.journal import Journal, copy_of_command, copy_of_pause
@@ -226,6 +226,7 @@ class Detector(App):
             world.pieces.forwarder(self.index, partitions=setup.partitions),
             self,
             mark_interval_seconds=setup.mark_interval_seconds,
+            far_behind_records=1,  # any backlog is gathered
         )
         self.source.on_reset = self._on_reset
         self._first_list = process.create_future()
@@ -242,13 +243,26 @@ class Detector(App):
         await self._first_list
         await side_by_side(self.source.batches(), self._forward, partition_of=lambda batch: batch.partition)
 
-    async def _forward(self, batch: Taken) -> None:
+    async def _forward(self, batch: Taken, inbox: Inbox[Taken]) -> None:
+        taken = [batch]
+
+        async def following(seconds: float) -> Taken | None:
+            following = await inbox.next_within(seconds, wanted=lambda each: each.follows(taken[-1]))
+            if following is not None:
+                taken.append(following)
+                await self._is_slow()
+            return following
+
+        await self._is_slow()
+        await self.worker.point()
+        await self.forwarding.forward(batch, following)
+        for each in taken:
+            await self.worker.point()
+            each.acknowledge()
+
+    async def _is_slow(self) -> None:
         if self.worker.slow_batch_seconds:
             await self.process.sleep(self.worker.slow_batch_seconds)
-        await self.worker.point()
-        await self.forwarding.forward(batch)
-        await self.worker.point()
-        batch.acknowledge()
 
     async def _sweeper(self) -> None:
         while True:
