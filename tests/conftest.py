@@ -63,18 +63,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"simulation: fresh seeds from {os.environ[FRESH_SEEDS]} on")
 
 
-#: `make test-lab` hands files out to two processes: the longest goes first, so that no process waits for it at the end.
-LONGEST_FIRST = ("tests/scenarios/test_fifty_jobs.py",)
+#: `make test-lab` hands files out to three processes: the longest go first, so that none of them runs alone at the end.
+LONGEST_FIRST = (
+    "tests/scenarios/test_fifty_jobs.py",
+    "tests/scenarios/test_endurance.py",
+    "tests/chaos/test_game_day.py",
+    "tests/broker/test_scram.py",
+    "tests/argo/",
+    "tests/chaos/",
+    "tests/manifests/",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
+        items.sort(key=_place)
     for item in items:
         for name, marker in MARKER_OF_FIXTURE.items():
             if name in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+
+
+def _place(item: pytest.Item) -> int:
+    long = (place for place, start in enumerate(LONGEST_FIRST) if item.nodeid.startswith(start))
+    return next(long, len(LONGEST_FIRST))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
