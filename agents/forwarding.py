@@ -159,10 +159,10 @@ class Forwarding:
             forwarder.gather(batch.records, gathered, batch.partition, now=ports.clock())
             if gathered.names_nobody and await ports.look_again():
                 forwarder.gather_unresolved(gathered, batch.partition, now=ports.clock())
-            next_batch = None
-            if self._may_gather(gathered, batch.partition, end):
+            next_batch, seconds = None, until - ports.clock()
+            if seconds > 0 and self._may_gather(gathered, batch.partition, end):
                 batch.let_go()
-                next_batch = await following(until - ports.clock())
+                next_batch = await following(seconds)
         if not await self._is_of_the_topic(batch, end):  # since others had their turn
             return _ignored(records)
         await self._tell(batch, combined := forwarder.combined(gathered, batch.partition))

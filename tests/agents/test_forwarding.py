@@ -394,6 +394,18 @@ async def test_a_name_that_nobody_knew_is_tried_again_and_what_it_says_joins_wha
     assert (combined.folded, combined.rejected, broker.buried) == (5, [], [])
 
 
+async def test_after_half_a_second_nothing_more_is_taken_though_it_is_there() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+    broker.look = lambda: broker.log.extend([None] * 2)  # a second each
+    backlog = Backlog(reports(1, producer="who"), reports(2), reports(3))
+
+    await forwarding.forward(reports(0), backlog.following)
+
+    assert [beat.offset for bundle in broker.bundles() for beat in bundle.beats] == [0]
+    assert len(backlog.asked) == 1
+
+
 async def test_a_name_that_nobody_knows_is_buried_and_the_rest_is_told() -> None:
     broker = Broker()
     forwarding = await far_behind(broker)
