@@ -39,6 +39,10 @@ def unacknowledged(stream: StreamT[Batch]) -> AsyncIterator[BatchEvent]:
     return cast("AsyncIterator[BatchEvent]", events)
 
 
+class WorkBrokenOffError(Exception):
+    """What a work waited for was cancelled, as happens when a client's thread ends."""
+
+
 class Inbox(Generic[Event]):
     """The batches of one partition that nobody works on yet."""
 
@@ -68,7 +72,8 @@ class Inbox(Generic[Event]):
 
     async def next_within(self, seconds: float, *, wanted: Callable[[Event], bool]) -> Event | None:
         """Take the first one, if it comes within so many seconds and is wanted; else it is left where it is."""
-        if not self._waiting and seconds > 0 and not self._is_closed:
+        await asyncio.sleep(0)  # whoever takes one after the other lets others have their turn
+        if not self._waiting and not self._is_closed:
             self._came.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -84,9 +89,9 @@ async def side_by_side(
 ) -> None:
     """Work on batches of several partitions at the same time, and on those of one partition one after the other.
 
-    Work may take the next ones of its partition along, out of the inbox. How many are under way is the consumer's to
-    bound (BatchLimits.max_in_flight, of each partition). Raises what the first work that failed raised; by then all
-    other work has been cancelled.
+    Work may take the next ones of its partition along, out of the inbox. How many are there is the consumer's to bound
+    (BatchLimits.max_in_flight, of each partition), but for those that work has let go. Raises what the first work that
+    failed raised; by then all other work has been cancelled.
     """
     inboxes: dict[int, Inbox[Event]] = {}
     try:
@@ -104,5 +109,13 @@ async def side_by_side(
 
 
 async def _one_after_the_other(inbox: Inbox[Event], work: Work[Event]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
     while (event := await inbox.next()) is not None:
-        await work(event, inbox)
+        try:
+            await work(event, inbox)
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            # Of what it waited for, not of the work: a task group would take that for the work's end, and go on.
+            raise WorkBrokenOffError from None

@@ -3,10 +3,10 @@
 Knows nothing of Faust, so that tests/simulation can drive it: agents/telemetry.py lends it the topics. What is
 decided is core/forwarder.py's.
 
-What a batch says is on the log, acknowledged by the broker, before anything of the next one of its source partition is,
-so within one nothing overtakes; those of several partitions are forwarded side by side. While many more are known to
-follow, those of one partition are gathered and go out together: a Job is told of once and not with each of them. For a
-mark W is noted first and the ends are read after it (core/marks.py has the rule).
+What was told of a source partition is acknowledged by the broker before more of it is sent, so within one nothing
+overtakes; several are forwarded side by side. While many more records are known to follow, the batches of one partition
+are gathered and told of together: of a Job there is one beat then, and not one for each batch. For a mark W is noted
+first and the ends are read after it (core/marks.py has the rule).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -27,11 +27,13 @@ from sf_healer.core.partitioning import partition_of
 IDENTITY_AGE_SECONDS = 10.0
 #: Below what producers (app.PRODUCE_BATCH_BYTES) and brokers (1 MiB) take, with room for a record's own overhead.
 RECORD_BYTES = 900_000
-#: Batches are gathered while so many records more are known to follow: one batch at least, which is sure to come.
+#: Batches are gathered while the source is known to reach so many offsets further: another one is there or about to be.
 FAR_BEHIND_RECORDS = 5_000
-#: For so long, and until so many Jobs are told of. Where a fetch tells of nearly as many, gathering spares little.
+#: For so long, and until there are so many beats and words. Where each fetch makes as many, gathering spares little.
 GATHER_SECONDS = 0.5
-GATHERED = 10_000
+MOST_GATHERED = 10_000
+#: Nor is more gathered with so many that are evidence of nothing: each keeps its record, and they do not join.
+MOST_REJECTED = 1_000
 
 
 class Addressed(NamedTuple):
@@ -143,38 +145,51 @@ class Forwarding:
         """Put everything on the log that a batch says, and those that `following` gave for it.
 
         Returns what that was when all of it is acknowledged. That is nothing where the topic it was fetched from is no
-        more: all of it is ignored.
+        more: all of it is ignored, with what was gathered before.
         """
         forwarder, ports = self.forwarder, self._ports
         if forwarder.broker_time(now=ports.clock()) == inf:
             await self._append([Addressed(0, evidence.EMPTY)])  # without it nothing bounds what the first batch says
         gathered, records = forwarder.begin(), 0
+        assumed: list[JobFact] = []  # taken before others have their turn, for they would tell of them elsewhere
         until = ports.clock() + GATHER_SECONDS
         next_batch: SourceBatch | None = batch
         while next_batch is not None:
             batch, end = next_batch, next_batch.records[-1].offset + 1
             records += len(batch.records)
             if not await self._is_of_the_topic(batch, end):
-                return _ignored(records)
+                return await self._ignore(records, assumed)
+            known = len(gathered.rejected)
             forwarder.gather(batch.records, gathered, batch.partition, now=ports.clock())
-            if gathered.names_nobody and await ports.look_again():
+            assumed += ports.take_assumed()
+            if gathered.names_nobody(since=known) and await ports.look_again():
                 forwarder.gather_unresolved(gathered, batch.partition, now=ports.clock())
+                assumed += ports.take_assumed()
             next_batch, seconds = None, until - ports.clock()
             if seconds > 0 and self._may_gather(gathered, batch.partition, end):
                 batch.let_go()
                 next_batch = await following(seconds)
         if not await self._is_of_the_topic(batch, end):  # since others had their turn
-            return _ignored(records)
-        await self._tell(batch, combined := forwarder.combined(gathered, batch.partition))
+            return await self._ignore(records, assumed)
+        await self._tell(batch, combined := forwarder.combined(gathered, batch.partition), assumed)
         return combined
 
     def _may_gather(self, gathered: Gathered, source_partition: int, end: int) -> bool:
-        return gathered.size < GATHERED and self.forwarder.behind(source_partition, end) >= self._far_behind_records
+        return (
+            gathered.size < MOST_GATHERED
+            and len(gathered.rejected) < MOST_REJECTED
+            and self.forwarder.behind(source_partition, end) >= self._far_behind_records
+        )
 
-    async def _tell(self, batch: SourceBatch, combined: Combined) -> None:
+    async def _ignore(self, records: int, assumed: Iterable[JobFact]) -> Combined:
+        """Say nothing of what was read but what is assumed of new Jobs: they will not be new a second time."""
+        await self._append([fact_record(fact, self.forwarder.partitions) for fact in assumed])
+        return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: records})
+
+    async def _tell(self, batch: SourceBatch, combined: Combined, assumed: Iterable[JobFact]) -> None:
         """Send what batches came to, the last of which is given; returns when it is acknowledged."""
-        ports, partitions = self._ports, self.forwarder.partitions
-        bundles, others = _with_facts(combined.bundles.values(), ports.take_assumed())
+        partitions = self.forwarder.partitions
+        bundles, others = _with_facts(combined.bundles.values(), assumed)
         facts = [fact_record(fact, partitions) for fact in others]
         values = [
             Addressed(partition, value)
@@ -183,7 +198,7 @@ class Forwarding:
         ]
         await self._append([*facts, *values])
         if combined.rejected:
-            await ports.bury(batch, combined.rejected)
+            await self._ports.bury(batch, combined.rejected)
 
     async def _is_of_the_topic(self, batch: SourceBatch, end: int) -> bool:
         """Find out whether a batch, fetched some time ago, is of the topic that its reports will be told under.
@@ -243,10 +258,6 @@ class Forwarding:
         sent_at = self._ports.clock()
         for appended in await self._ports.append(records):
             self.forwarder.acknowledged(appended.partition, appended_at=appended.at, sent_at=sent_at)
-
-
-def _ignored(records: int) -> Combined:
-    return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: records})
 
 
 def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:

@@ -89,12 +89,12 @@ async def _forward(event: BatchEvent, inbox: Inbox[BatchEvent]) -> None:
 
     async def following(seconds: float) -> Batch | None:
         nonlocal read
-        following = await inbox.next_within(seconds, wanted=lambda each: each.value.follows(taken[-1].value))
-        if following is None:
+        found = await inbox.next_within(seconds, wanted=lambda each: each.value.follows(taken[-1].value))
+        if found is None:
             return None
-        taken.append(following)
-        read += len(following.value)
-        return following.value
+        taken.append(found)
+        read += len(found.value)
+        return found.value
 
     _count(await forwarding.forward(event.value, following), read=read)
     for each in taken:

@@ -10,6 +10,7 @@ offset is that of the last report all the same, for it says how far the batch ha
 
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import islice
 from math import inf
 from typing import Protocol
 
@@ -142,7 +143,7 @@ class Combiner:
     def gather(
         self, records: Iterable[SourceRecord], gathered: "Gathered", *, marks: SourceMarks, not_after: float = inf
     ) -> None:
-        """Take in a batch of the source partition of which all is that was gathered before, at lower offsets.
+        """Take in a batch; all that was gathered before is of the same source partition, at lower offsets.
 
         Records are in order of their offsets; source times are clamped by `marks`. `not_after` is a broker's time
         (epoch seconds) at which the batch had been read: what follows live is not below any end yet, and a record
@@ -277,10 +278,9 @@ class Gathered:
         """How many beats and words there are."""
         return sum(map(len, self.beats)) + sum(map(len, self.words))
 
-    @property
-    def names_nobody(self) -> bool:
-        """Whether a report named a Job that is not known."""
-        return any(reject.reason.startswith(UNRESOLVED) for reject in self.rejected)
+    def names_nobody(self, *, since: int = 0) -> bool:
+        """Say whether a report named a Job that is not known; of those rejected first, so many do not count."""
+        return any(reject.reason.startswith(UNRESOLVED) for reject in islice(self.rejected, since, None))
 
     def take_unresolved(self) -> list[Rejected]:
         """Take out those that named nobody, in order of their offsets."""
@@ -335,9 +335,10 @@ def _within(said_at: float, low: float, high: float) -> tuple[float, float | Non
 
 
 def _newest_beat(known: Beat, later: Beat) -> Beat:
-    """Join two beats of one Job; of two of one source time the second one's records count."""
+    """Join two beats of one Job; where both have one source time the records of the higher offset count."""
     source_at, said_at = _newest_times(known, later)
-    newest = later if later.source_at >= known.source_at and later.records_written >= 0 else known
+    is_newer = (later.source_at, later.offset) >= (known.source_at, known.offset)
+    newest = later if is_newer and later.records_written >= 0 else known
     return Beat(known.key, source_at, max(known.offset, later.offset), newest.records_written, said_at)
 
 

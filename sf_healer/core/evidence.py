@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The newest `loading` of one Job in one batch of one source partition."""
+    """The newest `loading` of one Job in what was gathered of one source partition: a batch, or several."""
 
     key: str
     source_at: Moment  # Kafka's timestamp of the report, clamped (core/marks.py)
@@ -29,7 +29,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The newest report of any other kind of one Job in one batch."""
+    """The newest report of any other kind of one Job in what was gathered."""
 
     key: str
     kind: Kind
@@ -42,7 +42,7 @@ class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
-    """What one batch of one source partition says of the Jobs of one evidence partition."""
+    """What a batch of one source partition, or several, say of the Jobs of one evidence partition."""
 
     topic_id: str
     source_partition: Number

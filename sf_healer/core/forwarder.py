@@ -64,7 +64,7 @@ class Forwarder:
         return gathered.combined(self.topic_id, source_partition)
 
     def behind(self, source_partition: int, position: int) -> int:
-        """Say how many records surely follow a position: by the end that the last mark found."""
+        """Say how many offsets the source went on from a position, when the last mark asked; none if negative."""
         return self._marks[source_partition].end - position
 
     def broker_time(self, *, now: float) -> float:

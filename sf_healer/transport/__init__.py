@@ -47,10 +47,10 @@ Flow control. A partition whose agent holds `max_in_flight` batches is left out 
 acknowledged or let go; the others go on. So a slow agent holds at most, for each partition, `max_in_flight` batches of
 `max_bytes` plus one producer's record batch each, and one prefetched answer of `consumer_max_fetch_size` (or one
 record batch, if that is larger). An agent that keeps of several batches less than they take may `let_go` of each and
-acknowledge them later, together: they count as in flight for the offset alone. Each poll takes at most one batch of
-each partition, so none waits for another's backlog. For topics that are not batched one poll brings no more than
-Faust's own buffers still hold: Faust has one drain loop for all agents and blocks it when one agent's buffer
-is full. It still blocks on a full producer buffer.
+acknowledge them later, together: they count as in flight for the offset alone, and what is kept of them is the agent's
+to bound. Each poll takes at most one batch of each partition, so none waits for another's backlog. For topics that
+are not batched one poll brings no more than Faust's own buffers still hold: Faust has one drain loop for all agents
+and blocks it when one agent's buffer is full. It still blocks on a full producer buffer.
 
 Sending. `send_together` puts many records for one partition into as few batches as they fit in; `topic.send` costs
 tens of microseconds each.

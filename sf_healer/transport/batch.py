@@ -88,7 +88,7 @@ class Batch:
     def let_go(self) -> None:
         """Free the records, and let the next batch be fetched in their place; the offset moves when it is acknowledged.
 
-        For an agent that keeps of several batches less than they take, and acknowledges them together.
+        For an agent that keeps of several batches less than they take, bounds that, and acknowledges them together.
         """
         self.records = []
         if self._delivery is not None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agents.batches import Inbox, side_by_side
+from agents.batches import Inbox, WorkBrokenOffError, side_by_side
 from tests.lab.waiting import until_async
 
 
@@ -75,6 +75,32 @@ async def test_what_raises_ends_all_other_work_and_is_what_is_raised() -> None:
     assert cancelled.is_set()
 
 
+async def test_work_that_ends_because_what_it_waited_for_was_cancelled_is_an_error() -> None:
+    """A task group takes it for an end: the partition would never be read again, and nobody would know."""
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    answer.cancel()
+
+    async def work(_batch: Batch, _inbox: Inbox[Batch]) -> None:
+        await answer
+
+    with pytest.raises(WorkBrokenOffError):
+        await asyncio.wait_for(side_by_side(given([Batch(0, 0)]), work, partition_of=partition_of), 5)
+
+
+async def test_who_is_cancelled_from_outside_is_cancelled() -> None:
+    never = asyncio.Event()
+
+    async def work(_batch: Batch, _inbox: Inbox[Batch]) -> None:
+        await never.wait()
+
+    working = asyncio.create_task(side_by_side(given([Batch(0, 0)], never), work, partition_of=partition_of))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+
+
 def wanted(_: int) -> bool:
     return True
 
@@ -90,7 +116,6 @@ async def test_the_next_one_is_taken_when_it_comes() -> None:
 async def test_what_does_not_come_in_time_or_is_not_wanted_is_none_and_stays() -> None:
     inbox: Inbox[int] = Inbox()
     assert await inbox.next_within(0.001, wanted=wanted) is None
-    assert await inbox.next_within(-1.0, wanted=wanted) is None
     inbox.put(7)
     assert await inbox.next_within(60.0, wanted=lambda number: number != 7) is None
     assert await inbox.next() == 7

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agents.forwarding import GATHER_SECONDS, RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
+from agents.forwarding import GATHER_SECONDS, MOST_REJECTED, RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
 from sf_healer.core import evidence
 from sf_healer.core.combine import Ignored
 from sf_healer.core.evidence import Bundle, Fact, Mark
@@ -52,10 +52,10 @@ class Broker:
         return float(len(self.log))
 
     def positions(self) -> dict[int, int]:
-        return {0: self.position}
+        return {0: self.position, 1: self.position}
 
     def handed_over(self, source_partition: int) -> int:
-        assert source_partition == 0
+        assert source_partition in self.positions()
         return self.read_up_to
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
@@ -240,9 +240,9 @@ def assuming(broker: Broker, *, partitions: int = 1) -> Forwarding:
     return Forwarding(Forwarder(names, partitions=partitions), broker, mark_interval_seconds=1.0)
 
 
-def said(status: str, *numbers: int, first_offset: int = 0) -> Batch:
+def said(status: str, *numbers: int, first_offset: int = 0, partition: int = 0) -> Batch:
     values = [b'{"status": "%b", "producer": "p__%d", "queue_id": "q-%d"}' % (status.encode(), n, n) for n in numbers]
-    return Batch(0, [Record(first_offset + at, 1_000_000, value) for at, value in enumerate(values)])
+    return Batch(partition, [Record(first_offset + at, 1_000_000, value) for at, value in enumerate(values)])
 
 
 async def test_what_is_assumed_of_a_job_goes_with_what_it_says_first() -> None:
@@ -350,6 +350,73 @@ async def test_what_tells_of_many_jobs_waits_for_no_more() -> None:
     await forwarding.forward(said("loading", *range(10_000)), backlog.following)
 
     assert backlog.asked == []
+
+
+async def test_what_is_evidence_of_nothing_is_not_gathered_without_end() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker, end=10_000)
+    backlog = Backlog(reports(2 * MOST_REJECTED))
+
+    await forwarding.forward(reports(*range(MOST_REJECTED), producer="who"), backlog.following)
+
+    assert backlog.asked == []
+    assert len(broker.buried) == MOST_REJECTED
+
+
+async def test_what_is_assumed_of_a_job_goes_with_its_own_partition_though_another_is_told_of_first() -> None:
+    broker = Broker()
+    forwarding = assuming(broker)
+    await forwarding.mark()
+
+    async def another_comes_first(_: float) -> Batch | None:
+        await forwarding.forward(said("loading", 7, partition=1))
+        return None
+
+    await forwarding.forward(said("loading", 1, 2), another_comes_first)
+
+    told = [[fact.key for fact in bundle.facts] for bundle in broker.bundles()]
+    assert told == [["stf/q-7-p"], ["stf/q-1-p", "stf/q-2-p"]]
+    assert not [record for record in broker.log if isinstance(record, Fact)]
+
+
+async def test_what_is_assumed_of_a_job_is_told_though_its_report_is_ignored() -> None:
+    broker = Broker()
+    forwarding = assuming(broker)
+    await forwarding.mark()
+
+    def made_anew() -> None:
+        broker.topic, broker.end, broker.position = Topic("second", 1), 1, 0
+        forwarding.forwarder.reset(0, from_position=5, to_position=0)
+
+    await forwarding.forward(said("loading", 1, 2), Backlog(then=made_anew).following)
+
+    assert broker.bundles() == []
+    assert [record.fact.key for record in broker.log if isinstance(record, Fact)] == ["stf/q-1-p", "stf/q-2-p"]
+
+
+async def test_a_batch_that_turns_out_to_be_of_a_topic_no_more_takes_those_before_it_along() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+    backlog = Backlog(reports(3, 4, is_gone=True))
+
+    combined = await forwarding.forward(reports(0, 1, 2), backlog.following)
+
+    assert broker.bundles() == []
+    assert combined.ignored == {Ignored.TOPIC_GONE: 5}
+
+
+async def test_what_was_gathered_is_told_under_the_id_of_the_topic_that_is_read_then() -> None:
+    """A mark found the topic made anew and grown past what is in hand: no broker can tell, and it has one id."""
+    broker = Broker()
+    forwarding = await far_behind(broker)
+
+    def found() -> None:
+        broker.topic = broker.cached = Topic("second", 1)
+        forwarding.forwarder.topic_id = "second"
+
+    await forwarding.forward(reports(0, 1, 2), Backlog(then=found).following)
+
+    assert [bundle.topic_id for bundle in broker.bundles()] == ["second"]
 
 
 async def test_what_was_gathered_of_a_topic_that_was_made_anew_meanwhile_is_told_under_no_id() -> None:

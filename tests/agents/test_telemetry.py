@@ -412,6 +412,29 @@ async def test_far_behind_batches_are_told_of_together_and_acknowledged_together
     assert fates()["in"] - before["in"] == fates()["folded"] - before["folded"] == 3
 
 
+async def test_each_record_of_batches_told_of_together_is_counted_once(edge, agent, monkeypatch):
+    monkeypatch.setattr(telemetry.forwarding, "_far_behind_records", 3)
+    await agent.take(reports([says("pong")]))  # the broker's time is asked for once
+    standing_at(edge, p0=1)
+    ending_at(edge, p0=10)
+    await telemetry.forwarding.mark()
+    edge.producer.sent.clear()
+    before = fates()
+    batches = [
+        reports([LOADING, b"{"], first_offset=1),
+        reports([says("pong"), STRANGER], first_offset=3),
+        reports([LOADING], first_offset=6),  # behind a gap: by itself
+    ]
+    events = [await agent.put(batch) for batch in batches]
+    for event in events:
+        await until_async(lambda event=event: settled(event), "the batch to be acknowledged", seconds=5)
+    assert [bundle.beats[0].offset for _, bundle in edge.producer.evidence()] == [1, 6]
+    after = fates()
+    counted = {fate: after[fate] - before[fate] for fate in after}
+    assert counted == {"in": 5, "folded": 2, "dead": 2, "pong": 1, "several_jobs": 0, "topic_gone": 0}
+    assert sorted(dead_letters(edge)) == ["not_json", "unresolved_unknown_producer"]
+
+
 async def test_a_batch_in_which_thousands_of_jobs_fail_at_once_fits_the_brokers_limit(edge, agent):
     """All of one partition, each with the longest text there can be: more than one record holds."""
     partition = partition_of(JOB, settings.partitions)

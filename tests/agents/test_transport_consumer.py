@@ -331,6 +331,15 @@ async def test_a_batch_that_is_let_go_makes_room_and_moves_no_offset(restoring, 
     assert restoring._demands([CHANGELOG]) == {}
     assert second.value.follows(first.value)
     assert not first.value.follows(second.value)
+    behind_a_gap, of_another = (
+        Batch(tp, [], start_position=at, next_position=20, size_bytes=0)
+        for tp, at in (
+            (CHANGELOG, 11),
+            (CHANGELOG._replace(partition=CHANGELOG.partition + 1), 10),
+        )
+    )
+    assert not behind_a_gap.follows(second.value)
+    assert not of_another.follows(second.value)
 
     first.value.let_go()
 
@@ -341,6 +350,13 @@ async def test_a_batch_that_is_let_go_makes_room_and_moves_no_offset(restoring, 
     assert restoring.restored_position(CHANGELOG) == 5
     acknowledge(restoring, [first])
     assert restoring.restored_position(CHANGELOG) == 10
+
+
+async def test_nothing_follows_a_batch_of_a_topic_that_is_no_more(restoring) -> None:
+    (first,) = hand_over(restoring, CHANGELOG, span(CHANGELOG, [5, 6], start=5, end=7))
+    (second,) = hand_over(restoring, CHANGELOG, span(CHANGELOG, [9], start=7, end=10))
+    restoring._ledgers[CHANGELOG].abandon()
+    assert not second.value.follows(first.value)
 
 
 async def test_a_marker_behind_the_last_record_of_a_changelog_is_passed(restoring) -> None:

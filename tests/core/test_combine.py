@@ -299,7 +299,7 @@ def test_reports_tried_again_once_their_jobs_are_known_come_to_what_they_come_to
     combiner.gather_unresolved(gathered, marks=SourceMarks())
     assert _bundles(gathered) == _bundles(expected)
     assert (gathered.reports, gathered.ignored) == (expected.reports, expected.ignored)
-    assert gathered.names_nobody is expected.names_nobody is False
+    assert gathered.names_nobody() is expected.names_nobody() is False
 
 
 def _gather(batches):
@@ -321,6 +321,15 @@ def test_of_two_beats_joined_in_any_order_the_higher_offset_stands_and_the_newer
         for beat in beats:
             gathered.beat(0, beat)
         assert gathered.beats == [{"stf/one": Beat("stf/one", T0 + 2, 7, 6)}]
+
+
+def test_of_two_beats_of_one_moment_joined_in_any_order_the_records_of_the_higher_offset_count():
+    lower, higher = Beat("stf/one", T0 + 1, 3, 100), Beat("stf/one", T0 + 1, 9, 200)
+    for beats in ((lower, higher), (higher, lower)):
+        gathered = Combiner(JobIndex(), 1).begin()
+        for beat in beats:
+            gathered.beat(0, beat)
+        assert gathered.beats == [{"stf/one": higher}]
 
 
 def test_of_two_words_joined_in_any_order_the_higher_offset_stands_and_the_newer_word():

@@ -303,8 +303,9 @@ class Taken:
         return self.records[-1].offset
 
     def follows(self, other: "Taken") -> bool:
-        """Say whether it goes on where another one of the same assignment ended."""
-        return self._cursor is other._cursor and self.start_position == other.next_position and not other.is_gone
+        """Say whether it goes on where another one of the same partition ended, whenever that was assigned."""
+        is_next = self.partition == other.partition and self.start_position == other.next_position
+        return is_next and not other.is_gone
 
     def let_go(self) -> None:
         """Free the records; the next batch may come, though this one is not acknowledged."""

@@ -247,11 +247,11 @@ class Detector(App):
         taken = [batch]
 
         async def following(seconds: float) -> Taken | None:
-            following = await inbox.next_within(seconds, wanted=lambda each: each.follows(taken[-1]))
-            if following is not None:
-                taken.append(following)
+            found = await inbox.next_within(seconds, wanted=lambda each: each.follows(taken[-1]))
+            if found is not None:
+                taken.append(found)
                 await self._is_slow()
-            return following
+            return found
 
         await self._is_slow()
         await self.worker.point()
