@@ -254,13 +254,8 @@ class Consumer(driver.Consumer):
             transport.resets.append(reset)
             for callback in transport.reset_callbacks:
                 callback(reset)
-        ledger = self._ledgers.get(reset.tp)
-        if ledger is not None and ledger.position is not None and ledger.position <= reset.to_position:
-            ledger.pass_over(reset.to_position)  # what is in flight counts as before: it is still to be acknowledged
-        else:
-            if ledger is not None:
-                ledger.abandon()
-            self._ledgers[reset.tp] = Ledger(reset.to_position)
+        ledger = self._ledgers.get(reset.tp) or Ledger()
+        self._ledgers[reset.tp] = ledger.start_over(reset.to_position)
         self._committed_offset[reset.tp] = None  # it may lie ahead, if the topic was created anew
 
     async def _read_again(self, tp: TP) -> None:

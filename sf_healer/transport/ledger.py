@@ -63,10 +63,18 @@ class Ledger:
         assert end >= self._position, f"{end} is before {self._position}"
         self._position = end
 
-    def abandon(self) -> None:
-        """Say of everything in flight that the log it was read from is no more."""
+    def start_over(self, position: int) -> Ledger:
+        """Go on where a reset has put the reader; returns the ledger of that place.
+
+        Further on what is in flight is still to be acknowledged. Further back, or from nowhere, is another log: that of
+        what is in flight is no more.
+        """
+        if self._position is not None and self._position <= position:
+            self.pass_over(position)
+            return self
         for delivery in self._open:
             delivery.abandoned = True
+        return Ledger(position)
 
     @property
     def acknowledged(self) -> int | None:

@@ -355,7 +355,7 @@ async def test_a_batch_that_is_let_go_makes_room_and_moves_no_offset(restoring, 
 async def test_nothing_follows_a_batch_of_a_topic_that_is_no_more(restoring) -> None:
     (first,) = hand_over(restoring, CHANGELOG, span(CHANGELOG, [5, 6], start=5, end=7))
     (second,) = hand_over(restoring, CHANGELOG, span(CHANGELOG, [9], start=7, end=10))
-    restoring._ledgers[CHANGELOG].abandon()
+    restoring._ledgers[CHANGELOG].start_over(0)
     assert not second.value.follows(first.value)
 
 

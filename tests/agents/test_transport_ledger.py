@@ -117,6 +117,12 @@ def test_what_may_be_committed_only_grows_and_ends_at_the_end(lengths, random) -
 def test_what_is_in_flight_can_be_abandoned_and_what_comes_later_is_not() -> None:
     ledger = Ledger(0)
     before = ledger.deliver(3)
-    ledger.abandon()
-    after = ledger.deliver(5)
+    after = ledger.start_over(0).deliver(5)
     assert (before.abandoned, after.abandoned) == (True, False)
+
+
+def test_what_is_in_flight_is_still_to_be_acknowledged_where_reading_goes_on_further_on() -> None:
+    ledger = Ledger(0)
+    before = ledger.deliver(3)
+    assert ledger.start_over(7) is ledger
+    assert (before.abandoned, ledger.acknowledged, ledger.position) == (False, 0, 7)

@@ -8,12 +8,14 @@ anew, control records (offsets without a record), committed offsets, eager rebal
 
 import random
 from bisect import bisect_left
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from aiokafka.errors import KafkaTimeoutError
+from faust.types import TP
 
+from sf_healer.transport import Batch
+from sf_healer.transport.ledger import Ledger
 from tests.simulation.clock import Life, Process, Scheduler
 
 Place = tuple[str, int]  # topic, partition
@@ -244,78 +246,26 @@ class Committed(NamedTuple):
 class Cursor:
     """Where an agent stands in one partition."""
 
-    __slots__ = ("confirmed", "open", "place", "position", "topic_id")
+    __slots__ = ("confirmed", "ledger", "place", "topic_id")
 
     def __init__(self, place: Place, committed: "Committed | None") -> None:
         self.place = place
-        self.position = None if committed is None else committed.offset
-        self.open: deque[Taken] = deque()  # in the agent's hands
+        self.ledger = Ledger(None if committed is None else committed.offset)
         self.topic_id = "" if committed is None else committed.topic_id  # nobody in the world can read it
         self.confirmed = False
 
-    @property
-    def acknowledged(self) -> int | None:
-        while self.open and self.open[0].is_acknowledged:
-            self.open.popleft()
-        return self.open[0].start_position if self.open else self.position
 
-    @property
-    def has_room(self) -> bool:
-        return all(taken.is_acknowledged or taken.is_let_go for taken in self.open)
-
-    def start_over(self, position: int) -> None:
-        """Go on elsewhere; further back is another topic, and what is in hand is of one that is no more."""
-        if self.position is not None and position < self.position:
-            for taken in self.open:
-                taken.is_gone = True
-            self.open.clear()
-        self.position = position
-
-
-class Taken:
+class Taken(Batch):
     """A batch in an agent's hands."""
 
-    __slots__ = (
-        "_cursor",
-        "_on_room",
-        "is_acknowledged",
-        "is_gone",
-        "is_let_go",
-        "next_position",
-        "partition",
-        "records",
-        "start_position",
-    )
-
-    def __init__(
-        self, cursor: Cursor, records: Sequence[Record], next_position: int, on_room: Callable[[], None]
-    ) -> None:
-        assert cursor.position is not None
-        self._cursor = cursor
-        self._on_room = on_room
-        self.is_gone = self.is_let_go = self.is_acknowledged = False
-        self.partition = cursor.place[1]
-        self.records = records
-        self.start_position, self.next_position = cursor.position, next_position
-
-    @property
-    def last_offset(self) -> int:
-        return self.records[-1].offset
-
-    def follows(self, other: "Taken") -> bool:
-        """Say whether it goes on where another one of the same partition ended, whenever that was assigned."""
-        is_next = self.partition == other.partition and self.start_position == other.next_position
-        return is_next and not other.is_gone
-
-    def let_go(self) -> None:
-        """Free the records; the next batch may come, though this one is not acknowledged."""
-        self.records, self.is_let_go = (), True
-        self._on_room()
+    __slots__ = ()
 
     def acknowledge(self) -> None:
         """Let the position move past the batch, if it is still the one of this assignment."""
-        self.is_acknowledged = True
-        self._on_room()
+        assert self._delivery is not None
+        assert self._on_let_go is not None
+        self._delivery.acknowledged = True
+        self._on_let_go()
 
 
 class Reader:
@@ -340,7 +290,7 @@ class Reader:
     def positions(self, *, acknowledged: bool = True) -> dict[int, int]:
         """Return up to where each partition is handed over and acknowledged; or, wrongly, only handed over."""
         found = {
-            cursor.place[1]: cursor.acknowledged if acknowledged else cursor.position
+            cursor.place[1]: cursor.ledger.acknowledged if acknowledged else cursor.ledger.position
             for cursor in self._cursors
             if cursor.confirmed
         }
@@ -352,13 +302,13 @@ class Reader:
 
     def in_flight(self) -> bool:
         """Say whether the agent has something that it has not acknowledged."""
-        return any(cursor.acknowledged != cursor.position for cursor in self._cursors)
+        return any(cursor.ledger.acknowledged != cursor.ledger.position for cursor in self._cursors)
 
     def to_commit(self) -> dict[Place, Committed]:
         return {
-            cursor.place: Committed(cursor.acknowledged, cursor.topic_id)
+            cursor.place: Committed(acknowledged, cursor.topic_id)
             for cursor in self._cursors
-            if cursor.acknowledged is not None
+            if (acknowledged := cursor.ledger.acknowledged) is not None
         }
 
     def ring(self) -> None:
@@ -387,31 +337,42 @@ class Reader:
             self._turn = (self._turn + 1) % len(self._cursors)
             cursor = self._cursors[self._turn]
             log = self._broker.logs.get(cursor.place)
-            if log is None or not cursor.has_room:
+            if log is None or cursor.ledger.in_flight:
                 continue
-            self._check(cursor, log)
-            assert cursor.position is not None
-            if cursor.position == log.end:
+            start = self._check(cursor, log)
+            if start == log.end:
                 continue
-            records, position = log.read(cursor.position, self.limit)
-            taken = Taken(cursor, records, position, self.ring)
-            cursor.position = position
+            records, end = log.read(start, self.limit)
             if records:
-                cursor.open.append(taken)
-                return taken
+                return self._taken(cursor, records, start, end)
+            cursor.ledger.pass_over(end)  # nothing but control records
         return None
 
-    def _check(self, cursor: Cursor, log: Log) -> None:
-        """Find the position in the log, or start over where it is gone."""
-        if cursor.position is None:
-            cursor.position = log.start
-        elif not log.start <= cursor.position <= log.end:
-            self.on_reset(cursor.place[1], cursor.position, log.start)
-            cursor.start_over(log.start)
+    def _taken(self, cursor: Cursor, records: list[Record], start: int, end: int) -> Taken:
+        return Taken(
+            TP(*cursor.place),
+            records,
+            start_position=start,
+            next_position=end,
+            size_bytes=sum(len(record.value or b"") for record in records),
+            delivery=cursor.ledger.deliver(end),
+            on_let_go=self.ring,
+        )
+
+    def _check(self, cursor: Cursor, log: Log) -> int:
+        """Find the position in the log, or start over where it is gone; returns it."""
+        ledger = cursor.ledger
+        if ledger.position is None:
+            ledger.begin_at(log.start)
+        elif not log.start <= ledger.position <= log.end:
+            self.on_reset(cursor.place[1], ledger.position, log.start)
+            cursor.ledger = ledger = ledger.start_over(log.start)
         elif cursor.topic_id not in {"", log.topic_id}:
-            self._broker.passed_over(cursor.place, cursor.position)  # nothing tells the reader
+            self._broker.passed_over(cursor.place, ledger.position)  # nothing tells the reader
+        assert ledger.position is not None
         cursor.topic_id = log.topic_id
         cursor.confirmed = True
+        return ledger.position
 
 
 class Member(Protocol):
