@@ -66,6 +66,10 @@ class SourceRecord(Protocol):
         ...
 
 
+#: What the reason of a Rejected begins with whose report names nobody.
+_UNRESOLVED = "unresolved_"
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """A message that is evidence of nothing; it goes to the dead letters with this reason."""
 
@@ -73,6 +77,11 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
     detail: str = ""
     report: Report | None = None
+
+    @property
+    def names_nobody(self) -> bool:
+        """Whether its report named a Job that is not known."""
+        return self.reason.startswith(_UNRESOLVED)
 
 
 class Ignored(StrEnum):
@@ -99,9 +108,6 @@ class Combined(msgspec.Struct):
         """How many reports the bundles stand for."""
         return sum(self.reports) - self.ignored.get(Ignored.PONG, 0) - self.ignored.get(Ignored.SEVERAL_JOBS, 0)
 
-
-#: What the reasons of Rejected begin with whose report names nobody.
-UNRESOLVED = "unresolved_"
 
 #: Kinds that count for every Job of a queue when only the queue is named.
 _SHARED_KINDS = frozenset({Kind.STARTED, Kind.LOADING})
@@ -211,7 +217,7 @@ class Combiner:
         resolution = self._names.resolve(report)
         self._forget_places_if_names_changed()
         if type(resolution) is Unresolved:
-            gathered.rejected.append(Rejected(record, f"{UNRESOLVED}{resolution.reason}", report=report))
+            gathered.rejected.append(Rejected(record, f"{_UNRESOLVED}{resolution.reason}", report=report))
             return
         assert isinstance(resolution, Resolved)
         kind, offset = report.kind, record.offset
@@ -280,12 +286,12 @@ class Gathered:
 
     def names_nobody(self, *, since: int = 0) -> bool:
         """Say whether a report named a Job that is not known; of those rejected first, so many do not count."""
-        return any(reject.reason.startswith(UNRESOLVED) for reject in islice(self.rejected, since, None))
+        return any(reject.names_nobody for reject in islice(self.rejected, since, None))
 
     def take_unresolved(self) -> list[Rejected]:
         """Take out those that named nobody, in order of their offsets."""
-        taken = [reject for reject in self.rejected if reject.reason.startswith(UNRESOLVED)]
-        self.rejected = [reject for reject in self.rejected if not reject.reason.startswith(UNRESOLVED)]
+        taken = [reject for reject in self.rejected if reject.names_nobody]
+        self.rejected = [reject for reject in self.rejected if not reject.names_nobody]
         return taken
 
     def ignore(self, reason: Ignored, count: int = 1) -> None:

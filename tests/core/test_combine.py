@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sf_healer.core.combine import Combiner, Ignored
+from sf_healer.core.combine import Combiner, Gathered, Ignored
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Fact, Word, decode, encode
 from sf_healer.core.identity import JobIndex
@@ -313,34 +313,35 @@ def _gather(batches):
     return gathered
 
 
+def _joined(join, *entries):
+    """Give the bundle of entries of one partition, which has to be the same in both orders."""
+    found = []
+    for order in (entries, entries[::-1]):
+        gathered = Combiner(JobIndex(), 1).begin()
+        for entry in order:
+            join(gathered, 0, entry)
+        found += gathered.combined(TOPIC, 3).bundles.values()
+    one, other = found
+    assert one == other
+    return one
+
+
 def test_of_two_beats_joined_in_any_order_the_higher_offset_stands_and_the_newer_number_of_records():
     """Else what was tried again would lower the offset, and a redelivered report count as new."""
     older, newer = Beat("stf/one", T0 + 1, 7, 5), Beat("stf/one", T0 + 2, 4, 6)
-    for beats in ((older, newer), (newer, older)):
-        gathered = Combiner(JobIndex(), 1).begin()
-        for beat in beats:
-            gathered.beat(0, beat)
-        assert gathered.beats == [{"stf/one": Beat("stf/one", T0 + 2, 7, 6)}]
+    assert _joined(Gathered.beat, older, newer).beats == (Beat("stf/one", T0 + 2, 7, 6),)
 
 
 def test_of_two_beats_of_one_moment_joined_in_any_order_the_records_of_the_higher_offset_count():
     lower, higher = Beat("stf/one", T0 + 1, 3, 100), Beat("stf/one", T0 + 1, 9, 200)
-    for beats in ((lower, higher), (higher, lower)):
-        gathered = Combiner(JobIndex(), 1).begin()
-        for beat in beats:
-            gathered.beat(0, beat)
-        assert gathered.beats == [{"stf/one": higher}]
+    assert _joined(Gathered.beat, lower, higher).beats == (higher,)
 
 
 def test_of_two_words_joined_in_any_order_the_higher_offset_stands_and_the_newer_word():
     older = Word("stf/one", Kind.ERROR, T0 + 1, 7, finished=True, detail="older")
     newer = Word("stf/one", Kind.ERROR, T0 + 2, 4, finished=False, detail="newer")
-    for words in ((older, newer), (newer, older)):
-        gathered = Combiner(JobIndex(), 1).begin()
-        for word in words:
-            gathered.word(0, word)
-        (bundle,) = gathered.combined(TOPIC, 3).bundles.values()
-        assert bundle.words == (Word("stf/one", Kind.ERROR, T0 + 2, 7, finished=False, detail="newer"),)
+    expected = Word("stf/one", Kind.ERROR, T0 + 2, 7, finished=False, detail="newer")
+    assert _joined(Gathered.word, older, newer).words == (expected,)
 
 
 def _judgements(batches, silence):

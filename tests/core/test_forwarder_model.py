@@ -173,14 +173,12 @@ class Delivery:
         self.records = records
         self.done = False
         self.is_gone = False
-        self.is_let_go = False
         self.start = records[0].offset
         self.end = records[-1].offset + 1
         self.told = records  # what the model knows of it when it is let go
 
     def let_go(self) -> None:
         self.records = []
-        self.is_let_go = True
 
 
 class InHand:
@@ -309,8 +307,8 @@ class Worker:
             in_hand.deliveries.append(found)
             return found
 
-        async def following(seconds: float) -> Delivery | None:
-            return await Question([next_of_it], lambda found: found[0]) if seconds > 0 else next_of_it()
+        async def following(_seconds: float) -> Delivery | None:
+            return await Question([next_of_it], lambda found: found[0])
 
         in_hand.running = Running(self.forwarding.forward(delivery, following))
 
