@@ -189,16 +189,13 @@ class InHand:
         self.running: Running | None = None  # before it waits for anything
 
     @property
-    def topic(self) -> Topic:
-        return self.deliveries[0].topic
-
-    @property
     def partition(self) -> int:
         return self.deliveries[0].partition
 
     @property
-    def records(self) -> list[Report]:
-        return [report for delivery in self.deliveries for report in delivery.told]
+    def reports(self) -> list[tuple[Report, Topic]]:
+        """What is in them, and of which topic: no reader can tell one that was made anew and has grown past it."""
+        return [(report, delivery.topic) for delivery in self.deliveries for report in delivery.told]
 
 
 class Tracked:
@@ -372,17 +369,20 @@ class Model(RuleBasedStateMachine):
         assert bundle.topic_id in {topic.topic_id for topic in self.topics}
         source = (bundle.topic_id, bundle.source_partition)
         known = self.highest[number].get(source, -1)
+        strayed = [report for report, topic in told.reports if topic.topic_id != bundle.topic_id]
+        if strayed and bundle.topic_id == self.topic.topic_id:  # made anew while they were in hand, and grown past them
+            assert self.end(bundle.source_partition) > strayed[-1].offset
         for beat in bundle.beats:
-            combined = [each for each in told.records if each.key == beat.key and each.offset <= beat.offset]
-            if told.topic.topic_id == bundle.topic_id:
-                self._check_source_time(combined[-1], beat.source_at)
-            else:  # made anew while the batch was in hand, and grown past its offsets: no broker can tell
-                is_told_of_the_present_one = bundle.topic_id == self.topic.topic_id
-                assert not is_told_of_the_present_one or self.end(bundle.source_partition) > told.records[-1].offset
-                self.mistaken[source] |= set(range(beat.offset + 1))
+            combined = [(report, topic) for report, topic in told.reports if report.key == beat.key]
+            combined = [(report, topic) for report, topic in combined if report.offset <= beat.offset]
+            last, topic_of_last = combined[-1]
+            if topic_of_last.topic_id == bundle.topic_id:
+                self._check_source_time(last, beat.source_at)
+            mistaken = [report.offset for report, topic in combined if topic.topic_id != bundle.topic_id]
+            self.mistaken[source] |= set(range(max(mistaken, default=-1) + 1))
             if beat.offset > known:
                 self.highest[number][source] = max(self.highest[number].get(source, -1), beat.offset)
-                self.folded[number] |= {(told.topic.topic_id, told.partition, each.offset) for each in combined}
+                self.folded[number] |= {(topic.topic_id, told.partition, report.offset) for report, topic in combined}
 
     # ---- the promise
 
@@ -583,6 +583,8 @@ class Model(RuleBasedStateMachine):
         for source in arriving:
             self.a_report_arrives(source)
         worker = self.workers[number]
+        for source in list(worker.tracked):
+            self._poll(worker, source, most=0)  # it polls all the time: of a topic made anew it does not mark unread
         for _ in range(2):  # the mark under way, and one that finds these ends
             self._begin_mark(worker)
             self._finish(worker, worker.mark)
