@@ -41,7 +41,7 @@ _TOLERANCE_SECONDS = 0.05
 _ACTING_SECONDS = 120.0
 #: A clock in whole seconds, one that is known to a second, and what an answer takes: an error that comes so soon after
 #: a creation may be the last word of the Job before, and nobody is condemned by it.
-_YOUNG_SECONDS = 4.0
+YOUNG_SECONDS = 4.0
 #: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
 _NOTICE_SECONDS = 10.0
 #: No producer tries for so long to send a report: it was carried over by a mirror that had stood still.
@@ -168,6 +168,12 @@ class Oracle:
         offset = self._offsets[bisect_right(self._offsets_from, at) - 1]
         return at + offset + self._broker.logs[topics.EVIDENCE, partition].skew
 
+    def api_behind_at_most(self, since: float) -> float:
+        """Return how far the API's clock may have been behind that of an evidence log since a moment, in seconds."""
+        in_force = self._offsets[bisect_right(self._offsets_from, since) - 1 :]
+        skew = max(self._broker.logs[topics.EVIDENCE, number].skew for number in range(self._partitions))
+        return max(0.0, max(in_force) + skew - self._kube.clock_offset)
+
     def _moment_of(self, partition: int, w: float) -> float:
         """Return the moment a watermark stands for: the append of the record that has it as its time."""
         known = self._append_of[partition].get(round(w * 1000))
@@ -200,7 +206,7 @@ class Oracle:
         followed = now - self._marked.get(place[1], 0.0) < bounds_within < now - incarnation.created
         if said.clock < incarnation.created + 2.0 and not followed:
             said.doubtful = True
-        if said.kind is Kind.ERROR and said.clock < incarnation.created + _YOUNG_SECONDS:
+        if said.kind is Kind.ERROR and said.clock < incarnation.created + YOUNG_SECONDS:
             said.doubtful = True
         if incarnation.managed:
             partition = partition_of(incarnation.key, self._partitions)

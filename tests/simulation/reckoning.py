@@ -17,6 +17,7 @@ from sf_healer.core.state import JobState
 from sf_healer.core.verdicts import LATE_SECONDS, RIGHT_AFTER_SECONDS, Verdict
 from tests.simulation.kube import Job
 from tests.simulation.loaders import CONSUMERS
+from tests.simulation.oracle import YOUNG_SECONDS
 from tests.simulation.worker import Worker
 
 if TYPE_CHECKING:
@@ -98,10 +99,14 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     life = [each for each in said if each.kind in _LIFE]
     arrived = max((each.landed or 0.0 for each in life), default=0.0)
     dated = max((each.clock for each in life), default=0.0)
+    # A Job may have begun so much later than the API dates it, where that clock is behind the broker's: an error from
+    # before that condemns nobody (docs/decisions/0018), only the silence after it does, where silence is judged.
+    surely_its_own_from = truth.created + YOUNG_SECONDS + world.oracle.api_behind_at_most(truth.created)
     errors = [
         each
         for each in said
         if each.kind is Kind.ERROR
+        and each.clock > surely_its_own_from
         and each.emitted > spoke
         and (each.landed or 0.0) > arrived + _unsure_for(world, each)
         and each.clock > dated
