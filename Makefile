@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 comma := ,
+# Hundreds of processes are started here, one after the other: they share their bytecode, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help venv demo up feed down test simulate mutants tutorial fuzz soak lab test-lab canary chaos chaos-soak steady-load bench bench-smoke screenshot check format lock clean
 
@@ -37,8 +39,7 @@ feed: $(READY) ## Feed them a capture: CAPTURE=FILE, SPEED=60
 down: ## End them and forget what they kept
 	docker compose --profile '*' down --volumes
 
-# Four processes for two cores: half of the time these tests wait for other processes. What they start shares its bytecode.
-test: export PYTHONDONTWRITEBYTECODE :=
+# Four processes for two cores: half of the time these tests wait for other processes.
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
 	$(PYTEST) --numprocesses 4 --dist worksteal -m 'not kafka and not kube and not prometheus and not browser and not image and not apart and not soak'
 
