@@ -65,9 +65,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 #: `make test-lab` hands files out to three processes: the longest go first, so that none of them runs alone at the end.
 LONGEST_FIRST = (
-    "tests/scenarios/test_fifty_jobs.py",
     "tests/scenarios/test_endurance.py",
+    "tests/scenarios/test_killed_at_random_moments.py",
     "tests/chaos/test_game_day.py",
+    "tests/scenarios/test_killed_at_boundaries.py",
+    "tests/scenarios/test_fifty_jobs.py",
     "tests/broker/test_scram.py",
     "tests/argo/",
     "tests/chaos/",

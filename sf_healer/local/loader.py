@@ -36,7 +36,7 @@ _DEFAULT_CADENCE_SECONDS = 1.0
 _DEFAULT_TURN_SECONDS = 5.0
 _BETWEEN_LAST_WORDS_SECONDS = 0.03
 _SEND_SECONDS = 10.0
-_FETCH_MAX_WAIT_MS = 50  # the embedded broker looks again only then
+_FETCH_MAX_WAIT_MS = 250  # the embedded broker looks again only then; to a real one each fetch is work
 
 
 class Behaviour(StrEnum):

@@ -143,7 +143,7 @@ class Stage:
 @asynccontextmanager
 async def stage(bootstrap):
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=50)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await producer.start()
     await consumer.start()
     consumer.assign([TopicPartition(topics.OUTCOMES, 0)])

@@ -142,9 +142,7 @@ class Log:
 
     async def follow(self) -> None:
         """Read on until cancelled."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=20
-        )
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, auto_offset_reset="earliest")
         await consumer.start()
         try:
             consumer.assign([TopicPartition(self._topic, 0)])

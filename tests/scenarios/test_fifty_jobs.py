@@ -1,48 +1,27 @@
-"""No Job is lost half way: fifty are restarted while everything that can go wrong does, and each comes back once.
-
-Real kube-apiserver, controller-manager and kwok, three real brokers, the deployed workers; the API server stands
-behind a proxy that knows what went through. A seed chooses Jobs and moments; STORY_SEED=N plays a story again (the
-machine's own timing is not in it).
-"""
+"""Fifty Jobs are restarted while a worker and a broker die and the API misbehaves or is away: each comes back once."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
 import time
-from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from tests.lab.api_proxy import ApiProxy, Asks, Fault, Harm, Weather
-from tests.lab.kafka import KafkaCluster
-from tests.lab.kube.rules import RULES
+from tests.lab.api_proxy import Asks, Fault, Harm, Weather
 from tests.lab.waiting import until_async
-from tests.lab.worker import Worker, make_topics
-from tests.scenarios import jobs as fifty
-from tests.scenarios.audit import replaced_empty
-from tests.scenarios.chronicle import Chronicle
-from tests.scenarios.restarts import BOUNDARIES, POLICY, Story, Trap, random_moments, telling
+from tests.scenarios.ground import AT_ONCE_AFTER, JOBS, Ground, played, running, summary
+from tests.scenarios.restarts import Story, Trap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from tests.lab.kube import ControlPlane
-    from tests.scenarios.jobs import Job
+    from tests.lab.worker import Worker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.kube]
 
-JOBS = 50
-#: Admission starts with one restart at a time and doubles with each that worked: after these all go at once.
-AT_ONCE_AFTER = 6
-#: A killed worker is missed after this; Kafka's own least of 6 s would only make the test longer.
-SESSION_SECONDS = 3.0
-HEARTBEAT_SECONDS = 0.5
 #: With brokers that die. Kafka's least; in production it is longer than the 9 s in which a dead broker is noticed.
 LONG_SESSION_SECONDS = 6.0
 BROKER_AWAY_SECONDS = 12.0
@@ -79,164 +58,6 @@ FAULTS = {
     Asks.OTHER: BUSY | BROKEN,
 }
 CHANCE = 0.25
-
-
-class Ground(msgspec.Struct):
-    """Where a story plays."""
-
-    kafka: KafkaCluster
-    control_plane: ControlPlane
-    proxy: ApiProxy
-    namespace: str
-    kubeconfig: Path  # of the workers: their own rights, through the proxy
-    directory: Path
-    seed: int
-
-    def worker(self, name: str, *, session_seconds: float = SESSION_SECONDS, **settings: Any) -> Worker:
-        policy = self.directory / "policy.toml"
-        policy.write_text(POLICY)
-        return Worker(
-            name,
-            self.directory,
-            bootstrap=self.kafka.bootstrap,
-            mode="heal",
-            namespace=self.namespace,
-            kubeconfig=self.kubeconfig,
-            policy_file=policy,
-            mark_interval_seconds=0.3,
-            sweep_window_seconds=0.5,
-            broker_session_timeout_seconds=session_seconds,
-            broker_heartbeat_seconds=HEARTBEAT_SECONDS,
-            **settings,
-        )
-
-    def create(self) -> list[Job]:
-        owner = {"metadata": {"name": "owner"}}
-        made = self._call("POST", f"/api/v1/namespaces/{self.namespace}/configmaps", owner)
-        named = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": made["metadata"]["uid"]}
-        made_jobs = fifty.make(JOBS, seed=self.seed, namespace=self.namespace, owner=named)
-        for job in made_jobs:
-            self._call("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", job.manifest)
-        return made_jobs
-
-    def remove(self) -> None:
-        self._call("DELETE", f"/api/v1/namespaces/{self.namespace}")
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self.control_plane.call(method, path, body)
-        assert answer.status in {200, 201}, answer
-        return answer.body
-
-
-@pytest.fixture(scope="module")
-def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    quick = {"group.min.session.timeout.ms": "1000"}
-    with KafkaCluster.start(brokers=3, directory=tmp_path_factory.mktemp("brokers"), settings=quick) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def ground(brokers: KafkaCluster, control_plane: ControlPlane, tmp_path: Path) -> Iterator[Ground]:
-    asyncio.run(make_topics(brokers.bootstrap))
-    namespace = control_plane.create_namespace()
-    own = control_plane.service_account(namespace, "healer", RULES)
-    seed = int(os.environ.get("STORY_SEED") or random.SystemRandom().randrange(10**6))
-    with ApiProxy.before(control_plane.kubeconfig) as proxy:
-        kubeconfig = proxy.kubeconfig(own, at=tmp_path / "kubeconfig")
-        ground = Ground(brokers, control_plane, proxy, namespace, kubeconfig, tmp_path, seed)
-        yield ground
-        brokers.make_whole()
-        ground.remove()
-
-
-@pytest.fixture
-def tell(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Write a line for people, past pytest's capture: the numbers of a run are its result.
-
-    A process of pytest-xdist has no terminal: there they are with what the test printed.
-    """
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-
-    def line(text: str) -> None:
-        told = f"{request.node.name}: {text}"
-        if reporter is None:
-            sys.stdout.write(f"{told}\n")
-            return
-        with capsys.disabled():
-            reporter.write_line(told)
-
-    return line
-
-
-@asynccontextmanager
-async def played(ground: Ground) -> AsyncIterator[Story]:
-    """Play a story from the first report; ends with the audit."""
-    async with Chronicle(ground.control_plane.kubeconfig, ground.namespace) as chronicle:
-        jobs = await asyncio.to_thread(ground.create)
-        async with telling(ground.kafka.bootstrap, chronicle, jobs) as story:
-            ground.proxy.watch_for = story.killer.see_request
-            yield story
-            faults = await story.faults()
-    assert not faults, "\n".join(faults)
-
-
-@contextmanager
-def running(*workers: Worker) -> Iterator[None]:
-    try:
-        for worker in workers:
-            worker.start()
-        yield
-    finally:
-        for worker in workers:
-            worker.stop()
-
-
-async def _killed_at(ground: Ground, traps: list[Trap], tell: Callable[[str], None]) -> None:
-    """Restart fifty Jobs, again as often as it takes, and kill the actuator at each trap."""
-    began = time.monotonic()
-    tell(f"seed {ground.seed}, {len(traps)} kills")
-    async with played(ground) as story:
-        detector, actuator = ground.worker("detector", role="detector"), ground.worker("actuator", role="actuator")
-        with running(detector, actuator):
-            await asyncio.to_thread(detector.wait_until_ready)
-            await asyncio.to_thread(actuator.wait_until_ready)
-            await story.fail_all()
-            await story.until_restarted(AT_ONCE_AFTER)
-            for number, trap in enumerate(traps):
-                await story.kill_at(trap, actuator)
-                actuator.start()
-                if number % 10 == 9:
-                    tell(f"{number + 1} kills and {story.restarts()} restarts in {time.monotonic() - began:.0f} s")
-            await story.finish([detector, actuator])
-        tell(_summary(story, time.monotonic() - began))
-        assert len(story.killer.kills) == len(traps)
-
-
-def _summary(story: Story, seconds: float) -> str:
-    empty = f", {count} overlooked by the Job controller" if (count := replaced_empty(story.chronicle)) else ""
-    return f"{len(story.killer.kills)} kills, {JOBS} Jobs, {story.restarts()} restarts{empty}, {seconds:.0f} s"
-
-
-@pytest.mark.timeout(1800)
-async def test_the_actuator_killed_at_every_boundary_and_at_twenty_random_moments_loses_no_job(ground: Ground, tell):
-    rng = random.Random(ground.seed)
-    traps = [*BOUNDARIES, *random_moments(20, rng)]
-    rng.shuffle(traps)
-    await _killed_at(ground, traps, tell)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(14400)
-async def test_the_actuator_killed_at_every_boundary_and_at_two_hundred_random_moments_loses_no_job(
-    ground: Ground, tell
-):
-    rng = random.Random(ground.seed)
-    traps = [*BOUNDARIES, *random_moments(200, rng)]
-    rng.shuffle(traps)
-    await _killed_at(ground, traps, tell)
-
-
-# ---- workers, brokers and the API
 
 
 class Scene(msgspec.Struct):
@@ -320,7 +141,7 @@ async def _harmed_by(ground: Ground, harms: tuple[Any, ...], waves: int, tell: C
                 await story.until_restarted(JOBS)
                 tell(f"wave {wave + 1} over after {time.monotonic() - began:.0f} s")
             await story.finish(workers)
-        tell(_summary(story, time.monotonic() - began))
+        tell(summary(story, time.monotonic() - began))
         tell(f"faults met: {dict(sorted(ground.proxy.counts().items()))}")
 
 

@@ -272,6 +272,7 @@ class KafkaCluster:
             "auto.create.topics.enable": "false",  # as production has it: a forgotten topic must show
             "unclean.leader.election.enable": "false",
             "log.segment.delete.delay.ms": "1000",
+            "metadata.max.idle.interval.ms": "0",  # of 500: a record twice a second that says nothing, on every broker
         }
 
     def _security_properties(self, index: int, plain: Mapping[str, str]) -> dict[str, str]:
