@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.lab.kafka.cluster import SHORT_LIVED
 from tests.lab.kafka.installation import installed_at, java
 from tests.lab.ports import LOOPBACK, free_ports, is_answering
 from tests.lab.process import Server, stop_together
@@ -70,4 +71,4 @@ def _format(home: Path, cluster: str) -> None:
 def _java(*options: str) -> list[str]:
     command = java()
     assert command is not None, "the lab was asked before"
-    return [command, *options, "-cp", f"{installed_at()}/libs/*"]
+    return [command, *options, *SHORT_LIVED, "-cp", f"{installed_at()}/libs/*"]

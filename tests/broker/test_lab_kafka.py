@@ -13,6 +13,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.lab.kafka import KafkaCluster
+from tests.lab.kafka.classes import archive
+from tests.lab.kafka.cluster import SHORT_LIVED
 from tests.lab.process import StartFailed
 from tests.lab.waiting import until_async
 
@@ -98,6 +100,18 @@ def test_a_broker_that_cannot_start_shows_why(tmp_path: Path) -> None:
         KafkaCluster.start(directory=tmp_path, settings={"log.retention.ms": "soon"})
 
     assert "Invalid value soon for configuration log.retention.ms" in str(failure.value)
+
+
+def test_a_broker_takes_its_classes_from_the_archive(tmp_path: Path) -> None:
+    archive()
+    loaded = tmp_path / "loaded.log"
+    options = (*SHORT_LIVED, f"-Xlog:class+load:file={loaded}")
+
+    KafkaCluster.start(directory=tmp_path / "kafka", java_options=options).stop()
+
+    ours = [line for line in loaded.read_text().splitlines() if " kafka." in line and "$$Lambda" not in line]
+    archived = [line for line in ours if "source: shared objects file" in line]
+    assert len(archived) > 0.9 * len(ours) > 100
 
 
 async def _create_topic(cluster: KafkaCluster, configs: dict[str, str] | None = None) -> str:

@@ -10,7 +10,8 @@ from tests.lab import command_line
 from tests.lab.kafka import LONG_LIVED, VERSION, KafkaCluster
 from tests.lab.kafka import install as install_version
 from tests.lab.kafka import missing as missing_reason
-from tests.lab.kafka.installation import installed_at
+from tests.lab.kafka.classes import archive
+from tests.lab.kafka.installation import archive_of, installed_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +28,10 @@ def main() -> None:
 @main.command()
 @version_option
 def install(version: str) -> None:
-    """Fetch the jars from Maven Central, unless they are there."""
+    """Fetch the jars from Maven Central and load their classes once, unless they are there."""
     click.echo(f"Apache Kafka {version} ...")
     command_line.print_installed(lambda: install_version(version), lambda: installed_at(version))
+    command_line.print_installed(lambda: archive(version), lambda: archive_of(version))
 
 
 @main.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from tests.lab import cache
@@ -83,12 +84,24 @@ def java() -> str | None:
     return shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
 
 
+def archive_of(version: str = VERSION) -> Path:
+    """Give the place of a version's classes as this Java has loaded them (classes.py), be it there or not."""
+    command = java()
+    described = hashlib.sha256((_version_text(command) if command else "").encode()).hexdigest()[:12]
+    return cache.root() / f"{installed_at(version).name}-classes-{described}" / "broker.jsa"
+
+
 def _java_missing() -> str | None:
     command = java()
     if command is None:
         return f"Java {OLDEST_JAVA} or newer is needed for Apache Kafka, there is none (JAVA_HOME, PATH)"
-    version = subprocess.run([command, "-version"], capture_output=True, text=True, check=False).stderr
+    version = _version_text(command)
     quoted = version.partition('"')[2].partition(".")[0].partition('"')[0]
     if not quoted.isdigit() or int(quoted) < OLDEST_JAVA:
         return f"Java {OLDEST_JAVA} or newer is needed for Apache Kafka, {command} is {version.splitlines()[0]}"
     return None
+
+
+@lru_cache
+def _version_text(command: str) -> str:
+    return subprocess.run([command, "-version"], capture_output=True, text=True, check=False).stderr
