@@ -107,16 +107,25 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     Three brokers that nobody in its file asks for rest meanwhile: with nothing to do they take a fifteenth of a core.
     """
     if nextitem is not None:
-        needs_three = any(_asks_for_three(each) for each in nextitem.session.items if each.path == nextitem.path)
+        needs_three = _needs_three(nextitem)
         for component in item.config.stash[RUNNING]:
-            if isinstance(component, kafka.KafkaCluster) and len(component.ports) == 3 and not needs_three:
-                component.stop()
-            else:
+            if needs_three or not _is_three(component) or _needs_three(item):  # what tears down asks for them as well
                 component.make_whole()
     try:
         return (yield)
     finally:
         loops.leave_none_running()
+        if nextitem is not None and not needs_three:
+            for component in filter(_is_three, item.config.stash[RUNNING]):
+                component.stop()
+
+
+def _is_three(component: kafka.KafkaCluster | kube.ControlPlane) -> bool:
+    return isinstance(component, kafka.KafkaCluster) and len(component.ports) == 3
+
+
+def _needs_three(item: pytest.Item) -> bool:
+    return any(_asks_for_three(each) for each in item.session.items if each.path == item.path)
 
 
 def _asks_for_three(item: pytest.Item) -> bool:
