@@ -136,6 +136,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     refusal: str = ""  # what the API said to our create
     steps: tuple[tuple[str, float], ...] = ()
     delete_sent_at: float = 0.0  # when a delete was last announced
+    look_first: bool = False  # where what was there is put back, something exists, or may: whose, a look tells
 
     @property
     def id(self) -> str:
@@ -231,7 +232,12 @@ def next_step(action: Action, now: float) -> Step | None:
     """Give the step that should be announced now, if one is due."""
     if action.call is not None or action.due_at > now:
         return None
-    return STEP_OF.get(action.state)
+    return _step_of(action)
+
+
+def _step_of(action: Action) -> Step | None:
+    """Give the step that comes next from a state; one that puts back what was there may have to look first."""
+    return Step.LOOK if action.look_first else STEP_OF.get(action.state)
 
 
 def is_lost(action: Action, now: float, pace: Pace) -> bool:
@@ -278,7 +284,7 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
         event.action_id == action.id
         and event.seq == action.seq + 1
         and action.call is None
-        and event.step is STEP_OF.get(action.state)
+        and event.step is _step_of(action)
     )
     if not its_turn:
         return Move(action)
@@ -635,6 +641,25 @@ def _restored(action: Action, moment: _Moment) -> Move:
     return _conclude(action, Result.FAILED, Cause.REFUSED_BY_API, moment.now, detail=detail)
 
 
+def _look_what_exists(action: Action, moment: _Moment) -> Move:
+    """Look at what the API says exists already: a namesake, or nothing any more, for it was being deleted."""
+    return Move(msgspec.structs.replace(action, look_first=True, due_at=moment.now))
+
+
+def _restore_unsure(action: Action, moment: _Moment) -> Move:
+    """Look before anything is put back once more, for it may be back."""
+    return _restore_again(msgspec.structs.replace(action, look_first=True), moment)
+
+
+def _not_restored(action: Action, moment: _Moment) -> Move:
+    return _restore_again(msgspec.structs.replace(action, look_first=False), moment)
+
+
+def _restored_or_namesake(action: Action, moment: _Moment) -> Move:
+    """Take a Job without our marks for what was put back if that had no answer: then nothing tells the two apart."""
+    return (_restored if action.create_unsure_since else _namesake)(action, moment)
+
+
 def _restore_again(action: Action, moment: _Moment) -> Move:
     """Try on, for a quota may free up and a webhook come back; after the limit a person must see to it.
 
@@ -642,7 +667,7 @@ def _restore_again(action: Action, moment: _Moment) -> Move:
     """
     refused = moment.result.what is not What.LATER and moment.now - action.since > moment.limits.create_deadline_seconds
     if refused or not _may_create(action, moment):
-        return _strand(action, Cause.REFUSED_BY_API, moment, moment.result.message)
+        return _strand(action, Cause.REFUSED_BY_API, moment, moment.result.message or action.refusal)
     return _retry(action, moment)
 
 
@@ -714,7 +739,7 @@ def _vanished(action: Action, moment: _Moment) -> Move:
 
 def _enter(action: Action, state: State, now: float) -> Action:
     steps = (*action.steps, (state.value, now))[-_STEPS_KEPT:]
-    return msgspec.structs.replace(action, state=state, since=now, due_at=now, tries=0, steps=steps)
+    return msgspec.structs.replace(action, state=state, since=now, due_at=now, tries=0, steps=steps, look_first=False)
 
 
 # ---- how an action ends, or asks for a person
@@ -851,9 +876,15 @@ MOVES: dict[State, dict[Sign, Handler]] = {
     },
     State.RESTORING: {
         Sign.DONE: _restored,
-        Sign.EXISTS: _restored,
+        Sign.EXISTS: _look_what_exists,
+        Sign.SAME: _leaving,
+        Sign.LEAVING: _leaving,
+        Sign.OURS: _created,
+        Sign.OTHER: _restored_or_namesake,
+        Sign.ABSENT: _not_restored,
+        Sign.LINGERING: _not_restored,
         Sign.REFUSED: _restore_again,
         Sign.LATER: _restore_again,
-        Sign.UNKNOWN: _restore_again,
+        Sign.UNKNOWN: _restore_unsure,
     },
 }

@@ -137,7 +137,8 @@ OURS = found("u2", action_id="c1", pods=1)
 
 @pytest.mark.parametrize("state", STEP_OF)
 def test_every_answer_to_every_step_has_a_row_and_no_row_is_unreachable(state):
-    assert set(MOVES[state]) == SIGNS_OF[STEP_OF[state]]
+    looked = SIGNS_OF[Step.LOOK] if state is State.RESTORING else frozenset()
+    assert set(MOVES[state]) == SIGNS_OF[STEP_OF[state]] | looked
 
 
 def test_only_what_has_a_step_has_rows():
@@ -542,16 +543,47 @@ def test_what_the_api_refuses_is_put_back_as_it_was_and_the_job_quarantined():
     assert manifest_to_create(walk.action, Step.RESTORE) == MANIFEST
     walk.answer(REFUSED)
     walk.answer(UNKNOWN)
+    walk.answer(ABSENT)
     walk.answer(StepResult(What.DONE, uid="u3"))
     assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
     assert walk.outcome.quarantined
     assert walk.outcome.result is Result.FAILED
 
 
-def test_a_restore_that_finds_a_job_is_over():
+def test_a_restore_that_finds_somebody_elses_job_leaves_it_alone():
     walk = Walk().to(State.RESTORING)
     walk.answer(EXISTS)
-    assert walk.outcome.final
+    assert walk.action.state is State.RESTORING
+    walk.answer(OTHER)
+    assert walk.steps[-2:] == [Step.RESTORE, Step.LOOK]
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.needs_person) == ("namesake", True, True)
+
+
+def test_what_is_said_to_exist_where_it_is_put_back_and_is_not_there_is_put_back():
+    """An API server says so of a namesake that is just being deleted, too."""
+    walk = Walk().to(State.RESTORING)
+    walk.answer(EXISTS)
+    walk.answer(ABSENT)
+    assert not walk.outcome.final
+    walk.answer(StepResult(What.DONE, uid="u3"))
+    assert walk.steps[-3:] == [Step.RESTORE, Step.LOOK, Step.RESTORE]
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+
+
+def test_after_a_restore_without_an_answer_a_look_tells_whether_it_is_back():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(UNKNOWN)
+    walk.answer(LATER)
+    walk.answer(found("u3"))
+    assert walk.steps[-3:] == [Step.RESTORE, Step.LOOK, Step.LOOK]
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+
+
+def test_a_create_that_was_refused_and_is_there_after_all_is_watched():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(EXISTS)
+    walk.answer(OURS)
+    assert (walk.action.state, walk.action.new_uid) == (State.VERIFYING, "u2")
 
 
 def test_a_restore_refused_for_a_quarter_of_an_hour_strands_with_the_manifest():

@@ -23,6 +23,8 @@ NAMESPACE = "stf"
 BACKOFF_LIMIT = 2
 BACKOFF_SECONDS = 10.0
 _CONTROLLER_SECONDS = (0.1, 1.0)
+#: Of the creates that are refused: so many for a namesake that is gone a moment later.
+_NAMESAKE_SHARE = 0.3
 _SCHEDULE_SECONDS = (0.5, 4.0)
 
 
@@ -456,8 +458,11 @@ class Client:
 
     def create_job(self, _namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:
         def call() -> LiveJob | ApiFailure:
-            name = manifest["metadata"]["name"]
-            if self._rng.random() < self._kube.chance_create_refused:
+            name, chance = manifest["metadata"]["name"], self._kube.chance_create_refused
+            drawn = self._rng.random()
+            if drawn < _NAMESAKE_SHARE * chance:  # of one that came and went meanwhile
+                return ApiFailure(Failure.ALREADY_EXISTS, 409, "object is being deleted: it already exists")
+            if drawn < chance:
                 return ApiFailure(Failure.INVALID, 422, "admission webhook denied the request")
             if self._kube.get(name) is None:
                 self.before_create(name, manifest)

@@ -14,7 +14,7 @@ import msgspec
 from agents import cluster_steps
 from agents.forwarding import Addressed
 from sf_healer.adapters.cluster import Cluster
-from sf_healer.core import admission, partition, state, verdicts
+from sf_healer.core import actions, admission, partition, state, verdicts
 from sf_healer.core.actions import Action
 from sf_healer.core.actuator import Actuator, Effects, Task
 from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
@@ -327,6 +327,12 @@ MUTANTS = (
         shows=frozenset({"unasked delete", "second create", "two actions"}),
         patched=lambda: patch.object(cluster_steps, "_delete", _without_uid),
         faults=Faults(api_chance=0.4, namesakes=1.0, replacements=6.0),
+    ),
+    Mutant(
+        name="what is said to exist is taken for what was put back",
+        shows=frozenset({"lost"}),
+        patched=lambda: patch.dict(actions.MOVES[actions.State.RESTORING], {actions.Sign.EXISTS: actions._restored}),
+        faults=Faults(create_refused=0.5, storms=2.0),
     ),
     Mutant(
         name="there is no storm rule",
