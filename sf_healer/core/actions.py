@@ -290,6 +290,8 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
         return Move(action)
     if event.step is Step.CREATE and not _may_create(action, moment):
         return _check_create(action, moment)
+    if event.step is Step.RESTORE and not _may_create(action, moment):
+        return _look_what_exists(action, moment)
     brake = _brake(action, moment) if event.step is Step.DELETE and not action.touched_at else None
     if brake is not None:
         return _refuse(action, brake[0], moment.now, brake[1])

@@ -579,6 +579,17 @@ def test_after_a_restore_without_an_answer_a_look_tells_whether_it_is_back():
     assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
 
 
+def test_what_may_have_been_put_back_before_all_workers_were_away_for_an_hour_is_not_put_back_again():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(UNKNOWN)
+    walk.answer(ABSENT)
+    walk.now += 3600.0
+    assert walk.announce().perform is None
+    walk.answer(ABSENT)
+    assert walk.steps[-2:] == [Step.LOOK, Step.LOOK]
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
+
+
 def test_a_create_that_was_refused_and_is_there_after_all_is_watched():
     walk = Walk().to(State.RESTORING)
     walk.answer(EXISTS)
