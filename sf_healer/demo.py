@@ -46,6 +46,9 @@ QUIET_SECONDS = 5.0
 STOP_AFTER_SECONDS = 8.0
 POLL_SECONDS = 0.5
 WORKER_GRACE_SECONDS = 15.0
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_USUAL_FIRST_OUTGOING = 32_768
+_LOWEST_PORT = 20_000
 
 POLICY = """\
 # Seconds where the shipped policy has minutes, so that the demo fits into one.
@@ -302,14 +305,21 @@ def _rules() -> list[dict[str, list[str]]]:
 
 
 def _free_port_with_free_neighbour() -> int:
-    """Find a port for the detector's views whose successor is free for the actuator's."""
+    """Find a port for the detector's views whose successor is free for the actuator's.
+
+    Below those that the kernel gives to outgoing connections, of which the demo makes many: else one of them takes the
+    port before the worker listens.
+    """
+    try:
+        first_outgoing = int(_OUTGOING_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first_outgoing = _USUAL_FIRST_OUTGOING
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+        port = random.SystemRandom().randrange(_LOWEST_PORT, max(first_outgoing, _LOWEST_PORT + 1_000)) - 1
+        with suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
 
 
 async def _create_topics(settings: Settings) -> None:
