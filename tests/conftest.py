@@ -38,7 +38,8 @@ MISSING = {
     "toxiproxy": functools.cache(toxiproxy.missing),
     "traefik": functools.cache(traefik.missing),
 }
-RUNNING = pytest.StashKey[list["kafka.KafkaCluster | kube.ControlPlane"]]()
+RUNNING = pytest.StashKey[dict[str, "kafka.KafkaCluster | kube.ControlPlane"]]()  # by the fixture that lends it
+WITH_THREE = pytest.StashKey[set[Path]]()  # the files with a test that asks for three brokers
 
 # No deadlines: the two cores are shared with brokers and a control plane, a slow example is not a fault.
 settings.register_profile("local", deadline=None)
@@ -56,7 +57,7 @@ os.environ.setdefault(FRESH_SEEDS, str(secrets.randbelow(10**9)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RUNNING] = []
+    config.stash[RUNNING] = {}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -106,36 +107,26 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
     Three brokers that nobody in its file asks for rest meanwhile: with nothing to do they take a fifteenth of a core.
     """
+    running, with_three = item.config.stash[RUNNING], item.config.stash[WITH_THREE]
     if nextitem is not None:
-        needs_three = _needs_three(nextitem)
-        for component in item.config.stash[RUNNING]:
-            if needs_three or not _is_three(component) or _needs_three(item):  # what tears down asks for them as well
+        for name, component in running.items():
+            if name != "kafka_three" or {item.path, nextitem.path} & with_three:  # what tears down asks for them, too
                 component.make_whole()
     try:
         return (yield)
     finally:
         loops.leave_none_running()
-        if nextitem is not None and not needs_three:
-            for component in filter(_is_three, item.config.stash[RUNNING]):
-                component.stop()
+        if nextitem is not None and nextitem.path not in with_three and "kafka_three" in running:
+            running["kafka_three"].stop()
 
 
-def _is_three(component: kafka.KafkaCluster | kube.ControlPlane) -> bool:
-    return isinstance(component, kafka.KafkaCluster) and len(component.ports) == 3
-
-
-def _needs_three(item: pytest.Item) -> bool:
-    return any(_asks_for_three(each) for each in item.session.items if each.path == item.path)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[WITH_THREE] = {item.path for item in session.items if _asks_for_three(item)}
 
 
 def _asks_for_three(item: pytest.Item) -> bool:
-    parameters = (
-        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-    )
-    return "kafka_three" in {
-        *getattr(item, "fixturenames", ()),
-        *(each for each in parameters if isinstance(each, str)),
-    }
+    callspec = getattr(item, "callspec", None)
+    return "kafka_three" in (*getattr(item, "fixturenames", ()), *(callspec.params.values() if callspec else ()))
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +150,9 @@ def control_plane(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[kube.ControlPlane]:
     with kube.ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as plane:
-        request.config.stash[RUNNING].append(plane)
+        request.config.stash[RUNNING]["control_plane"] = plane
         yield plane
-        request.config.stash[RUNNING].remove(plane)
+        del request.config.stash[RUNNING]["control_plane"]
     shutil.rmtree(plane.directory / "etcd")  # the logs stay, pytest keeps the last three sessions' directories
 
 
@@ -176,9 +167,10 @@ def captures_dir() -> Path:
 
 
 def _lend_kafka(request: pytest.FixtureRequest, started: kafka.KafkaCluster) -> Iterator[kafka.KafkaCluster]:
+    assert request.fixturename is not None
     with started as cluster:
-        request.config.stash[RUNNING].append(cluster)
+        request.config.stash[RUNNING][request.fixturename] = cluster
         yield cluster
-        request.config.stash[RUNNING].remove(cluster)
+        del request.config.stash[RUNNING][request.fixturename]
     for data in cluster.directory.glob("broker-*/data"):
         shutil.rmtree(data)

@@ -288,10 +288,8 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
     )
     if not its_turn:
         return Move(action)
-    if event.step is Step.CREATE and not _may_create(action, moment):
-        return _check_create(action, moment)
-    if event.step is Step.RESTORE and not _may_create(action, moment):
-        return _look_what_exists(action, moment)
+    if event.step in _CREATES and not _may_create(action, moment):
+        return (_check_create if event.step is Step.CREATE else _check_restore)(action, moment)
     brake = _brake(action, moment) if event.step is Step.DELETE and not action.touched_at else None
     if brake is not None:
         return _refuse(action, brake[0], moment.now, brake[1])
@@ -643,8 +641,8 @@ def _restored(action: Action, moment: _Moment) -> Move:
     return _conclude(action, Result.FAILED, Cause.REFUSED_BY_API, moment.now, detail=detail)
 
 
-def _look_what_exists(action: Action, moment: _Moment) -> Move:
-    """Look at what the API says exists already: a namesake, or nothing any more, for it was being deleted."""
+def _check_restore(action: Action, moment: _Moment) -> Move:
+    """Look first: it may be back, or what the API says exists is a namesake, or one that was just being deleted."""
     return Move(msgspec.structs.replace(action, look_first=True, due_at=moment.now))
 
 
@@ -878,7 +876,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
     },
     State.RESTORING: {
         Sign.DONE: _restored,
-        Sign.EXISTS: _look_what_exists,
+        Sign.EXISTS: _check_restore,
         Sign.SAME: _leaving,
         Sign.LEAVING: _leaving,
         Sign.OURS: _created,

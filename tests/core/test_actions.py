@@ -532,6 +532,10 @@ def test_creates_refused_for_the_moment_are_no_uncertain_ones():
     assert walk.action.state is State.VERIFYING
 
 
+def assert_put_back(walk):
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+
+
 def test_what_the_api_refuses_is_put_back_as_it_was_and_the_job_quarantined():
     walk = Walk().to(State.RESTORING)
     assert (walk.outcome.reason, walk.outcome.final, walk.outcome.quarantined) == (
@@ -545,7 +549,7 @@ def test_what_the_api_refuses_is_put_back_as_it_was_and_the_job_quarantined():
     walk.answer(UNKNOWN)
     walk.answer(ABSENT)
     walk.answer(StepResult(What.DONE, uid="u3"))
-    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+    assert_put_back(walk)
     assert walk.outcome.quarantined
     assert walk.outcome.result is Result.FAILED
 
@@ -567,7 +571,7 @@ def test_what_is_said_to_exist_where_it_is_put_back_and_is_not_there_is_put_back
     assert not walk.outcome.final
     walk.answer(StepResult(What.DONE, uid="u3"))
     assert walk.steps[-3:] == [Step.RESTORE, Step.LOOK, Step.RESTORE]
-    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+    assert_put_back(walk)
 
 
 def test_after_a_restore_without_an_answer_a_look_tells_whether_it_is_back():
@@ -576,7 +580,7 @@ def test_after_a_restore_without_an_answer_a_look_tells_whether_it_is_back():
     walk.answer(LATER)
     walk.answer(found("u3"))
     assert walk.steps[-3:] == [Step.RESTORE, Step.LOOK, Step.LOOK]
-    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+    assert_put_back(walk)
 
 
 def test_what_may_have_been_put_back_before_all_workers_were_away_for_an_hour_is_not_put_back_again():
@@ -610,7 +614,7 @@ def test_what_is_put_back_waits_for_an_api_that_is_away_for_an_hour():
     while walk.now < 4600.0:
         walk.answer(LATER)
     walk.answer(StepResult(What.DONE, uid="u3"))
-    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.new_uid) == ("refused_by_api", True, "u3")
+    assert_put_back(walk)
 
 
 def test_what_may_have_been_put_back_a_quarter_of_an_hour_ago_is_not_put_back_again():
