@@ -10,12 +10,11 @@ import json
 import os
 import random
 import shlex
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from sf_healer.local import children, launcher
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.loader import BEHAVIOUR, CADENCE, TURN, Behaviour
+from sf_healer.local.ports import free_port_with_free_neighbour
 from sf_healer.settings import PREFIX, Mode, Settings, load
 from sf_healer.settings import Role as WorkerRole
 
@@ -46,9 +46,6 @@ QUIET_SECONDS = 5.0
 STOP_AFTER_SECONDS = 8.0
 POLL_SECONDS = 0.5
 WORKER_GRACE_SECONDS = 15.0
-_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_USUAL_FIRST_OUTGOING = 32_768
-_LOWEST_PORT = 20_000
 
 POLICY = """\
 # Seconds where the shipped policy has minutes, so that the demo fits into one.
@@ -176,7 +173,7 @@ class Demo:
             "SF_HEALER_POLICY_FILE": str(policy),
             "SF_HEALER_KUBECONFIG": str(kubeconfig),
             "SF_HEALER_DATA_DIR": str(self.directory / "data"),
-            "SF_HEALER_WEB_PORT": str(_free_port_with_free_neighbour()),
+            "SF_HEALER_WEB_PORT": str(free_port_with_free_neighbour()),
             "SF_HEALER_MARK_INTERVAL_SECONDS": "0.5",
             "SF_HEALER_SWEEP_WINDOW_SECONDS": "1",
             # The embedded broker keeps joiners waiting for a session, and ignores LogAppendTime.
@@ -302,24 +299,6 @@ def _rules() -> list[dict[str, list[str]]]:
     return [
         {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]} for right in sorted(rights)
     ]
-
-
-def _free_port_with_free_neighbour() -> int:
-    """Find a port for the detector's views whose successor is free for the actuator's.
-
-    Below those that the kernel gives to outgoing connections, of which the demo makes many: else one of them takes the
-    port before the worker listens.
-    """
-    try:
-        first_outgoing = int(_OUTGOING_PORTS.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        first_outgoing = _USUAL_FIRST_OUTGOING
-    while True:
-        port = random.SystemRandom().randrange(_LOWEST_PORT, max(first_outgoing, _LOWEST_PORT + 1_000)) - 1
-        with suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 1))
-            return port
 
 
 async def _create_topics(settings: Settings) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sf_healer.demo import _free_port_with_free_neighbour
-from tests.lab.ports import KERNEL_RANGE
+from sf_healer.local.ports import KERNEL_RANGE, free_port_with_free_neighbour
 from tests.lab.waiting import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
@@ -40,7 +39,7 @@ def test_the_demo_heals_the_two_sick_jobs_and_no_other(tmp_path: Path):
 
 def test_the_pages_have_ports_that_no_outgoing_connection_takes_meanwhile():
     first_outgoing = int(KERNEL_RANGE.read_text().split()[0])
-    assert all(_free_port_with_free_neighbour() + 1 < first_outgoing for _ in range(100))
+    assert all(free_port_with_free_neighbour() + 1 < first_outgoing for _ in range(100))
 
 
 @pytest.mark.parametrize(("how", "once"), [(signal.SIGINT, EVERYBODY), (signal.SIGTERM, SERVERS)])

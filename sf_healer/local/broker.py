@@ -17,16 +17,15 @@ each held by a test in tests/broker/test_embedded_broker.py and by docs/decision
 
 import importlib
 import os
-import socket
 import tempfile
 import time
 from pathlib import Path
 from typing import Self
 
 from sf_healer.local import children
+from sf_healer.local.ports import LOOPBACK, free_ports
 
 EXTRA = "embedded"
-LOOPBACK = "127.0.0.1"
 # For clients of this broker: a group is joined in a second or two, a record seen in milliseconds.
 QUICK_SESSION_TIMEOUT_SECONDS = 1.0
 QUICK_HEARTBEAT_SECONDS = 0.2
@@ -149,6 +148,5 @@ def _environment() -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    (port,) = free_ports(1)
+    return port

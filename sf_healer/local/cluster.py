@@ -27,8 +27,8 @@ from sf_healer.local.kube.api import EVERYTHING, Api, Fault
 from sf_healer.local.kube.controller import JobController
 from sf_healer.local.kube.kubelet import Kubelet, LocalPod
 from sf_healer.local.kube.store import HISTORY, Store
+from sf_healer.local.ports import LOOPBACK
 
-LOOPBACK = "127.0.0.1"
 LOADER = (sys.executable, "-m", "sf_healer.local.loader")
 
 _START_SECONDS = 10.0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.lab.kafka.cluster import SHORT_LIVED
-from tests.lab.kafka.installation import installed_at, java
+from tests.lab.kafka.installation import java_command
 from tests.lab.ports import LOOPBACK, free_ports, is_answering
 from tests.lab.process import Server, stop_together
 
@@ -34,7 +34,7 @@ def composed(environments: Mapping[str, Mapping[str, str]], directory: Path) -> 
         lines = [f"{key}={value}" for key, value in _properties(name, told, moved).items()]
         (home / "server.properties").write_text("\n".join([*lines, f"log.dirs={home / 'data'}"]))
         _format(home, told["CLUSTER_ID"])
-        command = [*_java("-Xmx384m"), "kafka.Kafka", str(home / "server.properties")]
+        command = [*java_command("-Xmx384m", *SHORT_LIVED), "kafka.Kafka", str(home / "server.properties")]
         brokers.append(Server(name, command, log=home / "broker.log"))
     try:
         for broker in brokers:
@@ -62,13 +62,7 @@ def _properties(name: str, told: Mapping[str, str], moved: Mapping[str, str]) ->
 
 
 def _format(home: Path, cluster: str) -> None:
-    tool = [*_java("-Xmx128m"), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
+    tool = [*java_command("-Xmx128m", *SHORT_LIVED), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
     formatting = Server("format", [*tool, f"--config={home / 'server.properties'}"], log=home / "format.log")
     formatting.start()
     formatting.wait_for_success(seconds=START_SECONDS)
-
-
-def _java(*options: str) -> list[str]:
-    command = java()
-    assert command is not None, "the lab was asked before"
-    return [command, *options, *SHORT_LIVED, "-cp", f"{installed_at()}/libs/*"]

@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.settings import Settings
-from tests.lab.ports import free_ports, is_answering
+from tests.lab.ports import free_port_with_free_neighbour
 from tests.lab.process import Server
 from tests.lab.waiting import POLL_SECONDS, until
 
@@ -64,7 +64,7 @@ class Worker:
         self._program = program
         self.directory = directory / name
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.port, _ = _two_neighbours()
+        self.port = free_port_with_free_neighbour()
         self.environment = {
             "SF_HEALER_BROKER_URL": f"kafka://{bootstrap}",
             "SF_HEALER_WEB_PORT": str(self.port),
@@ -214,14 +214,6 @@ async def records_of(bootstrap: str, topic: str) -> list[ConsumerRecord]:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     found += records
         return sorted(found, key=lambda record: (record.partition, record.offset))
-
-
-def _two_neighbours() -> tuple[int, int]:
-    """Choose a free port whose successor is free too: the actuator listens there."""
-    while True:
-        (port,) = free_ports(1)
-        if not is_answering(port + 1):
-            return port, port + 1
 
 
 def _body(content: bytes) -> Any:

@@ -7,7 +7,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from tests.lab.kafka.installation import VERSION, archive_of, installed_at, java, missing
+from tests.lab.kafka.installation import VERSION, java_command, missing
 from tests.lab.kafka.security import Authority
 from tests.lab.ports import LOOPBACK, free_ports, is_answering
 from tests.lab.process import Recorded, Server, stop_together
@@ -81,8 +81,7 @@ class KafkaCluster:
         }
         self._users = dict(users or {})
         self._settings = dict(settings or {})
-        self._classpath = f"{installed_at(version)}/libs/*"
-        self._archive = archive_of(version)
+        self._version = version
         self._java_options = tuple(java_options)
         self._heap = heap or (SINGLE_HEAP if brokers == 1 else THREE_HEAP)
         directory.mkdir(parents=True, exist_ok=True)
@@ -347,12 +346,8 @@ class KafkaCluster:
         return [*self._java_command("-Xmx128m", "-XX:+UseSerialGC", *SHORT_LIVED), tool]
 
     def _java_command(self, *options: str) -> list[str]:
-        command = java()
-        assert command is not None, "missing() was asked before"
         log4j = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
-        if self._archive.is_file():  # an archive that Java cannot use is none, and not worth a word
-            options = (f"-XX:SharedArchiveFile={self._archive}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off", *options)
-        return [command, *options, log4j, "-cp", self._classpath]
+        return java_command(*options, log4j, version=self._version)
 
 
 def _takes_clients(broker: Server, port: int) -> bool:

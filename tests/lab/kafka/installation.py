@@ -91,6 +91,15 @@ def archive_of(version: str = VERSION) -> Path:
     return cache.root() / f"{installed_at(version).name}-classes-{described}" / "broker.jsa"
 
 
+def java_command(*options: str, version: str = VERSION) -> list[str]:
+    """Give the command that runs a class of Kafka's, without the class; Java and Kafka must be there."""
+    command, archive = java(), archive_of(version)
+    assert command is not None, "missing() was asked before"
+    if archive.is_file():  # an archive that Java cannot use is none, and not worth a word
+        options = (f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off", *options)
+    return [command, *options, "-cp", f"{installed_at(version)}/libs/*"]
+
+
 def _java_missing() -> str | None:
     command = java()
     if command is None:
