@@ -7,8 +7,8 @@ RESTARTABLE. What may then still stop the act is admission's business.
 Rules, in this order (design §6 and the platform's facts):
 - gone, deleting, foreign, exempt, suspended Jobs are not judged;
 - the Job's own `interrupted` wins over a `finished` that follows it: the user stopped it;
-- `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS of an `error`: then the Job
-  failed, or it went on and its silence tells;
+- `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS of an `error`, or
+  ever so late after one that was final: then the Job failed, or it went on and its silence tells;
 - Complete is an end, unless an `error` was the last word: the platform's services exit with 0 after one;
 - for a while after a stop command for its queue a Job is left alone, whatever it says;
 - the Job's condition Failed is a failure;
@@ -214,7 +214,7 @@ def _ended(state: JobState) -> Judgement | None:
     assert state.fact is not None
     if _stands(state, Kind.INTERRUPTED):
         return Judgement(Verdict.STOPPED, Rule.INTERRUPTED)
-    if _stands(state, Kind.FINISHED) and not _finished_with_error(state):
+    if _stands(state, Kind.FINISHED) and not _finished_with_error(state) and not _finished_after_final_error(state):
         return Judgement(Verdict.COMPLETED, Rule.FINISHED)
     if state.fact.condition is Condition.COMPLETE and not has_open_error(state):
         return Judgement(Verdict.COMPLETED, Rule.JOB_COMPLETE)
@@ -248,9 +248,20 @@ def _finished_with_error(state: JobState) -> bool:
     """
     if NEVER in {state.finished_source, state.error_source}:
         return False
-    finished_at = state.finished_said or state.finished_source
-    error_at = state.error_said or state.error_source
-    return abs(finished_at - error_at) <= RIGHT_AFTER_SECONDS
+    return abs(_finished_said_at(state) - _error_said_at(state)) <= RIGHT_AFTER_SECONDS
+
+
+def _finished_after_final_error(state: JobState) -> bool:
+    """Say whether `finished` followed an `error` that was the end already, with nothing between them."""
+    return state.error_finished and has_open_error(state) and _finished_said_at(state) >= _error_said_at(state)
+
+
+def _finished_said_at(state: JobState) -> float:
+    return state.finished_said or state.finished_source
+
+
+def _error_said_at(state: JobState) -> float:
+    return state.error_said or state.error_source
 
 
 def _finished_by_error(state: JobState) -> bool:

@@ -365,6 +365,25 @@ def test_a_finished_that_was_long_on_its_way_came_with_its_error_all_the_same(ra
     assert short(judged(state, 33)) == (Verdict.FAILED, Rule.ERROR_THEN_FINISHED)
 
 
+@pytest.mark.parametrize("seconds", [RIGHT_AFTER_SECONDS + 0.1, 5, 30, 600])
+def test_a_finished_however_late_does_not_excuse_a_final_error(seconds):
+    state = said((LOADING, 5), (ERROR, 9, True), (FINISHED, 9 + seconds, True))
+    assert short(judged(state, 10 + seconds)) == (Verdict.FAILED, Rule.ERROR_FINAL)
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        ((ERROR, 9), (FINISHED, 19, True)),  # one bad record, and the rest was well
+        ((ERROR, 9, True), (STARTED, 12), (FINISHED, 19, True)),  # by another process
+        ((ERROR, 9, True), (LOADING, 12), (FINISHED, 19, True)),
+        ((FINISHED, 9, True), (ERROR, 19, True)),  # it had done its work before
+    ],
+)
+def test_a_finished_excuses_any_other_error(reports):
+    assert short(judged(said((LOADING, 5), *reports), 20)) == (Verdict.COMPLETED, Rule.FINISHED)
+
+
 def test_an_error_and_its_finished_came_together_under_a_fast_clock_too():
     """A slow worker reads them in two batches, so each counts for when its batch came. Found by the simulation."""
     state = said((LOADING, 5))

@@ -345,6 +345,7 @@ class Oracle:
         finished = [each for each in said if each.kind is Kind.FINISHED and each.emitted > spoke]
         by_error = any(
             abs(end.emitted - error.emitted) <= _RIGHT_AFTER_SECONDS + 0.5
+            or (error.finished and spoke < error.emitted <= end.emitted)
             for end in all_said
             if end.kind is Kind.FINISHED and end.emitted > spoke
             for error in errors
