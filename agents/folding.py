@@ -14,11 +14,13 @@ import msgspec
 
 from sf_healer.core import evidence
 from sf_healer.core.combine import Rejected, SourceRecord
+from sf_healer.core.evidence import Bundle
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.watermark import Advance
 
-#: Let the loop breathe while a long batch is folded: health checks and heartbeats share it.
-YIELD_EVERY_RECORDS = 100
+#: Let the loop breathe while a long batch is folded: health checks and heartbeats share it. A record counts as one, and
+#: a bundle as much as it says; some milliseconds.
+YIELD_EVERY = 2_000
 
 
 class EvidenceBatch(Protocol):
@@ -61,7 +63,8 @@ async def fold(batch: EvidenceBatch, ports: Ports) -> Changes | None:
     partition = ports.hot(batch.partition)
     if partition is None:
         return None  # revoked while the batch waited: its new owner reads it
-    for number, record in enumerate(batch.records, start=1):
+    since_yield = 0
+    for record in batch.records:
         try:
             entry = evidence.decode(record.value or b"")
         except msgspec.DecodeError as error:
@@ -70,7 +73,9 @@ async def fold(batch: EvidenceBatch, ports: Ports) -> Changes | None:
         advance = partition.apply(entry, record.timestamp / 1000)
         if advance is not None:
             ports.advanced(partition, advance)
-        if number % YIELD_EVERY_RECORDS == 0:
+        since_yield += 1 + (len(entry.beats) + len(entry.words) if isinstance(entry, Bundle) else 0)
+        if since_yield >= YIELD_EVERY:
+            since_yield = 0
             await asyncio.sleep(0)
     changes = partition.take()
     await ports.command(changes.effects)
