@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from math import inf
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import (
     Admitted,
+    Announced,
     GroupLooked,
     LimitsChanged,
     Resulted,
@@ -38,9 +40,12 @@ from sf_healer.core.steps import (
 
 log = structlog.get_logger(__name__)
 
-#: No step begins later than this after its announcement was read: a worker that was paused must find out that
-#: another one took over. Shorter than `Pace.lost_call_seconds` by more than a call takes.
+#: No step that changes something begins later than this after its announcement was sent: a worker that was paused, or
+#: cut off from its broker, must find out that another one took over. It was appended no earlier than that, and this is
+#: shorter than `Pace.lost_call_seconds` by more than a call takes.
 FENCE_SECONDS = 4.0
+#: So many announcements are remembered before those that can no longer be read back are forgotten.
+_MOST_ANNOUNCED = 1_000
 CALL_SECONDS = 10.0
 _WRITES = frozenset({Step.DELETE, Step.CREATE, Step.RESTORE})
 
@@ -118,6 +123,9 @@ class Journal:
         self._clock = clock  # goes on while the process is stopped
         self._in_thread = in_thread
         self._calls: set[asyncio.Task[None]] = set()
+        #: When this worker sent the announcements that it has not read back (its clock), by Job, action and number. Of
+        #: one that was sent again the first time counts, for it may be the first that is read.
+        self._announced: dict[tuple[str, str, int], float] = {}
 
     async def read(self, value: bytes | None, offset: int, at: float) -> bool:
         """Fold one record appended at `at` (epoch seconds) and do what follows; False: the log was lost.
@@ -134,6 +142,7 @@ class Journal:
             return True
         phase, limits = self.actuator.ledger.phase, self.actuator.ledger.limits
         effects = self.actuator.apply(record, offset, at)
+        self._note_announced(effects.sends)
         await asyncio.gather(self._ports.publish(effects.outcomes), self._ports.append(effects.sends))
         if not self._ports.is_current(self.actuator):
             return False  # a write of ours would land on top of the new owner's
@@ -143,10 +152,25 @@ class Journal:
             log.info("limits_changed", worker=record.worker, limits=_other(limits, record.limits))
         self._tell_audience(record, effects, phase)
         for task in effects.tasks:
-            self._begin(self._take(task, self._clock()))
+            number = (task.action.command.key, task.action.id, task.action.seq)
+            self._begin(self._take(task, self._announced.pop(number, -inf)))
         for look in effects.looks:
             self._begin(self._look(look))
         return True
+
+    def _note_announced(self, sends: Iterable[StepsRecord]) -> None:
+        """Note when announcements are sent; one of which nobody knows when it was is late."""
+        now = self._clock()
+        for record in sends:
+            if isinstance(record, Announced):
+                self._announced.setdefault((record.key, record.action_id, record.seq), now)
+        if len(self._announced) > _MOST_ANNOUNCED:
+            self._announced = {number: at for number, at in self._announced.items() if self._may_come(*number)}
+
+    def _may_come(self, key: str, action_id: str, seq: int) -> bool:
+        """Say whether an announcement would have its turn if it were read now."""
+        job = self.actuator.jobs.get(key)
+        return job is not None and job.action is not None and (job.action.id, job.action.seq) == (action_id, seq - 1)
 
     def _begin(self, work: "Coroutine[None, None, None]") -> None:
         call = asyncio.create_task(work)
@@ -158,12 +182,12 @@ class Journal:
         if not call.cancelled() and (error := call.exception()) is not None:
             self._ports.crash(error)
 
-    async def _take(self, task: Task, read_at: float) -> None:
-        """Take a step in a thread and put what came of it on the log."""
+    async def _take(self, task: Task, announced_at: float) -> None:
+        """Take a step in a thread and put what came of it on the log; `announced_at` by our clock."""
         action, step = task.action, task.step
 
         def guarded() -> StepResult:
-            late = self._clock() - read_at > FENCE_SECONDS
+            late = self._clock() - announced_at > FENCE_SECONDS
             if step in _WRITES and (late or not self._ports.owns_log()):
                 return StepResult(What.LATER, message="this worker was late, or the log is another's now")
             return take(self._cluster, action, step)

@@ -20,7 +20,7 @@ from sf_healer.core.commands import Alive, Command, Grounds, Outcome, Pause, Res
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
-from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, StepResult, Tick, What
+from sf_healer.core.steps import FleetCounts, Resulted, Step, StepResult, Tick, What
 from sf_healer.views.notices import describe
 
 START = 1_000_000.0
@@ -318,19 +318,32 @@ class Touchy:
         raise AssertionError(f"{name} was called")
 
 
-async def announce(journal, ports, step):
-    """Put an action at the point where `step` is announced, and read the announcement."""
+async def announced(journal, ports, step):
+    """Put an action at the point where `step` is due, and have it announced: that is the last of the log then."""
     await ports.append([COUNTS, COMMAND])
     for offset in range(3):
         await journal.read(*numbered(ports, offset))
     key, record = "stf/a", journal.actuator.jobs["stf/a"]
     state = {Step.DELETE: "saved", Step.CREATE: "gone"}[step]
-    action = msgspec.structs.replace(record.action, state=type(record.action.state)(state), manifest={"metadata": {}})
+    action = msgspec.structs.replace(
+        record.action, state=type(record.action.state)(state), seq=1, manifest={"metadata": {}}
+    )
     journal.actuator.jobs[key] = msgspec.structs.replace(record, action=action)
-    await ports.append([Announced(key=key, action_id="c1", seq=1, step=step, worker="w1")])
+    await ports.append([Tick(worker="w1")])
+    await journal.read(*numbered(ports, len(ports.log) - 1))
+
+
+async def read_last(journal, ports):
+    """Read the last record of the log; returns what calls came to."""
     await journal.read(*numbered(ports, len(ports.log) - 1))
     await asyncio.wait(journal._calls, timeout=5.0)
     return [record for value, _ in ports.log if isinstance(record := steps.decode(value), Resulted)]
+
+
+async def announce(journal, ports, step):
+    """Put an action at the point where `step` is announced, and read the announcement."""
+    await announced(journal, ports, step)
+    return await read_last(journal, ports)
 
 
 @pytest.mark.parametrize("step", [Step.DELETE, Step.CREATE])
@@ -345,11 +358,49 @@ async def test_a_worker_that_no_longer_owns_the_log_touches_nothing(step):
 
 @pytest.mark.parametrize("step", [Step.DELETE, Step.CREATE])
 async def test_a_worker_that_was_paused_after_it_read_the_announcement_touches_nothing(step):
-    ports = Memory()
-    times = itertools.chain([0.0, 0.0], itertools.repeat(journal_module.FENCE_SECONDS + 0.1))
-    journal = a_journal(ports, observe_only=False, cluster=Touchy(), clock=lambda: next(times))
-    next(times)
+    ports, now = Memory(), 0.0
+
+    async def paused_before(call):
+        nonlocal now
+        now += journal_module.FENCE_SECONDS + 0.1
+        return call()
+
+    journal = a_journal(ports, observe_only=False, cluster=Touchy(), clock=lambda: now, in_thread=paused_before)
     [resulted] = await announce(journal, ports, step)
+    assert resulted.result.what is What.LATER
+
+
+@pytest.mark.parametrize("step", [Step.DELETE, Step.CREATE])
+async def test_a_worker_that_was_paused_before_it_read_the_announcement_touches_nothing(step):
+    ports, now = Memory(), 0.0
+    journal = a_journal(ports, observe_only=False, cluster=Touchy(), clock=lambda: now)
+    await announced(journal, ports, step)
+    now += journal_module.FENCE_SECONDS + 0.1
+    [resulted] = await read_last(journal, ports)
+    assert resulted.result.what is What.LATER
+
+
+async def test_of_an_announcement_that_was_sent_twice_the_first_may_be_read_so_the_first_time_counts():
+    ports, now = Memory(), 0.0
+    journal = a_journal(ports, observe_only=False, cluster=Touchy(), clock=lambda: now)
+    await announced(journal, ports, Step.DELETE)
+    first = len(ports.log) - 1
+    now += journal_module.FENCE_SECONDS + 0.1
+    ports.now += 20.0
+    await ports.append([Tick(worker="w1")])
+    await journal.read(*numbered(ports, len(ports.log) - 1))
+    assert ports.log[first][0] == ports.log[-1][0]
+    [resulted] = await read_last(journal, ports)
+    assert resulted.result.what is What.LATER
+
+
+@pytest.mark.parametrize("step", [Step.DELETE, Step.CREATE])
+async def test_what_a_worker_announced_before_it_got_the_log_anew_is_late(step):
+    ports = Memory()
+    before, anew = (a_journal(ports, observe_only=False, cluster=Touchy()) for _ in range(2))
+    await announced(before, ports, step)
+    anew.actuator.jobs["stf/a"] = before.actuator.jobs["stf/a"]
+    [resulted] = await read_last(anew, ports)
     assert resulted.result.what is What.LATER
 
 
