@@ -251,14 +251,12 @@ def holds_slot(action: Action) -> bool:
 
 
 def resource_version_to_delete(action: Action) -> str | None:
-    """Give the version a DELETE asks for, so that nobody's change since the manifest was saved is lost.
+    """Give the version a DELETE asks for, so that nobody's change since the Job was last read is lost.
 
-    None once a delete may have happened: then the action goes forward whatever was changed. Not so for an empty Job
-    that we made ourselves: the Job controller may have found it after all.
+    Also where it is sent again: by then the Job may have ended, or been suspended, and the Job controller may have
+    found one that was empty.
     """
-    if action.uid != action.command.uid:
-        return action.resource_version or None
-    return None if _may_have_deleted(action) else action.resource_version or None
+    return action.resource_version or None
 
 
 def manifest_to_create(action: Action, step: Step) -> Manifest:
@@ -290,9 +288,12 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
         return Move(action)
     if event.step in _CREATES and not _may_create(action, moment):
         return (_check_create if event.step is Step.CREATE else _check_restore)(action, moment)
-    brake = _brake(action, moment) if event.step is Step.DELETE and not action.touched_at else None
-    if brake is not None:
-        return _refuse(action, brake[0], moment.now, brake[1])
+    if event.step is Step.DELETE and action.uid == action.command.uid:
+        brake = _brake(action, moment)
+        if _may_have_deleted(action) and (brake is not None or action.withdrawn):
+            return _recheck(action, moment)  # another one is not sent, but the one before may still come
+        if brake is not None:
+            return _refuse(action, brake[0], moment.now, brake[1])
     action = msgspec.structs.replace(action, seq=event.seq, call=Call(event.step, event.worker, moment.now))
     if event.step is Step.DELETE:
         action = msgspec.structs.replace(action, touched_at=action.touched_at or moment.now, delete_sent_at=moment.now)
@@ -300,9 +301,13 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
 
 
 def _brake(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
-    """Say what keeps the first delete from being sent, although its command was admitted."""
+    """Say what keeps a delete of the Job that was judged from being sent, although its command was admitted."""
     if moment.now >= action.command.expires_at:
         return Reason.EXPIRED, "it was admitted in time, and nobody got to it"
+    return _held_back(moment)
+
+
+def _held_back(moment: _Moment) -> tuple[Reason, str] | None:
     if moment.paused:
         return Reason.PAUSED, moment.paused
     return (Reason.STORM, moment.storm) if moment.storm else None
@@ -463,7 +468,7 @@ def _still_there(action: Action, moment: _Moment) -> Move:
     """
     if action.uid != action.command.uid:
         return _still_there_and_ours(action, moment)
-    objection = (Reason.PAUSED, moment.paused) if moment.paused else _objection(action, moment)
+    objection = _held_back(moment) or _objection(action, moment)
     if objection is None:
         return _save(action, moment)
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:

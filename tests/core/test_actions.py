@@ -83,7 +83,7 @@ class Walk:
         seq = self.action.seq + 1
         return self.event(Announced(key="stf/a", action_id=self.action.id, seq=seq, step=step, worker=worker), **more)
 
-    def answer(self, result):
+    def answer(self, result, **more):
         if self.action.call is None:
             self.now = max(self.now, self.action.due_at)
             assert self.announce().perform is not None
@@ -96,7 +96,8 @@ class Walk:
                 seq=self.action.seq,
                 step=self.action.call.step,
                 result=result,
-            )
+            ),
+            **more,
         )
 
     def to(self, state):
@@ -310,13 +311,13 @@ def test_a_pause_stops_an_action_right_before_its_delete():
 # ---- the delete
 
 
-def test_the_first_delete_asks_for_the_version_that_was_saved_and_a_repeated_one_only_for_the_uid():
+def test_every_delete_asks_for_the_version_that_was_read_last():
     walk = Walk().to(State.SAVED)
     assert resource_version_to_delete(walk.action) == "5"
     walk.answer(UNKNOWN)
-    walk.answer(found())
+    walk.answer(msgspec.structs.replace(found(), resource_version="6"))
     assert walk.action.state is State.SAVED
-    assert resource_version_to_delete(walk.action) is None
+    assert resource_version_to_delete(walk.action) == "6"
 
 
 def test_a_job_changed_since_it_was_saved_is_observed_again():
@@ -357,10 +358,50 @@ def test_nothing_calls_an_action_off_once_a_delete_may_have_happened(state, even
 def test_after_an_uncertain_delete_no_answer_ends_the_action(late):
     walk = Walk().to(State.RECHECKING)
     walk.answer(found())
+    assert walk.announce().perform is Step.DELETE
     walk.now = 5000.0  # long expired
     walk.answer(late)
     assert walk.action.state in {State.RECHECKING, State.SAVED}
     assert all(not outcome.final for outcome in walk.outcomes)
+
+
+def withdrawn(walk):
+    walk.event(Withdraw(id="c1", key="stf/a", reason="it reports again"))
+    return walk.announce()
+
+
+def alive(walk):
+    walk.event(Alive(key="stf/a", uid="u1", at=1030.0))
+    return walk.announce()
+
+
+def expired(walk):
+    walk.now = walk.action.command.expires_at
+    return walk.announce()
+
+
+@pytest.mark.parametrize(
+    ("announced", "reason"),
+    [
+        (withdrawn, "superseded"),
+        (alive, "superseded"),
+        (expired, "expired"),
+        (lambda walk: walk.announce(paused="*: maintenance"), "paused"),
+        (lambda walk: walk.announce(storm="too many"), "storm"),
+    ],
+)
+def test_what_speaks_against_a_delete_before_it_is_sent_again_stops_it(announced, reason):
+    walk = Walk().to(State.RECHECKING)
+    walk.answer(found())
+    assert announced(walk).perform is None
+    assert walk.action.state is State.RECHECKING
+    brakes = {"paused": {"paused": "*: maintenance"}, "storm": {"storm": "too many"}}.get(reason, {})
+    while walk.action.state is not State.DONE:
+        walk.now = max(walk.now, walk.action.due_at)
+        assert walk.announce(**brakes).perform is Step.OBSERVE
+        walk.answer(found(), **brakes)
+    assert walk.now > walk.action.delete_sent_at + LATE_DELETE_SECONDS
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, reason)
 
 
 def test_a_throttled_delete_waits_as_long_as_the_api_asks():
