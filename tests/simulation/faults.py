@@ -13,6 +13,7 @@ class Faults(msgspec.Struct, kw_only=True):
     kills: float = 0.0
     death_at_a_point: float = 0.0  # chance, at each send, store and commit
     stops: float = 0.0  # SIGSTOP for up to two minutes
+    stop_at_a_point: float = 0.0  # chance of one, at each send, store and commit
     rebalances: float = 0.0
     all_down: float = 0.0
     crash_loop: float = 0.0  # one and the same worker is killed again and again, in the calm as well
@@ -63,6 +64,7 @@ _FULL = {
     "kills": (1.0, 8.0),
     "death_at_a_point": (0.0002, 0.003),
     "stops": (1.0, 6.0),
+    "stop_at_a_point": (0.0002, 0.003),
     "rebalances": (1.0, 6.0),
     "all_down": (0.5, 1.5),
     "disk_lost": (0.3, 1.0),

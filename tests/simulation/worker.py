@@ -646,9 +646,10 @@ class Worker:
         self.disk = disk
         self.client = client
         self.rng = rng
-        self.chance_of_death = 0.0  # at each point
+        self.chance_of_death = self.chance_of_stop = 0.0  # at each point
         self.slow_batch_seconds = 0.0  # a worker that cannot keep up
         self.on_death: Callable[[Worker], None] = Worker.die
+        self.on_stop: Callable[[Worker], None] = lambda worker: worker.process.stop()
         self.policies = world.policies
         self._wall_skew = wall_skew
         self.detector = Detector(self)
@@ -685,10 +686,13 @@ class Worker:
         self.process.kill()
 
     async def point(self) -> None:
-        """A moment between two steps, at which the process may die."""
+        """A moment between two steps, at which the process may die or be suspended."""
         if self.chance_of_death and self.rng.random() < self.chance_of_death:
             self.on_death(self)
             await self.process.never()
+        if self.chance_of_stop and self.rng.random() < self.chance_of_stop:
+            self.on_stop(self)
+            await self.process.sleep(0.0)
 
     async def send(self, records: Sequence[Outgoing], *, awaited: bool = True) -> list[Record]:
         """Send, as agents/sending.py does; `awaited` False is the mutant that does not wait for the broker."""

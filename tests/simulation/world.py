@@ -317,7 +317,7 @@ class World:
                 self._start_worker(name)
                 continue
             self.broker.latency_seconds = 0.0
-            worker.chance_of_death = worker.slow_batch_seconds = 0.0
+            worker.chance_of_death = worker.chance_of_stop = worker.slow_batch_seconds = 0.0
             worker.client.chance = 0.0
             worker.client.down_until = 0.0
             self._go_on(worker)
@@ -345,6 +345,8 @@ class World:
         worker.chance_of_death = 0.0 if self.calm else self.faults.death_at_a_point
         worker.slow_batch_seconds = 0.0 if self.calm else self.faults.slow_batches
         worker.on_death = self._died
+        worker.chance_of_stop = 0.0 if self.calm else self.faults.stop_at_a_point
+        worker.on_stop = self._stopped
         self.workers[name] = worker
         self.trace(process.name, "starts")
         worker.start()
@@ -401,8 +403,10 @@ class World:
 
     def _stop(self) -> None:
         worker = self._events.choice(list(self.workers.values()))
-        if worker is None or worker.process.life is not Life.RUNNING:
-            return
+        if worker is not None and worker.process.life is Life.RUNNING:
+            self._stopped(worker)
+
+    def _stopped(self, worker: Worker) -> None:
         self.trace(worker.process.name, "is stopped")
         worker.process.stop()
         self.surroundings.detectors.member_stopped(worker.detector)
