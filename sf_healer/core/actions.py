@@ -40,6 +40,8 @@ EMPTY_REPLACEMENTS = 2
 # A Job still there this long after a delete was sent will not be deleted by it: an API server gives a request up
 # after a minute (kube-apiserver --request-timeout).
 LATE_DELETE_SECONDS = 75.0
+# Whatever the API or a proxy before it asks for (Retry-After): between delete and create there is no Job.
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 _CREATES = frozenset({Step.CREATE, Step.RESTORE})
@@ -86,6 +88,7 @@ class Cause(StrEnum):
     FORBIDDEN = "forbidden"  # the API refused us before anything was touched
     REFUSED_BY_API = "refused_by_api"  # the API refused the new Job
     DELETE_OVERDUE = "delete_overdue"
+    CREATE_OVERDUE = "create_overdue"
     CREATE_UNCERTAIN = "create_uncertain"
     ABANDONED = "abandoned"
 
@@ -125,7 +128,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     attempt: int = 0  # of the new incarnation
     touched_at: float = 0.0  # when a delete was first announced
     deleting_since: float = 0.0
-    overdue: bool = False  # the delete is past its limit, and people know
+    overdue: bool = False  # the delete, or the create, is past its limit, and people know
     creates: int = 0  # creates given up before this one: each has its own id
     create_unsure_since: float = 0.0  # when the first create whose result is unknown was announced
     create_seen: bool = False  # a Job with the current create's id was seen
@@ -137,6 +140,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     steps: tuple[tuple[str, float], ...] = ()
     delete_sent_at: float = 0.0  # when a delete was last announced
     look_first: bool = False  # where what was there is put back, something exists, or may: whose, a look tells
+    gone_at: float = 0.0  # when Job and pods were found gone, or a person had it created
 
     @property
     def id(self) -> str:
@@ -382,6 +386,8 @@ def _resolved(action: Action, event: Resolve, moment: _Moment) -> Move:
             create_unsure_since=0.0,
             create_seen=False,
             refusal="",
+            overdue=False,
+            gone_at=moment.now,
         )
     )
 
@@ -580,7 +586,8 @@ def _recheck(action: Action, moment: _Moment) -> Move:
 
 
 def _gone(action: Action, moment: _Moment) -> Move:
-    return Move(_enter(action, State.GONE, moment.now))
+    """Create what is gone; a delete that was overdue is no longer, and the create has a limit of its own."""
+    return Move(msgspec.structs.replace(_enter(action, State.GONE, moment.now), overdue=False, gone_at=moment.now))
 
 
 def _leaving(action: Action, moment: _Moment) -> Move:
@@ -607,7 +614,7 @@ def _overdue(action: Action, moment: _Moment) -> Move:
 def _created(action: Action, moment: _Moment) -> Move:
     """Await the first sign of life of the new incarnation; it may have spoken already."""
     action = msgspec.structs.replace(
-        _enter(action, State.VERIFYING, moment.now), new_uid=moment.result.uid, pod_seen=False
+        _enter(action, State.VERIFYING, moment.now), new_uid=moment.result.uid, pod_seen=False, overdue=False
     )
     if action.alive_uid == action.new_uid:
         return _conclude(action, Result.RESTARTED, Cause.VERIFIED, moment.now)
@@ -619,7 +626,18 @@ def _check_create(action: Action, moment: _Moment) -> Move:
 
 
 def _create_later(action: Action, moment: _Moment) -> Move:
-    return _retry(action, moment) if _may_create(action, moment) else _check_create(action, moment)
+    return _wait_to_create(action, moment) if _may_create(action, moment) else _check_create(action, moment)
+
+
+def _wait_to_create(action: Action, moment: _Moment) -> Move:
+    """Try on, and tell people once when there has been no Job for longer than a create may take."""
+    action = _retry(action, moment).action
+    # An action of an earlier release does not know when it was gone.
+    if action.overdue or moment.now - (action.gone_at or action.since) <= moment.limits.create_deadline_seconds:
+        return Move(action)
+    action = msgspec.structs.replace(action, overdue=True)
+    detail = moment.result.message or "there is no Job"
+    return Move(action, outcome=_outcome(action, Result.FAILED, Cause.CREATE_OVERDUE, moment.now, detail, open_=True))
 
 
 def _retry_create(action: Action, moment: _Moment) -> Move:
@@ -628,7 +646,7 @@ def _retry_create(action: Action, moment: _Moment) -> Move:
         detail = "the Job may have existed and run to its end meanwhile"
         return _strand(action, Cause.CREATE_UNCERTAIN, moment, detail)
     entered = msgspec.structs.replace(_enter(action, State.GONE, moment.now), tries=action.tries)
-    return _retry(entered, moment)
+    return _wait_to_create(entered, moment)
 
 
 def _create_refused(action: Action, moment: _Moment) -> Move:
@@ -731,10 +749,10 @@ def _verify_again(action: Action, moment: _Moment) -> Move:
 
 
 def _retry(action: Action, moment: _Moment) -> Move:
-    """Take the step again after a pause that doubles, or as long as the API asks for."""
+    """Take the step again after a pause that doubles, or as long as the API asks for, within reason."""
     pace = moment.pace
     pause = min(pace.retry_seconds * 2.0 ** min(action.tries, 16), pace.retry_limit_seconds)
-    pause = max(pause, moment.result.retry_after_seconds)
+    pause = max(pause, min(moment.result.retry_after_seconds, LONGEST_PAUSE_SECONDS))
     return Move(msgspec.structs.replace(action, due_at=moment.now + pause, tries=action.tries + 1))
 
 
@@ -798,7 +816,7 @@ def _outcome(
         evidence=command.evidence,
         requested_by=command.requested_by,
         final=not open_,
-        needs_person=reason is Cause.NAMESAKE or action.overdue or action.state is State.STRANDED,
+        needs_person=reason is Cause.NAMESAKE or (open_ and action.overdue) or action.state is State.STRANDED,
         quarantined=reason in _QUARANTINE,
         steps=action.steps,
     )
@@ -864,9 +882,9 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.OTHER: _namesake,
         Sign.ABSENT: _retry_create,
         Sign.LINGERING: _retry_create,
-        Sign.REFUSED: _retry,
-        Sign.LATER: _retry,
-        Sign.UNKNOWN: _retry,
+        Sign.REFUSED: _wait_to_create,
+        Sign.LATER: _wait_to_create,
+        Sign.UNKNOWN: _wait_to_create,
     },
     State.VERIFYING: {
         Sign.SAME: _namesake,

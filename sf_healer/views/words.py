@@ -66,6 +66,7 @@ CAUSES: Mapping[str, str] = {
     Cause.FORBIDDEN: "the API refused before anything was touched; see the rights of the actuator",
     Cause.REFUSED_BY_API: "the API refused the new Job; what was there is put back without our marks",
     Cause.DELETE_OVERDUE: "the delete takes longer than its limit; it goes on, and asks for a person",
+    Cause.CREATE_OVERDUE: "the Job is gone for longer than a create may take; it goes on, and asks for a person",
     Cause.CREATE_UNCERTAIN: "whether the create happened cannot be told; the manifest is kept for a person",
     Cause.ABANDONED: "a person closed it, or the Job exists again",
 }

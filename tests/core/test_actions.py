@@ -5,9 +5,11 @@ import pytest
 
 from sf_healer.core.actions import (
     LATE_DELETE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
     MOVES,
     SIGNS_OF,
     STEP_OF,
+    Action,
     Pace,
     State,
     advance,
@@ -571,6 +573,83 @@ def test_creates_refused_for_the_moment_are_no_uncertain_ones():
     assert walk.now > 2500.0
     walk.answer(CREATED)
     assert walk.action.state is State.VERIFYING
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        (State.GONE, StepResult(What.LATER, status=409, message="a webhook denied it")),
+        (State.UNSURE, StepResult(What.REFUSED, status=403, message="jobs is forbidden")),
+        (State.UNSURE, StepResult(What.LATER, message="nobody there")),
+        (State.UNSURE, UNKNOWN),
+    ],
+)
+def test_a_job_that_is_gone_for_longer_than_a_create_may_take_asks_for_a_person_once_and_is_created_when_it_can(
+    state, answer
+):
+    walk = Walk().to(state)
+    gone_at = walk.action.gone_at
+    while not walk.outcomes:
+        assert walk.now - gone_at < 960.0
+        walk.answer(answer)
+    assert walk.now - gone_at > 900.0
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.FAILED, "create_overdue")
+    assert (walk.outcome.needs_person, walk.outcome.final) == (True, False)
+    assert walk.outcome.detail == answer.message
+    assert not holds_slot(walk.action)
+    walk.answer(answer)
+    assert len(walk.outcomes) == 1
+    walk.answer(CREATED if state is State.GONE else OURS)
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    assert (walk.outcome.result, walk.outcome.final, walk.outcome.needs_person) == (Result.RESTARTED, True, False)
+
+
+def test_people_are_told_of_a_create_that_is_said_to_exist_and_is_not_there_without_end():
+    walk = Walk().to(State.GONE)
+    while not walk.outcomes:
+        assert walk.now < 2000.0
+        walk.answer(EXISTS)
+        walk.answer(ABSENT)
+    assert walk.outcome.reason == "create_overdue"
+
+
+def test_a_delete_that_was_overdue_asks_for_nobody_once_the_job_is_gone_and_its_create_has_its_own_limit():
+    walk = Walk().to(State.DELETING)
+    while not walk.outcomes:
+        walk.answer(LEAVING)
+    walk.answer(ABSENT)
+    assert holds_slot(walk.action)
+    while len(walk.outcomes) < 2:
+        walk.answer(LATER)
+    assert [outcome.reason for outcome in walk.outcomes] == ["delete_overdue", "create_overdue"]
+
+
+def test_a_person_abandons_a_create_that_is_overdue():
+    walk = Walk().to(State.UNSURE)
+    while not walk.outcomes:
+        walk.answer(LATER)
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.ABANDON, by="ada"))
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.needs_person) == ("abandoned", True, False)
+
+
+def test_a_job_that_an_earlier_release_saw_gone_is_counted_from_its_state():
+    walk = Walk().to(State.GONE)
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(walk.action))
+    known = stored[: Action.__struct_fields__.index("gone_at")]
+    walk.action = msgspec.msgpack.decode(msgspec.msgpack.encode(known), type=Action)
+    walk.answer(LATER)
+    assert not walk.outcomes
+    walk.now += 900.0
+    walk.answer(LATER)
+    assert walk.outcome.reason == "create_overdue"
+
+
+@pytest.mark.parametrize("asked", [86_400.0, 1e12])
+@pytest.mark.parametrize("state", [State.GONE, State.UNSURE])
+def test_no_answer_puts_the_next_try_off_for_longer_than_a_minute(state, asked):
+    walk = Walk().to(state)
+    walk.answer(StepResult(What.LATER, status=429, retry_after_seconds=asked))
+    assert walk.action.due_at == walk.now + LONGEST_PAUSE_SECONDS
 
 
 def assert_put_back(walk):

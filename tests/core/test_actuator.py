@@ -663,6 +663,19 @@ def test_a_stranded_action_makes_way_when_its_job_exists_again():
     assert [task.action.id for task in log.tasks] == ["c-a-u9"]
 
 
+def test_a_create_that_is_overdue_gives_its_slot_back_and_a_person_may_abandon_it():
+    log = Log(limits=Limits(create_deadline_seconds=5.0)).append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT):
+        log.answer(result)
+    while not log.outcomes:
+        log.answer(StepResult(What.LATER, status=429))
+    assert (log.outcomes[-1].reason, log.outcomes[-1].needs_person) == ("create_overdue", True)
+    assert log.ledger.slots == ()
+    log.append(Resolve(key="stf/a", action_id="c-a-u-a", decision=Decision.ABANDON, by="ada")).drain()
+    assert (log.outcomes[-1].reason, log.outcomes[-1].final) == ("abandoned", True)
+    assert log.actuator.open_actions() == {}
+
+
 def test_a_slot_whose_action_is_not_there_is_given_back():
     log = Log().append(counts(), a_command()).drain()
     log.table.pop(b"stf/a")
