@@ -31,7 +31,7 @@ from sf_healer.core.commands import (
     outcome_id,
 )
 from sf_healer.core.facts import Condition, PodState
-from sf_healer.core.manifest import Manifest, Stamp, stamp
+from sf_healer.core.manifest import Manifest, Stamp, kept_when_finished, stamp
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
 
@@ -320,7 +320,8 @@ def _held_back(moment: _Moment) -> tuple[Reason, str] | None:
 def _may_create(action: Action, moment: _Moment) -> bool:
     """Say whether a create cannot be a second one: design §7, a Job removed by its TTL must not run again."""
     unsure_for = moment.now - action.create_unsure_since if action.create_unsure_since else 0.0
-    return not action.create_seen and unsure_for <= moment.limits.create_deadline_seconds
+    within = min(moment.limits.create_deadline_seconds, kept_when_finished(action.manifest or {}))
+    return not action.create_seen and unsure_for <= within
 
 
 def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:

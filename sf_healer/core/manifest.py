@@ -6,6 +6,7 @@ generates unless spec.manualSelector is true and then refuses to see again: 422)
 """
 
 import copy
+from math import inf
 
 import msgspec
 
@@ -92,6 +93,12 @@ def stamp(manifest: Manifest, mark: Stamp) -> Manifest:
         REASON_ANNOTATION: mark.reason[:_REASON_CHARACTERS],
     }
     return stamped
+
+
+def kept_when_finished(manifest: Manifest) -> float:
+    """Return for how many seconds a Job of this manifest is there at least once it has finished; no limit: infinity."""
+    seconds = _mapping(manifest, "spec").get("ttlSecondsAfterFinished")
+    return float(seconds) if isinstance(seconds, int) else inf
 
 
 def redact(manifest: Manifest) -> Manifest:

@@ -550,6 +550,31 @@ def test_a_create_that_did_not_happen_is_sent_again_for_a_quarter_of_an_hour():
     assert walk.action.manifest == MANIFEST
 
 
+@pytest.mark.parametrize("state", [State.UNSURE, State.RESTORING])
+def test_a_create_without_an_answer_is_not_sent_again_once_its_job_may_have_been_removed_by_its_ttl(state):
+    manifest = {"spec": {"ttlSecondsAfterFinished": 30}}
+    walk = Walk().to(state)
+    walk.action = msgspec.structs.replace(walk.action, manifest=manifest)
+    if state is State.RESTORING:
+        walk.answer(UNKNOWN)
+    walk.answer(ABSENT)
+    assert walk.action.state is not State.STRANDED
+    walk.now = walk.action.create_unsure_since + 31.0
+    assert walk.announce().perform is None
+    walk.answer(ABSENT)
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, manifest)
+    assert walk.outcome.needs_person
+
+
+def test_a_job_that_is_kept_for_longer_than_a_create_may_be_uncertain_changes_nothing_about_that():
+    walk = Walk().to(State.UNSURE)
+    walk.action = msgspec.structs.replace(walk.action, manifest={"spec": {"ttlSecondsAfterFinished": 3600}})
+    walk.now = walk.action.create_unsure_since + 899.0
+    walk.answer(ABSENT)
+    walk.now = walk.action.create_unsure_since + 901.0
+    assert walk.announce().perform is None
+
+
 def test_a_create_announced_too_late_is_not_sent():
     walk = Walk().to(State.UNSURE)
     walk.answer(ABSENT)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sf_healer.core.facts import CONTROLLER_UID_LABELS, JOB_NAME_LABELS, fact_from_manifest
-from sf_healer.core.manifest import HIDDEN, Stamp, redact, sanitize, stamp
+from sf_healer.core.manifest import HIDDEN, Stamp, kept_when_finished, redact, sanitize, stamp
 
 UID = "0b6c1f0e-0000-4000-8000-000000000001"
 
@@ -127,6 +127,12 @@ def test_marks_of_an_earlier_restart_are_replaced():
     second = stamp(first, Stamp(attempt=2, replaces_uid="u1", action_id="c1", reason="stuck"))
     assert second["metadata"]["annotations"]["sf-healer.io/attempt"] == "2"
     assert len(first["metadata"]["annotations"]["sf-healer.io/reason"]) == 256
+
+
+def test_a_finished_job_is_kept_for_its_ttl_and_without_one_for_good():
+    assert kept_when_finished({"spec": {"ttlSecondsAfterFinished": 0}}) == 0.0
+    assert kept_when_finished({"spec": {"ttlSecondsAfterFinished": 30}}) == 30.0
+    assert kept_when_finished({"spec": {}}) == kept_when_finished({}) == float("inf")
 
 
 def test_no_value_of_env_is_shown():
