@@ -205,6 +205,7 @@ def advance(
     has not touched the Job yet.
     """
     moment = _Moment(now, limits, pace or Pace(), paused, storm)
+    action = _put_right(action, now)
     match event:
         case Announced():
             return _announced(action, event, moment)
@@ -233,8 +234,8 @@ def call_off(action: Action, why: str, now: float) -> Move:
 
 
 def next_step(action: Action, now: float) -> Step | None:
-    """Give the step that should be announced now, if one is due."""
-    if action.call is not None or action.due_at > now:
+    """Give the step that should be announced now, if one is due; no pause is so long that one is due far ahead."""
+    if action.call is not None or now < action.due_at <= now + LONGEST_PAUSE_SECONDS:
         return None
     return _step_of(action)
 
@@ -245,8 +246,11 @@ def _step_of(action: Action) -> Step | None:
 
 
 def is_lost(action: Action, now: float, pace: Pace) -> bool:
-    """Say whether the call under way will not be answered any more: its worker is gone."""
-    return action.call is not None and now - action.call.at > pace.lost_call_seconds
+    """Say whether the call under way will not be answered any more: its worker is gone.
+
+    So it is taken to be where it was announced at a time still to come: how long ago that was cannot be told.
+    """
+    return action.call is not None and abs(now - action.call.at) > pace.lost_call_seconds
 
 
 def holds_slot(action: Action) -> bool:
@@ -276,6 +280,31 @@ def manifest_to_create(action: Action, step: Step) -> Manifest:
         reason=f"{command.verdict}: {command.evidence.detail}" if command.evidence.detail else command.verdict,
     )
     return stamp(action.manifest, mark)
+
+
+# ---- a clock that was ahead
+
+
+def _put_right(action: Action, now: float) -> Action:
+    """Bring times that are still to come back to now: a clock that was ahead wrote them, and nothing waits for it.
+
+    What is safe only while it is young, a call and a create without an answer, counts from the last step before.
+    """
+    call, unsure_since = action.call, action.create_unsure_since
+    before = max((at for _, at in action.steps if at <= now), default=now)
+    if call is not None and call.at > now:
+        call = msgspec.structs.replace(call, at=before)
+    return msgspec.structs.replace(
+        action,
+        since=min(action.since, now),
+        due_at=min(action.due_at, now + LONGEST_PAUSE_SECONDS),
+        call=call,
+        touched_at=min(action.touched_at, now),
+        deleting_since=min(action.deleting_since, now),
+        create_unsure_since=before if unsure_since > now else unsure_since,
+        delete_sent_at=min(action.delete_sent_at, now),
+        gone_at=min(action.gone_at, now),
+    )
 
 
 # ---- events that are no answers

@@ -195,7 +195,6 @@ class Actuator:
         self.ledger = Ledger()
         self.jobs: dict[str, JobRecord] = {}
         self.now = 0.0
-        self._has_taken_over = False  # and read nothing yet
         self._open: dict[str, None] = {}  # keys of the Jobs with an action, in order of admission
         self._said: dict[tuple[str, str, int], float] = {}
 
@@ -213,9 +212,6 @@ class Actuator:
     def restore(self, items: Iterable[tuple[bytes, bytes]], *, log_end: int | None = None) -> None:
         """Take over the stored state, and its newest time: the broker's clock may have been set back since.
 
-        A time far beyond that of the first record that is read then was a broker's that was wrong: it is forgotten, or
-        all commands would be expired until that time has come.
-
         `log_end` is the end offset of the steps log: an earlier one than we have folded means that the topic
         was made anew, and its offsets count from the start again. Raises UnknownSchema.
         """
@@ -225,7 +221,6 @@ class Actuator:
                 self.ledger = decode_ledger(value)
             else:
                 self._keep(key.decode(), decode_job_record(value))
-        self._has_taken_over = True
         self.now = max([self.ledger.now, *(record.at for record in self.jobs.values())])
         newest = max([self.ledger.offset, *(record.offset for record in self.jobs.values())])
         if log_end is not None and log_end <= newest:
@@ -235,9 +230,8 @@ class Actuator:
 
     def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
         """Fold one record of the log, appended at `at` (epoch seconds)."""
-        if self._has_taken_over and self.now > at + _CLOCK_AHEAD_SECONDS:
-            self.now = at
-        self._has_taken_over = False
+        if self.now > at + _CLOCK_AHEAD_SECONDS:
+            self._go_back(at)
         self.now = max(self.now, at)
         effects = Effects([], [], None, [], [])
         match record:
@@ -257,6 +251,18 @@ class Actuator:
             case Tick():
                 self._tick(offset, effects)
         return effects
+
+    def _go_back(self, at: float) -> None:
+        """Forget a time far beyond that of the record read next: a broker's clock was ahead, and has been put right.
+
+        Or all commands would be expired, and nothing due, until that time has come. What was stored then has that
+        time in it, so who takes over goes back as well. Times of actions: actions.py.
+        """
+        self.now = at
+        self._said = {}
+        self.ledger = admission.put_right(self.ledger, at)
+        for key, record in self.jobs.items():
+            self.jobs[key] = msgspec.structs.replace(record, history=admission.put_history_right(record.history, at))
 
     # ---- admission
 

@@ -208,6 +208,29 @@ def change_limits(ledger: Ledger, limits: Limits, now: float) -> Ledger:
     )
 
 
+def put_right(ledger: Ledger, now: float) -> Ledger:
+    """Bring times that are still to come back to now, and forget counts of then: a clock that was ahead wrote them."""
+    return msgspec.structs.replace(
+        ledger,
+        tokens_at=min(ledger.tokens_at, now),
+        slots=tuple(msgspec.structs.replace(slot, at=min(slot.at, now)) for slot in ledger.slots),
+        phase_since=min(ledger.phase_since, now),
+        counted_at=min(ledger.counted_at, now),
+        counts={partition: each for partition, each in ledger.counts.items() if each.at <= now},
+    )
+
+
+def put_history_right(history: History, now: float) -> History:
+    """Bring times that are still to come back to now: no Job waits for the time of a clock that was ahead."""
+    return msgspec.structs.replace(
+        history,
+        attempts=tuple(min(at, now) for at in history.attempts),
+        ended_at=min(history.ended_at, now),
+        quarantined_at=min(history.quarantined_at, now),
+        sick_at=min(history.sick_at, now),
+    )
+
+
 def settle(ledger: Ledger, action_id: str, limits: Limits, now: float, *, repaired: bool | None) -> Ledger:
     """Give a slot back, and learn from a repair that worked (True) or did not (False)."""
     if all(slot.action_id != action_id for slot in ledger.slots):

@@ -207,6 +207,67 @@ def test_a_call_without_an_answer_is_lost_after_longer_than_any_call_takes():
     assert is_lost(walk.action, walk.now + 15.1, PACE)
 
 
+# ---- a clock that was ahead and has been put right
+
+A_DAY = 86_400.0
+
+
+def answered_a_day_ahead(walk, result):
+    """Have one answer stamped a day ahead, and the clock put right after it."""
+    walk.announce()
+    walk.now += A_DAY
+    walk.answer(result)
+    walk.now -= A_DAY
+    return walk
+
+
+def announced_a_day_ahead(walk):
+    walk.now += A_DAY
+    walk.announce()
+    walk.now -= A_DAY
+    return walk
+
+
+def test_a_step_that_is_due_farther_ahead_than_any_pause_is_due_now():
+    walk = answered_a_day_ahead(Walk().to(State.GONE), LATER)
+    assert next_step(walk.action, walk.now) is Step.CREATE
+
+
+def test_a_call_announced_by_a_clock_that_was_ahead_is_lost():
+    walk = announced_a_day_ahead(Walk().to(State.GONE))
+    assert is_lost(walk.action, walk.now, PACE)
+
+
+def test_times_that_are_still_to_come_are_not_waited_for():
+    walk = announced_a_day_ahead(Walk(a_command(expires_at=1e6)).to(State.SAVED))
+    walk.answer(DONE)
+    while not walk.outcomes:
+        walk.answer(LEAVING)
+    assert walk.outcome.reason == "delete_overdue"
+    assert walk.now < 1400.0
+
+
+def test_a_delete_announced_by_a_clock_that_was_ahead_may_yet_come_for_as_long_as_any_other():
+    walk = announced_a_day_ahead(Walk(a_command(expires_at=1e6)).to(State.SAVED))
+    walk.answer(UNKNOWN)
+    since = walk.now
+    walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))
+    while not walk.outcomes:
+        walk.answer(found())
+    assert LATE_DELETE_SECONDS - 1.0 < walk.now - since < LATE_DELETE_SECONDS + 31.0
+    assert walk.outcome.reason == "superseded"
+
+
+def test_a_create_announced_by_a_clock_that_was_ahead_is_uncertain_since_the_step_before_it():
+    walk = announced_a_day_ahead(Walk().to(State.GONE))
+    gone_at = walk.action.since
+    walk.now += 901.0  # all workers were away
+    walk.answer(UNKNOWN)
+    assert walk.action.create_unsure_since == gone_at
+    walk.answer(ABSENT)
+    assert walk.action.state is State.STRANDED
+
+
 # ---- before anything is touched
 
 

@@ -591,6 +591,74 @@ def test_a_time_that_a_wrong_clock_wrote_does_not_expire_all_commands_after_a_re
     assert [outcome.result for outcome in log.heal().outcomes] == [Result.RESTARTED]
 
 
+def a_day_ahead(log, do):
+    """Have what is done stamped a day ahead, and the clock put right after it."""
+    log.now += 86_400.0
+    do()
+    log.now -= 86_400.0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_open_action_goes_on_at_once_when_a_clock_that_was_a_day_ahead_is_put_right(restarted):
+    log = Log().append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT):
+        log.answer(result)
+    a_day_ahead(log, lambda: log.answer(StepResult(What.LATER, status=429)))
+    if restarted:
+        log.restart()
+    log.tick()
+    assert [task.step for task in log.tasks] == [Step.CREATE]
+
+
+def test_a_call_that_was_announced_by_a_clock_a_day_ahead_is_given_up_once_it_is_put_right():
+    log = Log().append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE):
+        log.answer(result)
+    a_day_ahead(log, lambda: log.answer(ABSENT))
+    log.tasks.clear()  # its worker died
+    log.restart()
+    for _ in range(5):
+        log.tick()
+    assert [task.step for task in log.tasks] == [Step.LOOK]
+
+
+def test_commands_are_followed_as_soon_as_a_clock_that_was_a_day_ahead_is_put_right():
+    log = Log()
+    a_day_ahead(log, log.tick)
+    log.tick()
+    assert log.actuator.now == log.now
+    assert log.actuator.open_actions() == {}
+    assert [outcome.result for outcome in log.heal().outcomes] == [Result.RESTARTED]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_budget_and_back_off_do_not_wait_for_a_time_that_a_wrong_clock_wrote(restarted):
+    log = Log(limits=Limits(rate_burst=1)).heal()
+    a_day_ahead(log, lambda: log.heal("b", "u-b", "n-b"))
+    assert [outcome.result for outcome in log.outcomes] == [Result.RESTARTED] * 2
+    if restarted:
+        log.restart()
+    log.tick().tick(30.0)
+    for name in ("a", "b"):
+        evidence = Grounds(unhealthy_at=log.now)
+        command = a_command(name, f"n-{name}", expires_at=log.now + 60, decided_at=log.now, evidence=evidence)
+        log.append(counts(log.now), command).drain()
+        assert [task.action.id for task in log.tasks] == [command.id]
+        for result in (found(f"n-{name}"), DONE, ABSENT, StepResult(What.DONE, uid=f"m-{name}")):
+            log.answer(result)
+        log.append(Alive(key=f"stf/{name}", uid=f"m-{name}", at=log.now)).drain()
+        log.tasks.clear()
+        log.tick(30.0)
+
+
+def test_a_storm_is_not_held_for_longer_because_a_wrong_clock_wrote_when_it_began():
+    log = Log()
+    a_day_ahead(log, lambda: log.append(counts(log.now, base=10, unhealthy=9, sick=9)).drain())
+    assert log.ledger.phase == "storm"
+    log.tick()
+    assert log.ledger.phase_since <= log.now
+
+
 def test_three_failures_quarantine_a_job_until_a_person_resumes_it():
     log = Log(limits=Limits(backoff_seconds=0.0))
     uid = "u-a"
