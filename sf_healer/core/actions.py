@@ -319,6 +319,8 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
     )
     if not its_turn:
         return Move(action)
+    if event.step is Step.DELETE and _replaces_own(action) and _spares_own(action, moment):
+        return _not_deleted(action, moment)
     if event.step in _CREATES and not _may_create(action, moment):
         return (_check_create if event.step is Step.CREATE else _check_restore)(action, moment)
     if event.step is Step.DELETE and action.uid == action.command.uid:
@@ -371,7 +373,7 @@ def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
 
 def _called_off(action: Action, why: str, now: float) -> Move:
     """Take the command back, as long as nothing has been touched; a call under way is awaited first."""
-    if action.state not in {State.ADMITTED, State.SAVED, State.RECHECKING}:
+    if action.state not in {State.ADMITTED, State.SAVED, State.RECHECKING} or _replaces_own(action):
         return Move(action)
     if action.call is None and not _may_have_deleted(action):
         return _refuse(action, Reason.SUPERSEDED, now, why)
@@ -514,22 +516,44 @@ def _still_there(action: Action, moment: _Moment) -> Move:
 
 
 def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
-    """Delete the empty Job that we made again; if it has got a pod meanwhile, go back to watching it."""
-    if not moment.result.pods:
+    """Delete the empty Job that we made again; if something speaks against it by now, go back to watching it."""
+    result = moment.result
+    if result.condition is Condition.COMPLETE:  # then a delete that may yet come takes nothing away
+        return _look_at_ours(_watched_again(action, moment), moment)
+    is_empty = not result.pods and result.condition is Condition.ACTIVE
+    if is_empty and not _exemption(result) and not _spares_own(action, moment):
         return _save(action, moment)
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
         return _look_again(action, moment)
-    verifying = msgspec.structs.replace(
+    return _watch_again(action, moment)
+
+
+def _replaces_own(action: Action) -> bool:
+    """Say whether the incarnation to delete is one that the action has made itself, and that stayed without pods."""
+    return action.uid != action.command.uid
+
+
+def _spares_own(action: Action, moment: _Moment) -> bool:
+    """Say whether a Job that we made is not to be deleted now, however empty; its action goes on."""
+    return bool(moment.paused or moment.storm) or action.alive_uid == action.uid
+
+
+def _watch_again(action: Action, moment: _Moment) -> Move:
+    """Leave the Job that we made where it is; that it was to be replaced counts as one of the times it may be."""
+    watched = _watched_again(action, moment)
+    if watched.alive_uid == watched.new_uid:
+        return _conclude(watched, Result.RESTARTED, Cause.VERIFIED, moment.now)
+    return Move(watched)
+
+
+def _watched_again(action: Action, moment: _Moment) -> Action:
+    return msgspec.structs.replace(
         _enter(action, State.VERIFYING, moment.now),
         new_uid=action.uid,
         uid=action.command.uid,
-        creates=action.creates - 1,
-        pod_seen=True,
+        pod_seen=bool(moment.result.pods),
         deleting_since=0.0,
     )
-    if verifying.alive_uid == verifying.new_uid:
-        return _conclude(verifying, Result.RESTARTED, Cause.VERIFIED, moment.now)
-    return Move(verifying)
 
 
 def _exemption(result: StepResult) -> str:
@@ -579,6 +603,8 @@ def _not_deleted(action: Action, moment: _Moment) -> Move:
     """Look again: the delete found another Job, another version of it, or none."""
     if _may_have_deleted(action):
         return _recheck(action, moment)
+    if _replaces_own(action):
+        return _watch_again(action, moment)
     again = _enter(msgspec.structs.replace(action, touched_at=0.0), State.ADMITTED, moment.now)
     return _retry(msgspec.structs.replace(again, tries=action.tries), moment)
 
@@ -586,6 +612,8 @@ def _not_deleted(action: Action, moment: _Moment) -> Move:
 def _delete_refused(action: Action, moment: _Moment) -> Move:
     if _may_have_deleted(action):
         return _recheck(action, moment)
+    if _replaces_own(action):
+        return _watch_again(action, moment)
     return _forbidden(msgspec.structs.replace(action, touched_at=0.0), moment)
 
 
@@ -596,6 +624,9 @@ def _delete_later(action: Action, moment: _Moment) -> Move:
     """
     if _may_have_deleted(action):
         return _recheck(action, moment)
+    if _replaces_own(action):
+        is_late = moment.now - action.since > moment.limits.pod_deadline_seconds
+        return (_watch_again if is_late else _retry)(action, moment)
     untouched = msgspec.structs.replace(action, touched_at=0.0)
     if action.withdrawn:
         return _refuse(untouched, Reason.SUPERSEDED, moment.now, action.withdrawn)
@@ -741,7 +772,7 @@ def _look_at_ours(action: Action, moment: _Moment) -> Move:
     if result.pod is PodState.RUNNING and action.command.proof_of_life is ProofOfLife.POD:
         return _conclude(action, Result.RESTARTED, Cause.VERIFIED, now)
     empty = not action.pod_seen and now - action.since > moment.limits.pod_deadline_seconds
-    if empty and result.condition is not Condition.SUSPENDED:
+    if empty and not _exemption(result) and not _spares_own(action, moment):
         return _replace_empty(action, moment)
     return _await_life(action, moment)
 
@@ -759,7 +790,7 @@ def _replace_empty(action: Action, moment: _Moment) -> Move:
             creates=action.creates + 1,
             create_unsure_since=0.0,
             create_seen=False,
-            deleting_since=moment.now,
+            deleting_since=0.0,
         )
     )
 

@@ -1045,18 +1045,119 @@ def test_an_empty_job_is_deleted_only_as_it_was_seen():
     walk = an_empty_job_being_replaced()
     assert resource_version_to_delete(walk.action) == "77"
     walk.answer(CONFLICT)
-    assert walk.action.state is State.RECHECKING
+    assert (walk.action.state, walk.action.new_uid) == (State.VERIFYING, "u2")
 
 
-@pytest.mark.parametrize("answer", [CONFLICT, UNKNOWN])
-def test_an_empty_job_that_gets_its_pod_after_all_is_let_live(answer):
+@pytest.mark.parametrize(("answer", "seconds"), [(CONFLICT, 0.0), (UNKNOWN, LATE_DELETE_SECONDS)])
+def test_an_empty_job_that_gets_its_pod_after_all_is_let_live(answer, seconds):
     walk = an_empty_job_being_replaced()
     walk.answer(answer)
     since = walk.now
     while walk.action.state is not State.VERIFYING:
         walk.answer(OURS)
-    assert walk.now - since > LATE_DELETE_SECONDS - 1.0, "a delete that was sent may yet come"
+    assert walk.now - since >= seconds - 1.0, "a delete that was sent may yet come"
     walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    assert (walk.outcome.result, walk.outcome.new_uid) == (Result.RESTARTED, "u2")
+
+
+EMPTY = found("u2", action_id="c1")
+SPARED = [
+    found("u2", action_id="c1", skip=True),
+    found("u2", action_id="c1", managed_by="kueue"),
+    found("u2", action_id="c1", condition=Condition.SUSPENDED),
+]
+
+
+@pytest.mark.parametrize("seen", SPARED)
+def test_an_empty_job_that_people_have_put_out_of_reach_is_not_replaced(seen):
+    walk = Walk(a_command(startup_seconds=200.0)).to(State.VERIFYING)
+    while not walk.outcomes:
+        walk.answer(seen)
+    assert walk.steps.count(Step.DELETE) == 1
+    assert (walk.outcome.reason, walk.outcome.new_uid) == ("no_sign_of_life", "u2")
+
+
+@pytest.mark.parametrize("seen", [*SPARED, found("u2", action_id="c1", condition=Condition.FAILED)])
+def test_a_delete_of_an_empty_job_is_not_sent_again_once_something_speaks_against_it(seen):
+    walk = an_empty_job_being_replaced()
+    walk.answer(UNKNOWN)
+    before = len(walk.steps)
+    since = walk.now
+    while walk.action.state is State.RECHECKING:
+        walk.answer(seen)
+    assert walk.now - since > LATE_DELETE_SECONDS - 1.0, "a delete that was sent may yet come"
+    assert set(walk.steps[before:]) == {Step.OBSERVE}
+    assert (walk.action.state, walk.action.new_uid) == (State.VERIFYING, "u2")
+
+
+@pytest.mark.parametrize("answer", [CONFLICT, UNKNOWN])
+def test_an_empty_job_that_has_done_its_work_is_not_run_again(answer):
+    walk = an_empty_job_being_replaced()
+    walk.answer(answer)
+    walk.answer(found("u2", action_id="c1", condition=Condition.COMPLETE))
+    assert (walk.outcome.result, walk.outcome.reason, walk.outcome.new_uid) == (Result.RESTARTED, "completed", "u2")
+
+
+@pytest.mark.parametrize("answers", [[MISSING], [LATER, MISSING], [CONFLICT]])
+def test_an_empty_job_that_is_gone_without_a_delete_of_ours_is_not_created_again(answers):
+    walk = an_empty_job_being_replaced()
+    for answer in [*answers, ABSENT]:
+        walk.answer(answer)
+    assert (walk.outcome.reason, walk.outcome.new_uid, walk.outcome.final) == ("vanished", "u2", True)
+
+
+BRAKES = [{"paused": "job:stf/a: let me look"}, {"storm": "6 of 10 turned unhealthy together"}]
+
+
+@pytest.mark.parametrize("brake", BRAKES)
+def test_an_empty_job_is_not_deleted_while_restarts_are_held_back(brake):
+    walk = an_empty_job_being_replaced()
+    assert walk.announce(**brake).perform is None
+    assert (walk.action.state, walk.action.new_uid) == (State.VERIFYING, "u2")
+    walk.now += 100.0
+    walk.announce()
+    looked = Resulted(key="stf/a", action_id="c1", seq=walk.action.seq, step=Step.LOOK, result=EMPTY)
+    walk.event(looked, **brake)
+    assert (walk.action.state, walk.outcomes) == (State.VERIFYING, [])
+    walk.answer(EMPTY)
+    assert walk.announce().perform is Step.DELETE
+
+
+@pytest.mark.parametrize("brake", BRAKES)
+def test_a_delete_of_an_empty_job_is_not_sent_again_while_restarts_are_held_back(brake):
+    walk = an_empty_job_being_replaced()
+    walk.answer(UNKNOWN)
+    walk.answer(EMPTY)
+    assert walk.announce(**brake).perform is None
+    assert walk.action.state is State.RECHECKING
+    walk.answer(ABSENT)
+    assert walk.action.state is State.GONE, "the delete came through, and the action goes forward"
+
+
+@pytest.mark.parametrize("answer", [REFUSED, LATER, CONFLICT])
+def test_an_empty_job_that_cannot_be_deleted_is_left_where_it_is_and_told_of(answer):
+    walk = an_empty_job_being_replaced()
+    while not walk.outcomes:
+        assert walk.now < 2000.0
+        walk.answer(answer if next_step(walk.action, walk.action.due_at) is Step.DELETE else EMPTY)
+    assert (walk.outcome.reason, walk.outcome.new_uid, walk.outcome.final) == ("no_pods", "u2", True)
+    assert walk.steps.count(Step.CREATE) == 1
+
+
+@pytest.mark.parametrize(
+    "event", [Withdraw(id="c1", key="stf/a", reason="reports"), Alive(key="stf/a", uid="u1", at=5000.0)]
+)
+def test_what_is_said_of_the_job_that_was_deleted_does_not_call_the_replacement_off(event):
+    walk = an_empty_job_being_replaced()
+    before = walk.action
+    walk.event(event)
+    assert (walk.action, walk.outcomes) == (before, [])
+
+
+def test_an_empty_job_that_speaks_before_its_delete_is_sent_is_let_live():
+    walk = an_empty_job_being_replaced()
+    walk.event(Alive(key="stf/a", uid="u2", at=walk.now))
+    assert walk.announce().perform is None
     assert (walk.outcome.result, walk.outcome.new_uid) == (Result.RESTARTED, "u2")
 
 

@@ -528,6 +528,8 @@ class Oracle:
             owner = next((each for each in self.restarts if made_for.startswith(each) and made_for), "")
             if owner and not truth.running:
                 self.counts["empty Job replaced"] += 1
+                if truth.skip_since is not None or truth.managed_by or job.suspended or job.ended:
+                    self.fail("exempt", f"{name}, which the healer made, is deleted though it is not to be touched")
                 return
             self.fail("unasked delete", f"{name} ({uid}) was deleted, and nothing was admitted for it")
             return
