@@ -8,7 +8,7 @@ LATER: an API server that is away for an hour leaves nothing in doubt.
 import msgspec
 
 from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, LiveJob
-from sf_healer.core.actions import Action, manifest_to_create, resource_version_to_delete
+from sf_healer.core.actions import Action, State, manifest_to_create, resource_version_to_delete
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.steps import Step, StepResult, What
@@ -59,10 +59,12 @@ def _look(cluster: Cluster, action: Action, step: Step) -> StepResult:
     if answer.kind is not Failure.NOT_FOUND:
         return _failed(answer, _READS)
     # The Job is gone; its pods may not be, and two incarnations must not run side by side.
-    pods = cluster.pods_of(namespace, name, action.new_uid or action.uid)
+    # Where a create may have happened, its Job may have come and gone: then they are of an incarnation nobody knows.
+    is_known = action.state is not State.UNSURE
+    pods = cluster.pods_of(namespace, name, action.new_uid or action.uid if is_known else "")
     if isinstance(pods, ApiFailure):
         return _failed(pods, _READS)
-    return StepResult(What.ABSENT, pods=len(pods))
+    return StepResult(What.ABSENT, pods=sum(is_known or pod.owned for pod in pods))
 
 
 def _found(job: LiveJob, step: Step) -> StepResult:

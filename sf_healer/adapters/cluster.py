@@ -137,6 +137,7 @@ class PodInfo(msgspec.Struct, frozen=True):
     phase: str
     ip: str
     deleting: bool
+    owned: bool = True  # it goes with its Job; an orphan stays
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -291,7 +292,10 @@ class Cluster:
         return pods if isinstance(pods, ApiFailure) else LiveJob(fact_from_manifest(manifest, pods), manifest)
 
     def pods_of(self, namespace: str, job_name: str, uid: str) -> tuple[PodInfo, ...] | ApiFailure:
-        """List the pods of one incarnation of a Job, those being deleted included, also after it is gone."""
+        """List the pods of one incarnation of a Job, those being deleted included, also after it is gone.
+
+        Without a uid those of all incarnations.
+        """
         pods = self._pods(namespace, job_name)
         if isinstance(pods, ApiFailure):
             return pods
@@ -773,6 +777,7 @@ def _pod_info(pod: Manifest) -> PodInfo:
         phase=pod.get("status", {}).get("phase", ""),
         ip=pod.get("status", {}).get("podIP", ""),
         deleting="deletionTimestamp" in pod["metadata"],
+        owned=bool(pod["metadata"].get("ownerReferences")),
     )
 
 

@@ -411,9 +411,9 @@ def _resolved(action: Action, event: Resolve, moment: _Moment) -> Move:
         return _conclude(action, Result.FAILED, Cause.ABANDONED, moment.now, detail=f"by {event.by}")
     if action.state is not State.STRANDED:
         return Move(action)
-    return Move(
+    return Move(  # a look comes first: there may be a Job by now, or pods of one
         msgspec.structs.replace(
-            _enter(action, State.GONE, moment.now),
+            _enter(action, State.UNSURE, moment.now),
             creates=action.creates + 1,
             create_unsure_since=0.0,
             create_seen=False,
@@ -710,6 +710,15 @@ def _retry_create(action: Action, moment: _Moment) -> Move:
     return _wait_to_create(entered, moment)
 
 
+def _await_pods(action: Action, moment: _Moment) -> Move:
+    """Create nothing beside pods that are left of whatever had the name; where they stay, ask a person."""
+    if not _may_create(action, moment):
+        return _retry_create(action, moment)
+    if moment.now - action.since > moment.limits.create_deadline_seconds:
+        return _strand(action, Cause.CREATE_UNCERTAIN, moment, f"{moment.result.pods} pods are left")
+    return _retry(action, moment)
+
+
 def _create_refused(action: Action, moment: _Moment) -> Move:
     """Put back what was there, and say so now: the API will not have the Job with our marks."""
     action = msgspec.structs.replace(
@@ -942,7 +951,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.OURS: _created,
         Sign.OTHER: _namesake,
         Sign.ABSENT: _retry_create,
-        Sign.LINGERING: _retry_create,
+        Sign.LINGERING: _await_pods,
         Sign.REFUSED: _wait_to_create,
         Sign.LATER: _wait_to_create,
         Sign.UNKNOWN: _wait_to_create,

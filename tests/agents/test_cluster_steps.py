@@ -1,4 +1,4 @@
-"""What a step of a restart means when the API is away, and when it heard us and did not answer."""
+"""What a step of a restart means when the API is away, when it heard us and did not answer, and what a look counts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import socket
 import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from agents.cluster_steps import take
@@ -83,3 +85,54 @@ def test_with_nobody_to_ask_nothing_has_happened_and_the_step_is_taken_later(tmp
 def test_of_a_request_that_was_heard_and_not_answered_the_result_is_unknown(tmp_path, step):
     with hears_and_hangs_up() as port:
         assert take(cluster_at(port, tmp_path), ACTION, step).what is What.UNKNOWN
+
+
+def a_pod(name: str, job_uid: str, *, is_orphan: bool) -> dict[str, object]:
+    labels = {"batch.kubernetes.io/job-name": "a", "batch.kubernetes.io/controller-uid": job_uid}
+    metadata: dict[str, object] = {"name": name, "labels": labels}
+    if not is_orphan:
+        metadata["ownerReferences"] = [{"kind": "Job", "name": "a", "uid": job_uid, "controller": True}]
+    return {"metadata": metadata, "status": {"phase": "Running"}}
+
+
+@contextmanager
+def has_only_pods(*pods: dict[str, object]) -> Iterator[int]:
+    """Serve an API with no Job, and these pods."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_about_pods = self.path.partition("?")[0].endswith("/pods")
+            body = json.dumps({"metadata": {}, "items": pods} if is_about_pods else {"code": 404}).encode()
+            self.send_response(200 if is_about_pods else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("state", "pods"),
+    [
+        (State.DELETING, 1),  # those of the Job that was deleted
+        (State.UNSURE, 2),  # nobody knows which Job was there; what somebody left running for good holds nothing up
+    ],
+)
+def test_a_look_where_there_is_no_job_counts_the_pods_that_a_new_one_has_to_wait_for(tmp_path, state, pods):
+    left = [
+        a_pod("of-the-first", "u1", is_orphan=False),
+        a_pod("of-one-nobody-knew", "u2", is_orphan=False),
+        a_pod("of-one-long-ago", "u0", is_orphan=True),
+    ]
+    with has_only_pods(*left) as port:
+        result = take(cluster_at(port, tmp_path), msgspec.structs.replace(ACTION, state=state), Step.LOOK)
+    assert (result.what, result.pods) == (What.ABSENT, pods)

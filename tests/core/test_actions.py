@@ -838,9 +838,53 @@ def test_a_person_lets_a_stranded_action_create_under_a_new_id():
         walk.answer(REFUSED)
     assert next_step(walk.action, walk.now + 9999) is None
     walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.CREATE, by="ada"))
+    walk.answer(ABSENT)
     assert (walk.action.state, walk.action.create_id) == (State.GONE, "c1-1")
     walk.answer(StepResult(What.DONE, uid="u2", action_id="c1-1"))
     assert walk.action.state is State.VERIFYING
+
+
+def a_stranded_action_that_is_to_create():
+    walk = Walk().to(State.UNSURE)
+    walk.event(Seen(fact=a_fact("u2", action_id="c1")))
+    walk.answer(LINGERING)
+    assert walk.action.state is State.STRANDED
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.CREATE, by="ada"))
+    return walk
+
+
+def test_what_a_person_lets_create_waits_for_the_pods_of_the_job_that_was_there():
+    walk = a_stranded_action_that_is_to_create()
+    for _ in range(5):
+        walk.answer(LINGERING)
+    walk.answer(ABSENT)
+    walk.answer(StepResult(What.DONE, uid="u3", action_id="c1-1"))
+    assert walk.steps[-7:] == [*[Step.LOOK] * 6, Step.CREATE]
+    assert walk.action.state is State.VERIFYING
+
+
+def test_what_a_person_lets_create_leaves_alone_what_somebody_has_made_meanwhile():
+    walk = a_stranded_action_that_is_to_create()
+    walk.answer(OTHER)
+    assert (walk.outcome.reason, walk.steps.count(Step.CREATE)) == ("namesake", 1)
+
+
+def test_a_person_is_asked_again_where_pods_stay():
+    walk = a_stranded_action_that_is_to_create()
+    since = walk.now
+    while walk.action.state is State.UNSURE:
+        walk.answer(LINGERING)
+    assert 900.0 < walk.now - since < 960.0
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
+    assert (walk.outcome.needs_person, walk.outcome.final, walk.outcome.detail) == (True, False, "1 pods are left")
+
+
+def test_a_create_that_is_uncertain_is_not_sent_again_beside_pods_of_the_job_it_may_have_made():
+    walk = Walk().to(State.UNSURE)
+    walk.answer(LINGERING)
+    assert walk.action.state is State.UNSURE
+    walk.answer(ABSENT)
+    assert walk.action.state is State.GONE
 
 
 def test_a_person_abandons_a_stranded_action():

@@ -718,6 +718,10 @@ def stranded():
 def test_a_stranded_action_waits_for_a_person_who_has_it_created():
     log = stranded()
     log.append(Resolve(key="stf/a", action_id="c-a-u-a", decision=Decision.CREATE, by="ada")).drain()
+    assert [task.step for task in log.tasks] == [Step.LOOK]
+    log.answer(ABSENT)
+    while not log.tasks:
+        log.tick()
     assert [task.step for task in log.tasks] == [Step.CREATE]
 
 

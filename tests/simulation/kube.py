@@ -227,9 +227,11 @@ class Kube:
         self._watches = []
 
     def pods_of(self, name: str, uid: str) -> list[Pod]:
+        """Give the pods of one incarnation, or of all."""
         job = self.jobs.get(name)
-        pods = list(job.pods) if job is not None and job.uid == uid else []
-        return pods + self._orphans.get((name, uid), [])
+        pods = list(job.pods) if job is not None and uid in {"", job.uid} else []
+        left = (each for (of, by), each in self._orphans.items() if of == name and uid in {"", by})
+        return pods + [pod for each in left for pod in each]
 
     # ---- the controllers
 
