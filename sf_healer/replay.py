@@ -22,7 +22,7 @@ from sf_healer.core import admission, evidence
 from sf_healer.core.combine import Combiner
 from sf_healer.core.commands import Command
 from sf_healer.core.events import Kind
-from sf_healer.core.facts import Condition, JobFact, PodState, ended_at, fact_from_manifest
+from sf_healer.core.facts import Condition, JobFact, PodState, ended_at, fact_from_manifest, gone
 from sf_healer.core.identity import ConventionIndex, JobIndex, target_of
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Counts, Partition
@@ -234,10 +234,17 @@ class Replay:
             self.rejected[reject.reason] = self.rejected.get(reject.reason, 0) + 1
         if isinstance(self._names, ConventionIndex):
             for fact in self._names.take_new():
-                self._partition.apply(evidence.Fact(fact), at)
+                self._assume(fact, at)
         for bundle in combined.bundles.values():
             self._let_run(bundle, at)
             self._partition.apply(bundle, at)
+
+    def _assume(self, fact: JobFact, at: float) -> None:
+        """Fold what is made up of a Job; what has become of it by a restart is gone with it."""
+        known = self._partition.jobs.get(fact.key)
+        if fact.condition is Condition.GONE and known is not None and known.fact is not None:
+            fact = gone(known.fact, known.fact.resource_version + 1)
+        self._partition.apply(evidence.Fact(fact), at)
 
     def _let_run(self, bundle: evidence.Bundle, at: float) -> None:
         """Let a restarted Job that speaks after all have a running pod, so that it is judged from now on."""

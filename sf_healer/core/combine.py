@@ -28,7 +28,7 @@ from sf_healer.core.events import (
     report_of,
 )
 from sf_healer.core.evidence import Beat, Bundle, Word
-from sf_healer.core.identity import Resolution, Resolved, Unresolved
+from sf_healer.core.identity import SIGNS_OF_LIFE, Resolution, Resolved, Unresolved
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.wire import FARTHEST_SECONDS
@@ -107,10 +107,6 @@ class Combined(msgspec.Struct):
     def folded(self) -> int:
         """How many reports the bundles stand for."""
         return sum(self.reports) - self.ignored.get(Ignored.PONG, 0) - self.ignored.get(Ignored.SEVERAL_JOBS, 0)
-
-
-#: Kinds that count for every Job of a queue when only the queue is named.
-_SHARED_KINDS = frozenset({Kind.STARTED, Kind.LOADING})
 
 
 #: How many names are kept with the Job and the evidence partition they mean; some 400 bytes each.
@@ -225,7 +221,7 @@ class Combiner:
         if kind is Kind.PONG:
             gathered.ignore(Ignored.PONG)
             return
-        if resolution.shared and kind not in _SHARED_KINDS:
+        if resolution.shared and kind not in SIGNS_OF_LIFE:
             gathered.ignore(Ignored.SEVERAL_JOBS)
             return
         low, high, _ = clock.at(offset)

@@ -20,10 +20,12 @@ from functools import lru_cache
 
 import msgspec
 
-from sf_healer.core.events import Report
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.facts import Condition, JobFact, PodState, gone, share_fact
 
 REMEMBER_GONE_SECONDS = 900.0
+#: Kinds that count for every Job of a queue when only the queue is named.
+SIGNS_OF_LIFE = frozenset({Kind.STARTED, Kind.LOADING})
 _CACHED_NAMES = 200_000
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9-]")
 #: What becomes of each byte of an ASCII text: a table costs a tenth of an expression.
@@ -251,8 +253,10 @@ def order_of(fact: JobFact) -> tuple[float, int, str]:
 class ConventionIndex:
     """Names Jobs by the naming rule alone: `identity = convention`, where no cluster can be asked.
 
-    A dialect without queue id is joined to the queue whose id ends with the same short id, once another
-    report has named it; until then the producer id itself stands for the Job.
+    A dialect without queue id is joined to the queue whose id ends with the same short id, once another report has
+    named it; until then the producer id itself stands for the Job. It goes on to until the Job gives a sign of life:
+    an `error` said under one name and a `finished` under the other would tell of no failure, and a Job that has
+    said its last would be lost between the two. Then what stood for the producer alone is told to be gone.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -266,30 +270,73 @@ class ConventionIndex:
         #: does, and it would be a sixth of what a Job costs here. Till then only what cannot be made of it is kept.
         self._queue_by_short_id: dict[str, str] | None = None
         self._odd_short_ids: dict[str, str] = {}
+        #: Producers that stand for a Job themselves.
+        self._alone: set[str] = set()
 
     def resolve(self, report: Report) -> Resolution:
         """Name the Job; every report has one here."""
-        target, _, short_id = report.producer.rpartition("__")
-        queue_id = report.queue_id
+        producer, queue_id = report.producer, report.queue_id
+        if not queue_id:
+            return self._by_producer_alone(report)
+        target, _, short_id = producer.rpartition("__")
         is_derived = False  # can the queue be found by the short id in the end of its name?
-        if queue_id and short_id and queue_id.endswith(short_id):
+        if short_id and queue_id.endswith(short_id):
             is_derived = _last_part(queue_id) == short_id
             self._join(short_id, queue_id, is_derived=is_derived)
-        elif not queue_id and short_id:
-            queue_id = self._queues().get(short_id, "")
-        key = self._key_of(queue_id, target, report.producer)
+        key = self._key_of(queue_id, target)
         if key not in self._known:
-            key = sys.intern(key)
-            self._known[key] = sys.intern(queue_id) if is_derived else ""
-            self._new.append(_assumed(key, report, sys.intern(target)))
+            self._meet(key, report, queue_id, target, is_derived=is_derived)
         elif is_derived and self._known[key] != queue_id:
             self._known[key] = sys.intern(queue_id)
+        if self._alone and producer in self._alone:
+            self._retire(report, key)
         return Resolved((key,))
 
     def take_new(self) -> list[JobFact]:
-        """Hand out the made-up facts of Jobs named since the last call: they are there and their pods run."""
+        """Hand out the made-up facts since the last call: Jobs just named are there and their pods run.
+
+        Where a Job has two names, one of them as long as its queue was not known, the fact that this one is gone
+        outranks all that was or will be assumed of it, by whichever worker.
+        """
         new, self._new = self._new, []
         return new
+
+    def _by_producer_alone(self, report: Report) -> Resolution:
+        producer = report.producer
+        target, _, short_id = producer.rpartition("__")
+        queue_id = self._queues().get(short_id, "") if short_id else ""
+        if not queue_id or (producer in self._alone and report.kind not in SIGNS_OF_LIFE):
+            key = self._own_name(producer)
+            if key not in self._known:
+                self._meet(key, report, "", target, is_derived=False)
+                self._alone.add(producer)
+            return Resolved((key,))
+        key = self._key_of(queue_id, target)
+        is_new = key not in self._known
+        if is_new:
+            self._meet(key, report, queue_id, target, is_derived=_last_part(queue_id) == short_id)
+        if is_new or producer in self._alone:  # a new one may have stood alone with the worker before this one
+            self._retire(report, key)
+        return Resolved((key,))
+
+    def _meet(self, key: str, report: Report, queue_id: str, target: str, *, is_derived: bool) -> None:
+        """Take in a Job that is named for the first time."""
+        key, queue_id = sys.intern(key), sys.intern(queue_id)
+        self._known[key] = queue_id if is_derived else ""
+        self._new.append(_assumed(key, report, queue_id, sys.intern(target)))
+
+    def _retire(self, report: Report, key: str) -> None:
+        """Tell that what stood for a producer alone is gone, now that the producer means the Job `key`."""
+        producer = report.producer
+        alone, stood_alone = self._own_name(producer), producer in self._alone
+        self._alone.discard(producer)
+        if alone == key or (not stood_alone and alone in self._known):
+            return
+        if stood_alone:
+            del self._known[alone]
+            self.version += 1
+        fact = _assumed(alone, report, "", sys.intern(target_of(producer)))
+        self._new.append(gone(fact, fact.resource_version + 1))
 
     def _join(self, short_id: str, queue_id: str, *, is_derived: bool) -> None:
         """Note that a short id means this queue from now on."""
@@ -309,11 +356,15 @@ class ConventionIndex:
             self._queue_by_short_id = derived | self._odd_short_ids
         return self._queue_by_short_id
 
-    def _key_of(self, queue_id: str, target: str, producer: str) -> str:
+    def _key_of(self, queue_id: str, target: str) -> str:
         queue = sanitize(queue_id)
-        process = _sanitized_target(target) if target else sanitize("" if queue_id else producer)
+        process = _sanitized_target(target) if target else ""
         name = f"{queue}-{process}" if queue and process else queue or process or "unnamed"
         return f"{self._namespace}/{name}"
+
+    def _own_name(self, text: str) -> str:
+        """Give the key of a Job that a producer or a queue stands for alone."""
+        return f"{self._namespace}/{sanitize(text) or 'unnamed'}"
 
 
 def _last_part(queue_id: str) -> str:
@@ -321,16 +372,16 @@ def _last_part(queue_id: str) -> str:
     return queue_id.rpartition("-")[2]
 
 
-def _assumed(key: str, report: Report, target: str) -> JobFact:
+def _assumed(key: str, report: Report, queue_id: str, target: str) -> JobFact:
     return JobFact(
         key=key,
         uid="",
         created_at=0.0,
         resource_version=0,
         target=target,
-        queue_id=report.queue_id,
+        queue_id=queue_id,
         producer_id=report.producer,
-        kafka_topic=report.queue_id,
+        kafka_topic=queue_id,
         condition=Condition.ACTIVE,
         pod=PodState.RUNNING,
         managed=True,

@@ -4,15 +4,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 
 from agents.forwarding import GATHER_SECONDS, MOST_REJECTED, RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
-from sf_healer.core import evidence
+from sf_healer.core import evidence, policy
 from sf_healer.core.combine import Ignored
 from sf_healer.core.evidence import Bundle, Fact, Mark
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import ConventionIndex, JobIndex
+from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
+from sf_healer.core.verdicts import Verdict
 
 
 class Record(NamedTuple):
@@ -277,6 +280,82 @@ async def test_a_bundle_that_is_too_large_is_divided_with_its_facts_each_before_
         assert len(value) <= RECORD_BYTES
     offsets = [beat.offset for bundle in bundles for beat in bundle.beats]
     assert offsets == list(range(10_000))
+
+
+LOADER_ALONE, LOADER, CONSUMER = "stf/l--7", "stf/q-7-l", "stf/q-7-c"
+
+
+def without_queue(*statuses: str, first_offset: int = 0, partition: int = 0) -> Batch:
+    values = [b'{"status": "%b", "producer_id": "l__7"}' % status.encode() for status in statuses]
+    return Batch(partition, [Record(first_offset + at, 1_000_000, value) for at, value in enumerate(values)])
+
+
+def with_queue(*, first_offset: int) -> Batch:
+    return Batch(0, [Record(first_offset, 1_000_000, b'{"status": "loading", "producer": "c__7", "queue_id": "q-7"}')])
+
+
+def together(*batches: Batch) -> Batch:
+    return Batch(0, [record for batch in batches for record in batch.records])
+
+
+def told_of(record: object) -> Sequence[JobFact]:
+    return [record.fact] if isinstance(record, Fact) else record.facts if isinstance(record, Bundle) else ()
+
+
+def verdicts(log: Sequence[Any], partitions: int) -> dict[str, Verdict]:
+    """Fold a log and let everybody fall silent."""
+    folded = [
+        Partition(number, partitions=partitions, policies=policy.parse(""), window_seconds=5.0, feed_gap_seconds=10.0)
+        for number in range(partitions)
+    ]
+    for record in log:
+        entries = (*record.beats, *record.words) if isinstance(record, Bundle) else ()
+        for number in {partition_of(said.key, partitions) for said in (*entries, *told_of(record))}:
+            folded[number].apply(record, 1000.0)
+    for partition in folded:
+        for second in range(1000):
+            partition.apply(Mark("first", 1, ((0, 1000.0 + second),)), 1000.0 + second)
+    return {key: Verdict(state.verdict) for partition in folded for key, state in partition.jobs.items()}
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("batches", [1, 3])
+async def test_what_stood_for_a_producer_alone_is_told_to_be_gone_wherever_it_was_assumed(
+    partitions: int, batches: int
+) -> None:
+    broker = Broker()
+    forwarding = assuming(broker, partitions=partitions)
+    parts = (without_queue("started"), with_queue(first_offset=1), without_queue("loading", first_offset=2))
+    for batch in parts if batches == len(parts) else [together(*parts)]:
+        await forwarding.forward(batch)
+    told = verdicts(broker.log, partitions)
+    assert told == {LOADER_ALONE: Verdict.GONE, LOADER: Verdict.STUCK, CONSUMER: Verdict.STUCK}
+
+
+async def test_what_stood_for_a_producer_alone_is_gone_though_it_is_told_first_that_it_is() -> None:
+    broker = Broker()
+    forwarding = assuming(broker)
+    await forwarding.mark()
+
+    async def another_comes_first(_: float) -> Batch | None:
+        await forwarding.forward(with_queue(first_offset=0))
+        await forwarding.forward(without_queue("loading", partition=1))
+        return None
+
+    await forwarding.forward(without_queue("started", first_offset=1), another_comes_first)
+
+    told = [fact for record in broker.log for fact in told_of(record) if fact.key == LOADER_ALONE]
+    assert [fact.condition for fact in told] == [Condition.GONE, Condition.ACTIVE]
+    assert verdicts(broker.log, 1)[LOADER_ALONE] is Verdict.GONE
+
+
+async def test_a_producer_alone_that_says_its_last_is_found_though_its_queue_was_named_meanwhile() -> None:
+    broker = Broker()
+    forwarding = assuming(broker)
+    await forwarding.forward(without_queue("started", "error"))
+    await forwarding.forward(with_queue(first_offset=2))
+    await forwarding.forward(without_queue("finished", first_offset=3))
+    assert verdicts(broker.log, 1) == {LOADER_ALONE: Verdict.FAILED, CONSUMER: Verdict.STUCK}
 
 
 class Backlog:

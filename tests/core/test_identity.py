@@ -339,11 +339,26 @@ def test_a_report_names_only_jobs_of_the_index_that_have_its_name(puts, reports)
 
 # ---- by the naming rule alone, without a cluster
 
+ALONE = "stf/loader-producer--p4ntkv"
+
+
+def conditions(*indexes, known=()):
+    """Fold all that is assumed, in order of the facts, and say what each Job is by that."""
+    newest = dict(known)
+    for fact in (fact for names in indexes for fact in names.take_new()):
+        if fact.key not in newest or order_of(fact) >= order_of(newest[fact.key]):
+            newest[fact.key] = fact
+    return newest
+
+
+def there(newest):
+    return {key for key, fact in newest.items() if fact.condition is Condition.ACTIVE}
+
 
 def test_without_a_cluster_the_name_is_made_from_queue_and_target():
     names = ConventionIndex("stf")
     assert names.resolve(says("arango-connector__P4nTkv", QUEUE)) == Resolved((CONSUMER,))
-    assert names.resolve(says(queue_id=QUEUE)) == Resolved((f"stf/{NAME}",))
+    assert names.resolve(says("consumer-x", QUEUE)) == Resolved((f"stf/{NAME}",))
     assert names.resolve(says("something odd")) == Resolved(("stf/something-odd",))
     assert names.resolve(says("..")) == Resolved(("stf/unnamed",))
 
@@ -352,22 +367,130 @@ def test_without_a_cluster_a_dialect_without_queue_is_joined_by_its_short_id():
     names = ConventionIndex("stf")
     names.resolve(says("arango-connector__P4nTkv", QUEUE))
     assert names.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
-    assert names.resolve(says("loader-producer__other")) == Resolved(("stf/loader-producer",))
+
+
+def test_without_a_cluster_producers_whose_queue_is_not_known_are_a_job_each():
+    names = ConventionIndex("stf")
+    assert names.resolve(says("loader-producer__P4nTkv")) == Resolved((ALONE,))
+    assert names.resolve(says("loader-producer__other")) == Resolved(("stf/loader-producer--other",))
+    assert there(conditions(names)) == {ALONE, "stf/loader-producer--other"}
+
+
+def test_without_a_cluster_what_stood_for_a_producer_alone_is_gone_once_it_speaks_under_its_queue():
+    names = ConventionIndex("stf")
+    names.resolve(says("loader-producer__P4nTkv", kind=Kind.STARTED))
+    version = names.version
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    known = conditions(names)
+    assert there(known) == {ALONE, CONSUMER}
+    assert names.resolve(says("loader-producer__P4nTkv")) == Resolved((LOADER,))
+    assert names.version != version
+    known = conditions(names, known=known)
+    assert (there(known), known[ALONE].condition) == ({LOADER, CONSUMER}, Condition.GONE)
+    assert known[LOADER].queue_id == known[LOADER].kafka_topic == QUEUE
+    assert names.resolve(says("loader-producer__P4nTkv", kind=Kind.ERROR)) == Resolved((LOADER,))
+    assert names.take_new() == []
+
+
+def test_without_a_cluster_a_job_that_says_its_last_before_it_is_alive_again_says_it_under_one_name():
+    """An `error` of one Job and a `finished` of another would be no failure, and who is silent now be nobody's loss."""
+    names = ConventionIndex("stf")
+    names.resolve(says("loader-producer__P4nTkv"))
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    for kind in (Kind.ERROR, Kind.FINISHED, Kind.INTERRUPTED, Kind.PONG):
+        assert names.resolve(says("loader-producer__P4nTkv", kind=kind)) == Resolved((ALONE,))
+    assert there(conditions(names)) == {ALONE, CONSUMER}
+
+
+def test_without_a_cluster_a_producer_that_names_its_queue_itself_stands_alone_no_more():
+    names = ConventionIndex("stf")
+    names.resolve(says("loader-producer__P4nTkv"))
+    assert names.resolve(says("loader-producer__P4nTkv", QUEUE, Kind.ERROR)) == Resolved((LOADER,))
+    assert there(conditions(names)) == {LOADER}
+
+
+def test_without_a_cluster_what_the_worker_before_assumed_of_a_producer_alone_is_gone():
+    before, after = ConventionIndex("stf"), ConventionIndex("stf")
+    before.resolve(says("loader-producer__P4nTkv"))
+    after.resolve(says("arango-connector__P4nTkv", QUEUE))
+    after.resolve(says("loader-producer__P4nTkv"))
+    assert there(conditions(before, after)) == {LOADER, CONSUMER}
+    after.resolve(says("loader-producer__P4nTkv"))
+    assert after.take_new() == []
+
+
+def test_without_a_cluster_a_job_called_as_a_producer_is_not_gone_for_it():
+    names = ConventionIndex("stf")
+    namesake = names.resolve(says("consumer", "loader-producer--p4ntkv"))
+    assert namesake == Resolved((ALONE,))
+    names.resolve(says("loader-producer__P4nTkv"))
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    names.resolve(says("loader-producer__P4nTkv"))
+    assert there(conditions(names)) == {ALONE, LOADER, CONSUMER}
+
+
+def test_without_a_cluster_a_producer_called_as_its_queue_is_one_job_before_and_after():
+    names = ConventionIndex("stf")
+    reports = [says("c"), says("consumer__c", "c"), says("c")]
+    assert [names.resolve(report).keys for report in reports] == [("stf/c",), ("stf/c-consumer",), ("stf/c",)]
+    assert there(conditions(names)) == {"stf/c", "stf/c-consumer"}
 
 
 #: One queue for each short id, and how its name ends with it.
 QUEUES = {"a": "q-a", "b": "q-x_b", "c": "c", "d": "q-d", "e": "other"}
+REPORTS = st.builds(
+    lambda target, short_id, names, kind: says(
+        "" if names == "queue" else f"{target}__{short_id}" if target else short_id,
+        "" if names == "producer" else QUEUES[short_id],
+        kind,
+    ),
+    st.sampled_from(["loader", "consumer", ""]),
+    st.sampled_from([*QUEUES]),
+    st.sampled_from(["producer", "queue", "both"]),
+    st.sampled_from([*Kind]),
+)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["loader", "consumer", ""]), st.sampled_from([*QUEUES]), st.booleans())))
-def test_without_a_cluster_it_makes_no_difference_when_a_dialect_without_queue_is_heard_first(said):
-    reports = [
-        says(f"{target}__{short_id}" if target else short_id, QUEUES[short_id] if has_queue else "")
-        for target, short_id, has_queue in said
-    ]
+@given(st.lists(REPORTS))
+def test_without_a_cluster_it_makes_no_difference_when_a_dialect_without_queue_is_heard_first(reports):
     names, asked_before = ConventionIndex("stf"), ConventionIndex("stf")
     asked_before.resolve(says("somebody__else"))
+    asked_before.take_new()
     assert [names.resolve(report) for report in reports] == [asked_before.resolve(report) for report in reports]
+    assert names.take_new() == asked_before.take_new()
+
+
+@given(st.lists(REPORTS))
+def test_without_a_cluster_every_job_that_is_named_is_there(reports):
+    names, known = ConventionIndex("stf"), {}
+    for report in reports:
+        resolution = names.resolve(report)
+        known = conditions(names, known=known)
+        assert resolution.keys
+        assert set(resolution.keys) <= there(known)
+
+
+#: Loaders name no queue, consumers do; of the last queue no short id tells.
+SPOKEN = st.lists(st.tuples(st.sampled_from(["loader", "consumer"]), st.sampled_from([*QUEUES])))
+
+
+@given(st.lists(SPOKEN, max_size=3), st.permutations([*QUEUES]))
+def test_without_a_cluster_the_same_jobs_are_there_in_the_end_whoever_is_heard_first_by_whichever_worker(lives, order):
+    def speak(names, target, short_id):
+        return names.resolve(says(f"{target}__{short_id}", QUEUES[short_id] if target == "consumer" else ""))
+
+    known = {}
+    for spoken in [*lives, []]:
+        names = ConventionIndex("stf")
+        for target, short_id in spoken:
+            speak(names, target, short_id)
+        known = conditions(names, known=known)
+    for target in ("consumer", "loader"):
+        for short_id in order:
+            speak(names, target, short_id)
+    joined = {"stf/q-a-loader", "stf/q-x-b-loader", "stf/c-loader", "stf/q-d-loader", "stf/loader--e"}
+    consumers = {key.replace("loader", "consumer") for key in joined} - {"stf/consumer--e"} | {"stf/other-consumer"}
+    assert there(conditions(names, known=known)) == joined | consumers
 
 
 def test_without_a_cluster_a_job_is_assumed_once_to_be_there_and_to_run():

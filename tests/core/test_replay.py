@@ -212,6 +212,43 @@ def test_an_empty_capture_has_no_decisions():
     assert decisions_of([], until=T0) == []
 
 
+# ------------------------------------------------------------------ without the Jobs
+
+
+def of_loader(short: str, status: str, at: float) -> Line:
+    """Say something in the dialect that names no queue."""
+    return Line(at, value=json.dumps({"producer_id": f"loader-producer__{short}", "status": status}).encode())
+
+
+def loading(short: str, *, start: float = T0, until: float) -> list[Line]:
+    return [of_loader(short, "loading", start + seconds) for seconds in range(0, int(until - start) + 1, 30)]
+
+
+def test_a_silent_loader_whose_queue_nobody_names_is_not_hidden_by_those_that_speak():
+    lines = in_order(*loading("aaaaaa", until=END), *loading("bbbbbb", until=END), *loading("cccccc", until=T0 + 60.0))
+    (found,) = decisions_of(lines)
+    assert (found.job, found.verdict) == ("stf/loader-producer--cccccc", "stuck")
+
+
+def test_a_loader_whose_queue_is_named_later_is_one_job():
+    well = healthy("aaaaaa", "bbbbbb", until=END + 600.0)
+    later = [line for line in every(30.0, "cccccc", until=END + 600.0) if line.at > T0 + 120.0]
+    assert decisions_of(in_order(*well, *later, *loading("cccccc", until=END + 600.0))) == []
+    (found,) = decisions_of(in_order(*well, *later, *loading("cccccc", until=T0 + 600.0)))
+    assert found.job == f"stf/{QUEUE.format(short='cccccc')}-loader-producer"
+    assert 0.0 < found.at - T0 - 600.0 - THRESHOLD_SECONDS <= WINDOW_SECONDS + 1.0
+
+
+def test_a_loader_that_was_restarted_before_its_queue_was_named_is_gone_under_the_name_it_had():
+    well = healthy("aaaaaa", "bbbbbb", "dddddd", until=END)
+    named = Line(T0 + 500.0, value=report("cccccc", "finished"))
+    lines = in_order(*well, named, of_loader("cccccc", "loading", T0), *loading("cccccc", start=T0 + 510.0, until=END))
+    replay = Replay(lines, None, read_policies(None))
+    (found,) = replay.decisions()
+    assert (found.job, found.at < T0 + 500.0) == ("stf/loader-producer--cccccc", True)
+    assert replay._partition.jobs[found.job].verdict == "gone"
+
+
 # ------------------------------------------------------------------ the score
 
 
