@@ -33,7 +33,7 @@ _IN_A_NAME = bytes(_NOT_IN_A_NAME.sub("-", chr(byte).lower()).encode()[0] for by
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """The Jobs a report speaks of; `shared` when it named only a queue that holds several."""
+    """The Jobs a report speaks of; `shared` when it named only a queue that holds several, or may do so."""
 
     keys: tuple[str, ...]
     shared: bool = False
@@ -257,6 +257,8 @@ class ConventionIndex:
     named it; until then the producer id itself stands for the Job. It goes on to until the Job gives a sign of life:
     an `error` said under one name and a `finished` under the other would tell of no failure, and a Job that has
     said its last would be lost between the two. Then what stood for the producer alone is told to be gone.
+
+    Of a report that names only a queue see `_by_queue_alone`.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -270,6 +272,9 @@ class ConventionIndex:
         #: does, and it would be a sixth of what a Job costs here. Till then only what cannot be made of it is kept.
         self._queue_by_short_id: dict[str, str] | None = None
         self._odd_short_ids: dict[str, str] = {}
+        #: By the names of queues, those that have a target, too; made when a report without a producer asks.
+        self._by_queue: _Holders | None = None
+        self._odd_queues: dict[str, str] = {}
         #: Producers that stand for a Job themselves.
         self._alone: set[str] = set()
 
@@ -278,6 +283,8 @@ class ConventionIndex:
         producer, queue_id = report.producer, report.queue_id
         if not queue_id:
             return self._by_producer_alone(report)
+        if not producer:
+            return self._by_queue_alone(report)
         target, _, short_id = producer.rpartition("__")
         is_derived = False  # can the queue be found by the short id in the end of its name?
         if short_id and queue_id.endswith(short_id):
@@ -319,10 +326,31 @@ class ConventionIndex:
             self._retire(report, key)
         return Resolved((key,))
 
+    def _by_queue_alone(self, report: Report) -> Resolution:
+        """Count a sign of life for all Jobs known of the queue, and anything else for none: there may be others.
+
+        Where none is known the queue's own name stands for a Job. From then on a sign of life counts for that one,
+        too, and anything else for it alone.
+        """
+        key, is_life = self._own_name(report.queue_id), report.kind in SIGNS_OF_LIFE
+        keys = self._queues_jobs().get(key)
+        if keys and key not in self._known:
+            return Resolved(tuple(sorted(keys)), shared=True)
+        if key not in self._known:
+            self._meet(key, report, report.queue_id, "", is_derived=False)
+        if keys and is_life:
+            return Resolved(tuple(sorted({key, *keys})), shared=True)
+        return Resolved((key,))
+
     def _meet(self, key: str, report: Report, queue_id: str, target: str, *, is_derived: bool) -> None:
         """Take in a Job that is named for the first time."""
         key, queue_id = sys.intern(key), sys.intern(queue_id)
         self._known[key] = queue_id if is_derived else ""
+        if queue_id and target:  # without one the name is the queue's own
+            if not is_derived:
+                self._odd_queues[key] = queue_id
+            if self._by_queue is not None:
+                self._by_queue.add(self._own_name(queue_id), key)
         self._new.append(_assumed(key, report, queue_id, sys.intern(target)))
 
     def _retire(self, report: Report, key: str) -> None:
@@ -355,6 +383,16 @@ class ConventionIndex:
             derived = {_last_part(queue_id): queue_id for queue_id in self._known.values() if queue_id}
             self._queue_by_short_id = derived | self._odd_short_ids
         return self._queue_by_short_id
+
+    def _queues_jobs(self) -> "_Holders":
+        if self._by_queue is None:
+            self._by_queue = _Holders()
+            for queues in (self._known, self._odd_queues):
+                for key, queue_id in queues.items():
+                    own_name = self._own_name(queue_id)
+                    if queue_id and key != own_name:
+                        self._by_queue.add(own_name, key)
+        return self._by_queue
 
     def _key_of(self, queue_id: str, target: str) -> str:
         queue = sanitize(queue_id)

@@ -452,9 +452,10 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS))
-def test_without_a_cluster_it_makes_no_difference_when_a_dialect_without_queue_is_heard_first(reports):
+def test_without_a_cluster_it_makes_no_difference_when_a_dialect_with_one_name_is_heard_first(reports):
     names, asked_before = ConventionIndex("stf"), ConventionIndex("stf")
     asked_before.resolve(says("somebody__else"))
+    asked_before.resolve(says(queue_id="somebody"))
     asked_before.take_new()
     assert [names.resolve(report) for report in reports] == [asked_before.resolve(report) for report in reports]
     assert names.take_new() == asked_before.take_new()
@@ -491,6 +492,45 @@ def test_without_a_cluster_the_same_jobs_are_there_in_the_end_whoever_is_heard_f
     joined = {"stf/q-a-loader", "stf/q-x-b-loader", "stf/c-loader", "stf/q-d-loader", "stf/loader--e"}
     consumers = {key.replace("loader", "consumer") for key in joined} - {"stf/consumer--e"} | {"stf/other-consumer"}
     assert there(conditions(names, known=known)) == joined | consumers
+
+
+def test_without_a_cluster_a_queue_of_nobody_stands_for_a_job_itself():
+    names = ConventionIndex("stf")
+    for kind in Kind:
+        assert names.resolve(says(queue_id=QUEUE, kind=kind)) == Resolved((f"stf/{NAME}",))
+    assert there(conditions(names)) == {f"stf/{NAME}"}
+
+
+@pytest.mark.parametrize("is_asked_before", [True, False])
+def test_without_a_cluster_a_report_with_a_queue_alone_is_a_sign_of_life_of_all_its_jobs_and_else_of_none(
+    is_asked_before,
+):
+    names = ConventionIndex("stf")
+    if is_asked_before:
+        names.resolve(says(queue_id="other"))
+    for producer in ("arango-connector__P4nTkv", "visualizer__by-hand"):
+        names.resolve(says(producer, QUEUE))
+    names.resolve(says("loader-producer__P4nTkv"))
+    names.resolve(says("stranger__Zzzzzz", QUEUE + "-2"))
+    everybody = Resolved((CONSUMER, LOADER, f"stf/{NAME}-visualizer"), shared=True)
+    assert [names.resolve(says(queue_id=QUEUE, kind=kind)) for kind in Kind] == [everybody] * len(Kind)
+    assert f"stf/{NAME}" not in there(conditions(names))
+
+
+def test_without_a_cluster_a_report_with_a_queue_alone_does_not_say_that_its_only_job_known_is_its_only_one():
+    names = ConventionIndex("stf")
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    assert names.resolve(says(queue_id=QUEUE, kind=Kind.ERROR)) == Resolved((CONSUMER,), shared=True)
+
+
+@pytest.mark.parametrize("kind", [*Kind])
+def test_without_a_cluster_a_queue_that_stood_for_a_job_itself_goes_on_to(kind):
+    names = ConventionIndex("stf")
+    names.resolve(says(queue_id=QUEUE))
+    names.resolve(says("arango-connector__P4nTkv", QUEUE))
+    itself, everybody = Resolved((f"stf/{NAME}",)), Resolved((f"stf/{NAME}", CONSUMER), shared=True)
+    is_life = kind in {Kind.STARTED, Kind.LOADING}
+    assert names.resolve(says(queue_id=QUEUE, kind=kind)) == (everybody if is_life else itself)
 
 
 def test_without_a_cluster_a_job_is_assumed_once_to_be_there_and_to_run():

@@ -224,6 +224,10 @@ def loading(short: str, *, start: float = T0, until: float) -> list[Line]:
     return [of_loader(short, "loading", start + seconds) for seconds in range(0, int(until - start) + 1, 30)]
 
 
+def of_queue(short: str, status: str, at: float) -> Line:
+    return Line(at, value=json.dumps({"queue_id": QUEUE.format(short=short), "status": status}).encode())
+
+
 def test_a_silent_loader_whose_queue_nobody_names_is_not_hidden_by_those_that_speak():
     lines = in_order(*loading("aaaaaa", until=END), *loading("bbbbbb", until=END), *loading("cccccc", until=T0 + 60.0))
     (found,) = decisions_of(lines)
@@ -247,6 +251,21 @@ def test_a_loader_that_was_restarted_before_its_queue_was_named_is_gone_under_th
     (found,) = replay.decisions()
     assert (found.job, found.at < T0 + 500.0) == ("stf/loader-producer--cccccc", True)
     assert replay._partition.jobs[found.job].verdict == "gone"
+
+
+def test_two_jobs_that_name_themselves_once_are_kept_alive_by_what_names_their_queue_alone():
+    said_once = [Line(T0, value=report("cccccc", "started")), of_loader("cccccc", "started", T0 + 1.0)]
+    lines = in_order(
+        *healthy("aaaaaa", "bbbbbb", until=END),
+        *said_once,
+        of_queue("cccccc", "error", T0 + 100.0),
+        *(of_queue("cccccc", "loading", T0 + seconds) for seconds in range(10, 900, 30)),
+    )
+    assert decisions_of(lines) == []
+    silent = [line for line in lines if line.at < T0 + 400.0 or b"cccccc" not in line.value]
+    assert [found.job for found in decisions_of(silent)] == [
+        f"stf/{QUEUE.format(short='cccccc')}-{target}" for target in ("arango-connector", "loader-producer")
+    ]
 
 
 # ------------------------------------------------------------------ the score
