@@ -141,6 +141,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     delete_sent_at: float = 0.0  # when a delete was last announced
     look_first: bool = False  # where what was there is put back, something exists, or may: whose, a look tells
     gone_at: float = 0.0  # when Job and pods were found gone, or a person had it created
+    restore_unsure: bool = False  # since the refusal, a restore had no answer: a Job without our marks may be its
 
     @property
     def id(self) -> str:
@@ -364,6 +365,8 @@ def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
     what = event.result.what
     if call.step in _CREATES and what is What.UNKNOWN and not action.create_unsure_since:
         answered = msgspec.structs.replace(answered, create_unsure_since=call.at)
+    if call.step is Step.RESTORE and what is What.UNKNOWN:
+        answered = msgspec.structs.replace(answered, restore_unsure=True)
     if call.step is Step.DELETE and what in {What.DONE, What.UNKNOWN} and not action.deleting_since:
         answered = msgspec.structs.replace(answered, deleting_since=call.at)
     sign = _sign(action, event.result)
@@ -434,6 +437,7 @@ class Sign(StrEnum):
     LEAVING = "leaving"  # the incarnation to delete, or the new one, being deleted
     OURS = "ours"  # the incarnation this action made
     OTHER = "other"  # somebody else's
+    OTHER_LEAVING = "other_leaving"  # somebody else's, being deleted
     ABSENT = "absent"
     LINGERING = "lingering"  # no Job, but pods of it
     DONE = "done"
@@ -446,7 +450,7 @@ class Sign(StrEnum):
 
 
 _FAILED_TO_ASK = frozenset({Sign.REFUSED, Sign.LATER, Sign.UNKNOWN})
-_SIGHTS = frozenset({Sign.SAME, Sign.LEAVING, Sign.OURS, Sign.OTHER, Sign.ABSENT, Sign.LINGERING})
+_SIGHTS = frozenset({Sign.SAME, Sign.LEAVING, Sign.OURS, Sign.OTHER, Sign.OTHER_LEAVING, Sign.ABSENT, Sign.LINGERING})
 SIGNS_OF = {
     Step.OBSERVE: _SIGHTS | _FAILED_TO_ASK,
     Step.LOOK: _SIGHTS | _FAILED_TO_ASK,
@@ -466,7 +470,9 @@ def _sign(action: Action, result: StepResult) -> Sign:
         if result.condition is Condition.DELETING:
             return Sign.LEAVING
         return Sign.OURS if mine and action.state is State.VERIFYING else Sign.SAME
-    return Sign.OURS if result.action_id == action.create_id else Sign.OTHER
+    if result.action_id == action.create_id:
+        return Sign.OURS
+    return Sign.OTHER_LEAVING if result.condition is Condition.DELETING else Sign.OTHER
 
 
 # ---- the moves; each row of MOVES names one
@@ -722,7 +728,9 @@ def _await_pods(action: Action, moment: _Moment) -> Move:
 def _create_refused(action: Action, moment: _Moment) -> Move:
     """Put back what was there, and say so now: the API will not have the Job with our marks."""
     action = msgspec.structs.replace(
-        _enter(action, State.RESTORING, moment.now), refusal=moment.result.message or "refused"
+        _enter(action, State.RESTORING, moment.now),
+        refusal=moment.result.message or "refused",
+        restore_unsure=False,
     )
     outcome = _outcome(action, Result.FAILED, Cause.REFUSED_BY_API, moment.now, action.refusal, open_=True)
     return Move(action, outcome=outcome)
@@ -750,7 +758,7 @@ def _not_restored(action: Action, moment: _Moment) -> Move:
 
 def _restored_or_namesake(action: Action, moment: _Moment) -> Move:
     """Take a Job without our marks for what was put back if that had no answer: then nothing tells the two apart."""
-    return (_restored if action.create_unsure_since else _namesake)(action, moment)
+    return (_restored if action.restore_unsure else _namesake)(action, moment)
 
 
 def _restore_again(action: Action, moment: _Moment) -> Move:
@@ -767,6 +775,11 @@ def _restore_again(action: Action, moment: _Moment) -> Move:
 def _namesake(action: Action, moment: _Moment) -> Move:
     """Leave alone what somebody else made meanwhile: there is one Job of this name, and it is theirs."""
     return _conclude(action, Result.FAILED, Cause.NAMESAKE, moment.now, detail=f"uid {moment.result.uid}")
+
+
+def _leaving_namesake(action: Action, moment: _Moment) -> Move:
+    """Keep the manifest and ask a person: whether a Job is still wanted is known to who has that one deleted."""
+    return _strand(action, Cause.NAMESAKE, moment, f"uid {moment.result.uid} is being deleted")
 
 
 def _look_at_ours(action: Action, moment: _Moment) -> Move:
@@ -902,6 +915,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.LEAVING: _superseded,
         Sign.OURS: _superseded,
         Sign.OTHER: _superseded,
+        Sign.OTHER_LEAVING: _superseded,
         Sign.ABSENT: _superseded,
         Sign.LINGERING: _superseded,
         Sign.REFUSED: _forbidden,
@@ -921,6 +935,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.LEAVING: _leaving,
         Sign.OURS: _created,
         Sign.OTHER: _namesake,
+        Sign.OTHER_LEAVING: _leaving_namesake,
         Sign.ABSENT: _gone,
         Sign.LINGERING: _leaving,
         Sign.REFUSED: _look_again,
@@ -932,6 +947,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.LEAVING: _leaving,
         Sign.OURS: _created,
         Sign.OTHER: _namesake,
+        Sign.OTHER_LEAVING: _leaving_namesake,
         Sign.ABSENT: _gone,
         Sign.LINGERING: _leaving,
         Sign.REFUSED: _look_again,
@@ -950,6 +966,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.LEAVING: _leaving,
         Sign.OURS: _created,
         Sign.OTHER: _namesake,
+        Sign.OTHER_LEAVING: _leaving_namesake,
         Sign.ABSENT: _retry_create,
         Sign.LINGERING: _await_pods,
         Sign.REFUSED: _wait_to_create,
@@ -961,6 +978,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.LEAVING: _await_life,
         Sign.OURS: _look_at_ours,
         Sign.OTHER: _namesake,
+        Sign.OTHER_LEAVING: _namesake,
         Sign.ABSENT: _vanished,
         Sign.LINGERING: _vanished,
         Sign.REFUSED: _verify_again,
@@ -974,6 +992,7 @@ MOVES: dict[State, dict[Sign, Handler]] = {
         Sign.LEAVING: _leaving,
         Sign.OURS: _created,
         Sign.OTHER: _restored_or_namesake,
+        Sign.OTHER_LEAVING: _leaving_namesake,
         Sign.ABSENT: _not_restored,
         Sign.LINGERING: _not_restored,
         Sign.REFUSED: _restore_again,

@@ -132,6 +132,7 @@ MISSING = StepResult(What.MISSING, status=404)
 EXISTS = StepResult(What.EXISTS, status=409)
 LEAVING = found(condition=Condition.DELETING, pods=1)
 OTHER = found("u9", action_id="")
+OTHER_LEAVING = found("u9", action_id="", condition=Condition.DELETING)
 OURS = found("u2", action_id="c1", pods=1)
 
 
@@ -278,6 +279,7 @@ def test_a_create_announced_by_a_clock_that_was_ahead_is_uncertain_since_the_ste
         (LINGERING, "superseded"),
         (OTHER, "superseded"),
         (LEAVING, "superseded"),
+        (OTHER_LEAVING, "superseded"),
         (found("u9", action_id="c1"), "superseded"),
         (found(condition=Condition.COMPLETE), "superseded"),
         (found(condition=Condition.FAILED), "superseded"),
@@ -558,6 +560,19 @@ def test_a_job_that_somebody_else_made_meanwhile_is_left_to_them(state):
     assert walk.action.state is State.DONE
 
 
+@pytest.mark.parametrize("state", [State.RECHECKING, State.DELETING, State.UNSURE, State.RESTORING])
+def test_a_namesake_that_is_being_deleted_leaves_the_manifest_to_a_person(state):
+    walk = Walk().to(state)
+    if state is State.RESTORING:
+        walk.answer(EXISTS)
+    walk.answer(OTHER_LEAVING)
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.needs_person) == ("namesake", False, True)
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
+    assert not holds_slot(walk.action)
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.CREATE, by="ada"))
+    assert (walk.action.create_id, walk.action.manifest) == ("c1-1", MANIFEST)
+
+
 # ---- the create
 
 
@@ -789,6 +804,34 @@ def test_after_a_restore_without_an_answer_a_look_tells_whether_it_is_back():
     assert_put_back(walk)
 
 
+@pytest.mark.parametrize("theirs", [OTHER, OTHER_LEAVING])
+def test_a_create_without_an_answer_makes_no_namesake_what_was_put_back(theirs):
+    """The create would have made a Job with our marks."""
+    walk = Walk().to(State.UNSURE)
+    for result in (ABSENT, REFUSED, EXISTS, theirs):
+        walk.answer(result)
+    assert (walk.outcome.reason, walk.outcome.needs_person) == ("namesake", True)
+
+
+def test_what_was_put_back_without_an_answer_and_is_being_deleted_is_not_said_to_be_back():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(UNKNOWN)
+    walk.answer(found("u3", condition=Condition.DELETING))
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, MANIFEST)
+    assert walk.outcome.needs_person
+
+
+def test_only_a_restore_of_this_refusal_may_have_put_back_what_is_there():
+    walk = Walk().to(State.RESTORING)
+    walk.answer(UNKNOWN)
+    walk.now += 901.0
+    walk.answer(ABSENT)
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.CREATE, by="ada"))
+    for result in (REFUSED, EXISTS, OTHER):
+        walk.answer(result)
+    assert (walk.outcome.reason, walk.outcome.needs_person) == ("namesake", True)
+
+
 def test_what_may_have_been_put_back_before_all_workers_were_away_for_an_hour_is_not_put_back_again():
     walk = Walk().to(State.RESTORING)
     walk.answer(UNKNOWN)
@@ -939,6 +982,7 @@ def test_a_new_job_that_completes_is_well():
         (ABSENT, "vanished"),
         (LINGERING, "vanished"),
         (OTHER, "namesake"),
+        (OTHER_LEAVING, "namesake"),
     ],
 )
 def test_a_new_job_that_does_not_stay_is_a_failure(result, reason):

@@ -79,6 +79,8 @@ OTHER_POLICIES = (
     # -- hands off
     POLICY + "[admission]\nrate_per_minute = 0\n",
 )
+#: So many of the namesakes are being deleted already when anybody else sees them.
+_PASSING_NAMESAKES = 0.5
 _TARGETS = ("loader-producer", "loader-producer", "arango-connector", "arango-connector", "odd-target", "visualizer")
 
 
@@ -597,15 +599,24 @@ class World:
         if self.kube.get(manifest["metadata"]["name"]) is None:
             self.kube.create(manifest, MadeBy.PERSON)
 
+    def _put_namesake(self, manifest: Manifest, passing: bool) -> None:  # noqa: FBT001  an event's payload
+        name = manifest["metadata"]["name"]
+        if self.kube.get(name) is None:
+            job = self.kube.create(manifest, MadeBy.PERSON)
+            if passing and isinstance(job, Job):
+                self.trace("person", "takes away again", name, job.uid)
+                self.kube.delete(name, uid=job.uid, by="person")
+
     def _job_made(self, job: Job) -> None:
         self._manifests[job.uid] = plain(job.manifest)
         self.oracle.created(job)
 
     def _job_gone(self, truth: Incarnation) -> None:
-        """The platform may put a namesake in the place of a Job that the healer deleted."""
+        """The platform may put a namesake in the place of a Job that the healer deleted, and take it away again."""
         self.trace("kube", truth.key, truth.uid, "is gone, removed by", truth.removed_by)
         if truth.removed_by == "healer" and not self.calm and self._events.random() < self.faults.namesakes:
-            self._after(0.0, 2.0, self._create_if_free, self._manifests[truth.uid])
+            passing = self._events.random() < _PASSING_NAMESAKES
+            self._after(0.0, 0.1 if passing else 2.0, self._put_namesake, self._manifests[truth.uid], passing)
         if truth.removed_by in {"ttl", "person"} and not self.calm:
             self._after(10.0, 200.0, self._new_job)
 
