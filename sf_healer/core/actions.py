@@ -142,6 +142,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     look_first: bool = False  # where what was there is put back, something exists, or may: whose, a look tells
     gone_at: float = 0.0  # when Job and pods were found gone, or a person had it created
     restore_unsure: bool = False  # since the refusal, a restore had no answer: a Job without our marks may be its
+    spared_for: str = ""  # what the Job itself said, when it was last seen, against a delete that had no answer
 
     @property
     def id(self) -> str:
@@ -423,6 +424,7 @@ def _resolved(action: Action, event: Resolve, moment: _Moment) -> Move:
             refusal="",
             overdue=False,
             gone_at=moment.now,
+            spared_for="",
         )
     )
 
@@ -495,23 +497,36 @@ def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
         return Reason.SUPERSEDED, action.withdrawn
     if moment.now >= command.expires_at:
         return Reason.EXPIRED, "the cluster could not be reached in time"
+    its_own = _its_own_objection(action, result)
+    if its_own is not None:
+        return its_own
+    if command.evidence.pod_ended and result.pod in {PodState.PENDING, PodState.RUNNING}:
+        return Reason.SUPERSEDED, "the Job controller has started another pod"
+    return None
+
+
+def _its_own_objection(action: Action, result: StepResult) -> tuple[Reason, str] | None:
+    """Say what the Job itself says against its restart: a person's hand on it, or that it has ended meanwhile."""
     exemption = _exemption(result)
     if exemption:
         return Reason.EXEMPT, exemption
-    if result.condition.value != command.evidence.condition:
+    if result.condition.value != action.command.evidence.condition:
         return Reason.SUPERSEDED, f"the Job is {result.condition} meanwhile"
-    if command.evidence.pod_ended and result.pod in {PodState.PENDING, PodState.RUNNING}:
-        return Reason.SUPERSEDED, "the Job controller has started another pod"
     return None
 
 
 def _still_there(action: Action, moment: _Moment) -> Move:
     """Send the delete again, for it has not happened; if something speaks against it by now, let none happen.
 
-    A delete without an answer may yet come: the action ends only when that is over.
+    A delete without an answer may yet come: the action ends only when that is over. What the Job itself says is
+    remembered until then, with the Job as it is: should it be gone, nobody here knows who removed it.
     """
     if action.uid != action.command.uid:
         return _still_there_and_ours(action, moment)
+    its_own = _its_own_objection(action, moment.result)
+    action = msgspec.structs.replace(action, spared_for="" if its_own is None else its_own[1])
+    if its_own is not None:
+        action = msgspec.structs.replace(action, manifest=moment.result.manifest or action.manifest)
     objection = _held_back(moment) or _objection(action, moment)
     if objection is None:
         return _save(action, moment)
@@ -653,7 +668,12 @@ def _recheck(action: Action, moment: _Moment) -> Move:
 
 
 def _gone(action: Action, moment: _Moment) -> Move:
-    """Create what is gone; a delete that was overdue is no longer, and the create has a limit of its own."""
+    """Create what is gone: a delete that was overdue is no longer, and the create has a limit of its own.
+
+    A person is asked where its own last word was against that: its TTL may have removed it.
+    """
+    if action.spared_for:
+        return _strand(action, Cause.CREATE_UNCERTAIN, moment, f"it is gone, and was spared: {action.spared_for}")
     return Move(msgspec.structs.replace(_enter(action, State.GONE, moment.now), overdue=False, gone_at=moment.now))
 
 

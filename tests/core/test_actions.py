@@ -1107,6 +1107,59 @@ def test_an_action_whose_delete_cannot_have_happened_ends_where_something_speaks
     assert (walk.outcome.result, walk.outcome.reason, walk.outcome.attempt) == (Result.REFUSED, reason, 0)
 
 
+@pytest.mark.parametrize("on_the_way", [[], [LEAVING], [LINGERING], [LEAVING, UNKNOWN, LEAVING]])
+@pytest.mark.parametrize(
+    "last",
+    [
+        found(condition=Condition.COMPLETE),
+        found(condition=Condition.FAILED),
+        found(condition=Condition.SUSPENDED),
+        found(skip=True),
+        found(managed_by="kueue"),
+    ],
+)
+def test_a_job_that_is_gone_after_it_spoke_against_its_restart_is_not_created_without_a_person(last, on_the_way):
+    """A TTL shorter than what a late delete is waited for, or a person, may have removed it."""
+    as_seen = {"metadata": {"name": "a", "annotations": {"seen": "last"}}, "spec": {}}
+    walk = Walk(a_command(expires_at=2000.0)).to(State.RECHECKING)
+    for result in (msgspec.structs.replace(last, manifest=as_seen), *on_the_way, ABSENT):
+        walk.answer(result)
+    assert (walk.action.state, walk.action.manifest) == (State.STRANDED, as_seen)
+    assert (walk.outcome.reason, walk.outcome.final, walk.outcome.needs_person) == ("create_uncertain", False, True)
+    assert Step.CREATE not in walk.steps
+    walk.event(Resolve(key="stf/a", action_id="c1", decision=Decision.CREATE, by="ada"))
+    for result in (EXISTS, LEAVING, ABSENT, StepResult(What.DONE, uid="u2", action_id="c1-1")):
+        walk.answer(result)
+    assert walk.action.state is State.VERIFYING
+
+
+@pytest.mark.parametrize(
+    "event", [Withdraw(id="c1", key="stf/a", reason="reports"), Alive(key="stf/a", uid="u1", at=1000.5)]
+)
+def test_what_else_speaks_against_a_job_that_has_ended_does_not_hide_its_end(event):
+    walk = Walk().to(State.RECHECKING)
+    walk.event(event)
+    walk.now = 1070.0  # expired
+    walk.answer(found(condition=Condition.COMPLETE))
+    walk.answer(ABSENT)
+    assert walk.action.state is State.STRANDED
+
+
+def test_a_job_whose_exemption_was_taken_back_before_it_was_gone_is_created_again():
+    walk = Walk(a_command(expires_at=2000.0)).to(State.RECHECKING)
+    for result in (found(skip=True), found(), UNKNOWN, ABSENT, CREATED):
+        walk.answer(result)
+    assert walk.action.state is State.VERIFYING
+
+
+def test_an_expired_command_or_a_pause_speaks_not_against_creating_what_a_late_delete_took():
+    walk = Walk().to(State.RECHECKING)
+    walk.now = 1060.0
+    for result in (found(), ABSENT, CREATED):
+        walk.answer(result)
+    assert walk.action.state is State.VERIFYING
+
+
 def test_a_sign_of_life_after_an_uncertain_delete_lets_the_job_live_if_it_is_still_there():
     walk = Walk().to(State.RECHECKING)
     walk.event(Withdraw(id="c1", key="stf/a", reason="reports"))

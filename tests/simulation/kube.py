@@ -117,6 +117,7 @@ class Kube:
         self.chance_pending_long = 0.0
         self.chance_lingering = 0.0
         self.chance_create_refused = 0.0
+        self.chance_done_at_last = 0.0
         self.ttl_seconds = ttl_seconds
         self.on_deleted: Callable[[Incarnation], None] = lambda _truth: None
         self.on_created: Callable[[Job], None] = lambda _job: None
@@ -243,6 +244,17 @@ class Kube:
         self._stopped_running(job)
         self._bump_pod(job, pod)
         self._scheduler.after(self._rng.uniform(*_CONTROLLER_SECONDS), self._account, job, succeeded)
+
+    def done_at_last(self, name: str) -> None:
+        """A Job that was given up may come to its end after all, right after a delete of it that gave no answer."""
+        job = self.jobs.get(name)
+        if job is None or job.is_leaving or not self.chance_done_at_last:
+            return
+        if self._rng.random() < self.chance_done_at_last:
+            for pod in list(job.pods):
+                if pod.process is not None:
+                    pod.process.kill()
+                self.end_pod(job, pod, succeeded=True)
 
     def _reconcile(self, job: Job) -> None:
         """Make the pod of an active Job."""
@@ -456,6 +468,8 @@ class Client:
             return answer if isinstance(answer, ApiFailure) else None
 
         failed: ApiFailure | None = self._write(call)
+        if failed is not None and failed.kind in {Failure.TIMEOUT, Failure.SERVER}:
+            self._kube.done_at_last(name)
         return failed
 
     def create_job(self, _namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:

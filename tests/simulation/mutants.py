@@ -15,7 +15,7 @@ from agents import cluster_steps
 from agents.forwarding import Addressed
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.core import actions, admission, partition, state, verdicts
-from sf_healer.core.actions import Action
+from sf_healer.core.actions import Action, Move
 from sf_healer.core.actuator import Actuator, Effects, Task
 from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
@@ -141,6 +141,10 @@ def _together_as_bounded(state: JobState) -> bool:
 
 def _as_bounded(*_report: object) -> bool:
     return False
+
+
+def _create_whatever(action: Action, moment: actions._Moment) -> Move:
+    return Move(actions._enter(action, actions.State.GONE, moment.now))
 
 
 def _calm(*_fleet: object) -> bool:
@@ -333,6 +337,13 @@ MUTANTS = (
         shows=frozenset({"lost"}),
         patched=lambda: patch.dict(actions.MOVES[actions.State.RESTORING], {actions.Sign.EXISTS: actions._restored}),
         faults=Faults(create_refused=0.5, storms=2.0),
+    ),
+    Mutant(
+        name="what is gone is created, whatever was seen of it last",
+        shows=frozenset({"ran again"}),
+        patched=lambda: patch.dict(actions.MOVES[actions.State.RECHECKING], {actions.Sign.ABSENT: _create_whatever}),
+        faults=Faults(api_chance=0.4, done_at_last=1.0, storms=3.0),
+        first_seed=1,
     ),
     Mutant(
         name="there is no storm rule",

@@ -17,10 +17,10 @@ from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import scopes_of
 from sf_healer.core.combine import Rejected
-from sf_healer.core.commands import Command, Outcome, Pause, ProofKind, Result, Resume
+from sf_healer.core.commands import Command, Outcome, Pause, ProofKind, Resolve, Result, Resume
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Bundle, Hold, Mark
-from sf_healer.core.facts import ACTION_ID_ANNOTATION
+from sf_healer.core.facts import ACTION_ID_ANNOTATION, Condition
 from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.policy import Limits, Policy, PolicyBook
@@ -143,6 +143,8 @@ class Oracle:
         self._tokens_at = 0.0
         self._window = 1
         self._deleted_by: dict[str, set[str]] = defaultdict(set)
+        self._seen_complete: set[str] = set()  # by uid: the actuator knows that it has done its work
+        self._decided_by_people: set[str] = set()  # actions
         self._action_ids: dict[str, str] = {}  # by uid of what was created
         self._source_topic_id = broker.topic_ids[SOURCE]
         broker.listeners |= {
@@ -426,8 +428,16 @@ class Oracle:
                 self._pauses[entry.scope] = entry
             case Resume():
                 self._pauses.pop(entry.scope, None)
+            case _:
+                self._decided_or_seen(entry)
         if self.trace is not None and not isinstance(entry, steps.Tick | steps.FleetCounts):
             self.trace(process.name if process else "?", f"step {record.offset}", brief(entry))
+
+    def _decided_or_seen(self, entry: object) -> None:
+        if isinstance(entry, Resolve):
+            self._decided_by_people.add(entry.action_id)
+        elif isinstance(entry, steps.Resulted) and entry.result.condition is Condition.COMPLETE:
+            self._seen_complete.add(entry.result.uid)
 
     def _admitted(self, admitted: Admitted, record: Record, process: Process | None) -> None:
         command, now = admitted.command, record.timestamp / 1000
@@ -625,10 +635,13 @@ class Oracle:
             if self._kube.pods_of(name, each.uid):
                 self.fail("side by side", f"{name} is created while pods of {each.uid} are there")
         action_id = manifest["metadata"].get("annotations", {}).get(ACTION_ID_ANNOTATION, "")
-        if past and past[-1].removed_by not in {"healer", ""}:
-            restart = next((each for key, each in self.restarts.items() if action_id.startswith(key)), None)
-            if restart is None or restart.touched is None:
-                self.counts["created after others removed it"] += 1
+        restart = next((each for key, each in self.restarts.items() if action_id.startswith(key)), None)
+        if restart is not None and restart.command.id not in self._decided_by_people:
+            done = restart.command.uid in self._seen_complete
+            if done and restart.command.evidence.condition != Condition.COMPLETE:
+                self.fail("ran again", f"{name} is created, and was seen Complete")
+        if past and past[-1].removed_by not in {"healer", ""} and (restart is None or restart.touched is None):
+            self.counts["created after others removed it"] += 1
 
     def created(self, job: Any) -> None:
         """A Job was created by anybody."""

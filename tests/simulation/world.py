@@ -138,7 +138,7 @@ class World:
             self.scheduler,
             self.rng("kube"),
             start_pod=self._start_pod,
-            ttl_seconds=self.rng("ttl").choice((300.0, 900.0, 3600.0)),
+            ttl_seconds=self.rng("ttl").choice((30.0, 300.0, 900.0, 3600.0)),
             clock_offset=self.rng("api clock").uniform(-1.0, 1.0) * self.faults.api_skew_seconds,
         )
         self.oracle = Oracle(
@@ -248,6 +248,7 @@ class World:
         self.weather.delay, self.weather.delay_seconds = faults.delay, faults.delay_seconds
         self.kube.chance_overlooked, self.kube.chance_pending_long = faults.overlooked, faults.pending_long
         self.kube.chance_lingering, self.kube.chance_create_refused = faults.lingering, faults.create_refused
+        self.kube.chance_done_at_last = faults.done_at_last
         for _ in range(JOBS):
             self._after(0.0, 30.0, self._new_job)
         head_start = min(faults.backlog_seconds, (self.seconds - CALM_SECONDS) / 2)
@@ -310,6 +311,7 @@ class World:
         self.telemetry.start_mirror()
         kube = self.kube
         kube.chance_overlooked = kube.chance_pending_long = kube.chance_lingering = kube.chance_create_refused = 0.0
+        kube.chance_done_at_last = 0.0
         if self.broker.is_down:
             self.broker.down_until = self.scheduler.now
             self.oracle.outage(0.0)
