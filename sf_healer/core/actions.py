@@ -31,7 +31,7 @@ from sf_healer.core.commands import (
     outcome_id,
 )
 from sf_healer.core.facts import Condition, PodState
-from sf_healer.core.manifest import Manifest, Stamp, kept_when_finished, stamp
+from sf_healer.core.manifest import Manifest, Stamp, exempt, kept_when_finished, stamp
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
 
@@ -143,6 +143,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     gone_at: float = 0.0  # when Job and pods were found gone, or a person had it created
     restore_unsure: bool = False  # since the refusal, a restore had no answer: a Job without our marks may be its
     spared_for: str = ""  # what the Job itself said, when it was last seen, against a delete that had no answer
+    skip: bool = False  # the Job being deleted was exempt when it was last seen: the next one is, too
 
     @property
     def id(self) -> str:
@@ -272,8 +273,9 @@ def resource_version_to_delete(action: Action) -> str | None:
 def manifest_to_create(action: Action, step: Step) -> Manifest:
     """Give the manifest a CREATE or RESTORE sends."""
     assert action.manifest is not None
+    manifest = exempt(action.manifest) if action.skip else action.manifest
     if step is Step.RESTORE:
-        return action.manifest
+        return manifest
     command = action.command
     mark = Stamp(
         attempt=action.attempt,
@@ -281,7 +283,7 @@ def manifest_to_create(action: Action, step: Step) -> Manifest:
         action_id=action.create_id,
         reason=f"{command.verdict}: {command.evidence.detail}" if command.evidence.detail else command.verdict,
     )
-    return stamp(action.manifest, mark)
+    return stamp(manifest, mark)
 
 
 # ---- a clock that was ahead
@@ -678,7 +680,9 @@ def _gone(action: Action, moment: _Moment) -> Move:
 
 
 def _leaving(action: Action, moment: _Moment) -> Move:
-    """Wait for the Job and its pods to go."""
+    """Wait for the Job and its pods to go; what a person says of it meanwhile holds for the next one."""
+    if moment.result.what is What.FOUND:
+        action = msgspec.structs.replace(action, skip=moment.result.skip)
     if action.state is not State.DELETING:
         action = _enter(action, State.DELETING, moment.now)
     pace = moment.pace.slow_look_seconds if action.overdue else moment.pace.look_seconds
@@ -701,7 +705,11 @@ def _overdue(action: Action, moment: _Moment) -> Move:
 def _created(action: Action, moment: _Moment) -> Move:
     """Await the first sign of life of the new incarnation; it may have spoken already."""
     action = msgspec.structs.replace(
-        _enter(action, State.VERIFYING, moment.now), new_uid=moment.result.uid, pod_seen=False, overdue=False
+        _enter(action, State.VERIFYING, moment.now),
+        new_uid=moment.result.uid,
+        pod_seen=False,
+        overdue=False,
+        skip=False,
     )
     if action.alive_uid == action.new_uid:
         return _conclude(action, Result.RESTARTED, Cause.VERIFIED, moment.now)

@@ -15,6 +15,7 @@ from sf_healer.core.facts import (
     ATTEMPT_ANNOTATION,
     CONTROLLER_UID_LABELS,
     JOB_NAME_LABELS,
+    SKIP_ANNOTATION,
 )
 
 Manifest = dict[str, object]
@@ -82,17 +83,20 @@ def sanitize(manifest: Manifest) -> Manifest:
 
 def stamp(manifest: Manifest, mark: Stamp) -> Manifest:
     """Return the manifest with our annotations: whose place it takes, why, and by which action."""
-    stamped = copy.deepcopy(manifest)
-    metadata = stamped.setdefault("metadata", {})
-    assert isinstance(metadata, dict)
-    annotations = metadata.get("annotations")
-    metadata["annotations"] = (annotations if isinstance(annotations, dict) else {}) | {
-        ATTEMPT_ANNOTATION: str(mark.attempt),
-        REPLACES_UID_ANNOTATION: mark.replaces_uid,
-        ACTION_ID_ANNOTATION: mark.action_id,
-        REASON_ANNOTATION: mark.reason[:_REASON_CHARACTERS],
-    }
-    return stamped
+    return _annotated(
+        manifest,
+        {
+            ATTEMPT_ANNOTATION: str(mark.attempt),
+            REPLACES_UID_ANNOTATION: mark.replaces_uid,
+            ACTION_ID_ANNOTATION: mark.action_id,
+            REASON_ANNOTATION: mark.reason[:_REASON_CHARACTERS],
+        },
+    )
+
+
+def exempt(manifest: Manifest) -> Manifest:
+    """Return the manifest with the annotation by which its Job is left alone."""
+    return _annotated(manifest, {SKIP_ANNOTATION: "true"})
 
 
 def kept_when_finished(manifest: Manifest) -> float:
@@ -122,6 +126,15 @@ def _hide(part: object) -> None:
                 part[name] = HIDDEN
             else:
                 _hide(value)
+
+
+def _annotated(manifest: Manifest, added: dict[str, str]) -> Manifest:
+    annotated = copy.deepcopy(manifest)
+    metadata = annotated.setdefault("metadata", {})
+    assert isinstance(metadata, dict)
+    annotations = metadata.get("annotations")
+    metadata["annotations"] = (annotations if isinstance(annotations, dict) else {}) | added
+    return annotated
 
 
 def _mapping(parent: dict[str, object], name: str) -> dict[str, object]:

@@ -543,6 +543,53 @@ def test_a_delete_past_its_limit_asks_for_a_person_gives_its_slot_back_and_goes_
     assert (walk.outcome.result, walk.outcome.final) == (Result.RESTARTED, True)
 
 
+SKIPPED_LEAVING = found(condition=Condition.DELETING, skip=True)
+
+
+@pytest.mark.parametrize("step", [Step.CREATE, Step.RESTORE])
+@pytest.mark.parametrize(
+    ("looks", "skips"),
+    [
+        ([SKIPPED_LEAVING], True),
+        ([SKIPPED_LEAVING, UNKNOWN, LINGERING], True),
+        ([LEAVING, SKIPPED_LEAVING], True),
+        ([SKIPPED_LEAVING, LEAVING], False),
+        ([LEAVING], False),
+    ],
+)
+def test_an_exemption_put_on_while_the_job_leaves_is_kept_and_one_taken_back_is_not(looks, skips, step):
+    walk = Walk().to(State.DELETING)
+    for result in (*looks, ABSENT):
+        walk.answer(result)
+    annotations = manifest_to_create(walk.action, step)["metadata"].get("annotations", {})
+    assert annotations.get("sf-healer.io/skip") == ("true" if skips else None)
+    assert "annotations" not in MANIFEST["metadata"]
+
+
+def test_an_exemption_that_is_kept_replaces_one_that_said_no():
+    declined = {"metadata": {"name": "a", "annotations": {"sf-healer.io/skip": "false", "x": "y"}}, "spec": {}}
+    walk = Walk()
+    for result in (msgspec.structs.replace(found(), manifest=declined), DONE, SKIPPED_LEAVING, ABSENT):
+        walk.answer(result)
+    for step in (Step.CREATE, Step.RESTORE):
+        annotations = manifest_to_create(walk.action, step)["metadata"]["annotations"]
+        assert (annotations["sf-healer.io/skip"], annotations["x"]) == ("true", "y")
+
+
+def test_a_restart_of_a_recreated_job_that_was_exempted_while_it_was_replaced_keeps_that():
+    walk = an_empty_job_being_replaced()
+    for result in (DONE, found("u2", condition=Condition.DELETING, skip=True), ABSENT):
+        walk.answer(result)
+    assert manifest_to_create(walk.action, Step.CREATE)["metadata"]["annotations"]["sf-healer.io/skip"] == "true"
+
+
+def test_an_action_that_an_earlier_release_stored_is_read():
+    action = Walk().to(State.DELETING).action
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(action))
+    before = stored[: type(action).__struct_fields__.index("restore_unsure")]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(before), type=type(action)) == action
+
+
 def test_gone_means_the_job_and_all_its_pods():
     walk = Walk().to(State.DELETING)
     walk.answer(LINGERING)

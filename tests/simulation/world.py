@@ -563,7 +563,7 @@ class World:
 
     def _skip(self) -> None:
         job = self._a_job()
-        if job is None or job.is_leaving:
+        if job is None:
             return
         if job.truth.skip_since is None:
             job.truth.skip_since = self.scheduler.now
