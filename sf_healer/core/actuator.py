@@ -468,7 +468,7 @@ class Actuator:
     def _about_a_job(self, event: Event, offset: int, effects: Effects) -> None:
         key = event.fact.key if isinstance(event, Seen) else event.key
         record = self.jobs.get(key)
-        if isinstance(event, Withdraw) and (record is None or record.action is None):
+        if isinstance(event, Withdraw) and (record is None or record.action is None or record.action.id != event.id):
             self._withdraw_early(event, record or JobRecord(), offset, effects)
             return
         if record is None or record.action is None or offset <= record.offset:
@@ -511,8 +511,10 @@ class Actuator:
             effects.outcomes.append(self._refusal(held[0], Refused(Reason.SUPERSEDED, 0.0, event.reason)))
             self._hold(tuple(each for each in self.ledger.held if each.id != event.id))
             self._write_ledger(offset, effects)
-        elif offset > record.offset and any(slot.action_id == event.id for slot in self.ledger.slots):
-            withdrawn = (*record.history.withdrawn, (event.id, self.now))[-REMEMBERED:]
+            return
+        slot = next((each for each in self.ledger.slots if each.action_id == event.id), None)
+        if slot is not None and offset > record.offset:
+            withdrawn = (*record.history.withdrawn, (event.id, slot.decided_at or self.now))[-REMEMBERED:]
             history = msgspec.structs.replace(record.history, withdrawn=withdrawn)
             self._write_job(event.key, msgspec.structs.replace(record, history=history), offset, effects)
 

@@ -89,15 +89,16 @@ class History(msgspec.Struct, frozen=True, array_like=True):
     sick_at: float = 0.0  # when a command last met the quarantine
     acted: tuple[str, ...] = ()  # ids of commands that touched the Job
     replaced: tuple[str, ...] = ()  # uids that we deleted
-    withdrawn: tuple[tuple[str, float], ...] = ()  # ids taken back before their action was opened, and when
+    withdrawn: tuple[tuple[str, float], ...] = ()  # ids taken back before their action was opened, and when decided
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):
-    """An admitted action that is not settled yet."""
+    """An admitted action that is not settled yet; fields in wire order, add at the end only."""
 
     key: str
     action_id: str
     at: float
+    decided_at: float = 0.0  # of its command; 0: admitted by a release that did not say
 
 
 class Inquiry(msgspec.Struct, frozen=True, array_like=True):
@@ -192,7 +193,7 @@ def reserve(ledger: Ledger, command: Command, limits: Limits, now: float) -> Led
         ledger,
         tokens=tokens_left(ledger, limits, now) - 1.0,
         tokens_at=now,
-        slots=(*ledger.slots, Slot(command.key, command.id, now)),
+        slots=(*ledger.slots, Slot(command.key, command.id, now, command.decided_at)),
     )
 
 
@@ -320,7 +321,10 @@ def recent_attempts(history: History, limits: Limits, now: float) -> tuple[float
 
 
 def is_withdrawn(history: History, command: Command) -> bool:
-    """Say whether this sending of a command was taken back; the same judgement may be made again later."""
+    """Say whether this sending of a command was taken back; the same judgement may be made again later.
+
+    The one clock that tells sendings apart is that of the evidence, which dates decisions.
+    """
     return any(known == command.id and at >= command.decided_at for known, at in history.withdrawn)
 
 

@@ -405,6 +405,30 @@ def test_a_command_withdrawn_before_its_action_was_opened_is_not_followed():
     assert log.ledger.slots == ()
 
 
+@pytest.mark.parametrize("skew", [-3.0, 3.0])
+def test_a_withdrawal_counts_though_the_clocks_of_the_two_logs_are_apart(skew):
+    log = Log()
+    log.now += skew
+    log.append(counts(), a_command(), Withdraw(id="c-a-u-a", key="stf/a")).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["superseded"]
+    assert not log.tasks
+    log.append(a_command(decided_at=START + 1.0)).drain()
+    assert [task.step for task in log.tasks] == [Step.OBSERVE]
+
+
+def test_a_slot_of_the_release_before_is_withdrawn_by_the_time_of_the_log():
+    log = Log().append(counts(), a_command())
+    while not log.ledger.slots:
+        record, at = log.records[log.read]
+        effects = log.actuator.apply(record, log.read, at)
+        log.read += 1
+    (slot,) = log.ledger.slots
+    log.actuator.ledger = msgspec.structs.replace(log.ledger, slots=(msgspec.structs.replace(slot, decided_at=0.0),))
+    log.append(Withdraw(id="c-a-u-a", key="stf/a"), *effects.sends).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["superseded"]
+    assert not log.tasks
+
+
 def test_the_same_judgement_made_again_after_a_withdrawal_is_followed():
     log = Log().append(counts(), a_command(), Withdraw(id="c-a-u-a", key="stf/a")).drain()
     log.now += 120.0
@@ -746,6 +770,19 @@ def test_a_create_that_is_overdue_gives_its_slot_back_and_a_person_may_abandon_i
     log.append(Resolve(key="stf/a", action_id="c-a-u-a", decision=Decision.ABANDON, by="ada")).drain()
     assert (log.outcomes[-1].reason, log.outcomes[-1].final) == ("abandoned", True)
     assert log.actuator.open_actions() == {}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_command_is_withdrawn_though_an_action_before_it_waits_for_a_person(counted):
+    log = stranded()
+    log.now += 600.0
+    command = a_command(uid="u9", decided_at=log.now, expires_at=log.now + 60, evidence=Grounds(unhealthy_at=log.now))
+    log.append(Resume(scope="job:stf/a"), *([counts(log.now)] if counted else []), command)
+    log.append(Withdraw(id=command.id, key="stf/a", reason="reports")).drain()
+    log.append(counts(log.now)).drain()
+    assert (log.outcomes[-1].command_id, log.outcomes[-1].reason) == (command.id, "superseded")
+    assert not log.tasks
+    assert log.ledger.slots == ()
 
 
 def test_a_slot_whose_action_is_not_there_is_given_back():
