@@ -293,12 +293,14 @@ class Actuator:
         )
 
     def _decide(self, command: Command, record: JobRecord) -> Allowed | Refused:
-        ledger = self.ledger
-        # An overdue action has given its slot back and still owns its Job; a stranded one owns no Job.
+        ledger, history = self.ledger, record.history
+        # An overdue action has given its slot back and still owns its Job; a stranded one makes way for another Job.
         if record.action is not None and record.action.state is not State.STRANDED:
             ledger = msgspec.structs.replace(
                 ledger, slots=(*ledger.slots, Slot(command.key, record.action.id, self.now))
             )
+        elif record.action is not None:
+            history = msgspec.structs.replace(history, replaced=(*history.replaced, *_deleted(record.action)))
         idle, group = self._group_of(command)
         return admission.admit(
             ledger,
@@ -306,7 +308,7 @@ class Actuator:
             admission.fleet_of(ledger),
             self.limits,
             self.now,
-            history=record.history,
+            history=history,
             idle=idle,
             group=group,
         )
@@ -452,7 +454,7 @@ class Actuator:
             return  # admitted twice, after a crash between the record and the ledger
         if all(slot.action_id != command.id for slot in self.ledger.slots):
             return  # said by a worker that was paused: whoever has read the log since has decided otherwise, or is done
-        if action is not None and action.state is not State.STRANDED:
+        if action is not None and (action.state is not State.STRANDED or command.uid in _deleted(action)):
             effects.sends.append(Settled(key=command.key, action_id=command.id))
             return
         if action is not None:
@@ -631,6 +633,11 @@ def _remembered(history: History, action: Action, outcome: Outcome, limits: Limi
     if outcome.quarantined or (outcome.result is Result.FAILED and tried_out and _is_the_job(outcome)):
         return admission.quarantine(history, now)
     return history
+
+
+def _deleted(action: Action) -> tuple[str, str]:
+    """Name the incarnations that a stranded action has deleted: a command about one of them brings no Job back."""
+    return action.command.uid, action.uid
 
 
 def _told(move: Move) -> list[Outcome]:

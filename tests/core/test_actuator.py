@@ -9,6 +9,7 @@ import pytest
 from sf_healer.core import actions, actuator, steps
 from sf_healer.core.actions import State, manifest_to_create, resource_version_to_delete
 from sf_healer.core.actuator import LEDGER_KEY, Actuator, decode_job_record, decode_ledger, shown
+from sf_healer.core.admission import reserve
 from sf_healer.core.commands import (
     Alive,
     Command,
@@ -631,7 +632,7 @@ def test_an_open_action_goes_on_at_once_when_a_clock_that_was_a_day_ahead_is_put
     if restarted:
         log.restart()
     log.tick()
-    assert [task.step for task in log.tasks] == [Step.CREATE]
+    assert [task.step for task in log.tasks] == [Step.LOOK]
 
 
 def test_a_call_that_was_announced_by_a_clock_a_day_ahead_is_given_up_once_it_is_put_right():
@@ -746,7 +747,7 @@ def test_a_stranded_action_waits_for_a_person_who_has_it_created():
     log.answer(ABSENT)
     while not log.tasks:
         log.tick()
-    assert [task.step for task in log.tasks] == [Step.CREATE]
+    assert [task.step for task in log.tasks] == [Step.LOOK]
 
 
 def test_a_stranded_action_makes_way_when_its_job_exists_again():
@@ -770,6 +771,39 @@ def test_a_create_that_is_overdue_gives_its_slot_back_and_a_person_may_abandon_i
     log.append(Resolve(key="stf/a", action_id="c-a-u-a", decision=Decision.ABANDON, by="ada")).drain()
     assert (log.outcomes[-1].reason, log.outcomes[-1].final) == ("abandoned", True)
     assert log.actuator.open_actions() == {}
+
+
+def stranded_after_its_job_was_seen():
+    """Strand an action within seconds: its Job was seen, its create not answered, and nothing is there."""
+    log = Log().append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT):
+        log.answer(result)
+    log.append(Seen(fact=a_fact("stf/a", "n-a", "c-a-u-a"))).drain()
+    for result in (StepResult(What.UNKNOWN), ABSENT):
+        log.answer(result)
+    assert log.actuator.jobs["stf/a"].action.state is State.STRANDED
+    return log
+
+
+def test_what_a_stranded_action_keeps_is_not_given_up_for_a_command_about_what_it_deleted():
+    """Commands are copied again after a crash, and one that was refused before may be fit by now."""
+    log = stranded_after_its_job_was_seen()
+    log.append(a_command(id="c-early")).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["create_uncertain", "superseded"]
+    assert log.actuator.jobs["stf/a"].action.manifest is not None
+    assert log.ledger.slots == ()
+    log.append(Resolve(key="stf/a", action_id="c-a-u-a", decision=Decision.CREATE, by="ada")).drain()
+    assert [task.step for task in log.tasks] == [Step.LOOK]
+
+
+def test_what_a_stranded_action_keeps_is_not_given_up_for_what_the_release_before_admitted():
+    log = stranded_after_its_job_was_seen()
+    early = a_command(id="c-early")
+    log.actuator.ledger = reserve(log.ledger, early, Limits(), log.now)
+    log.append(Admitted(command=early, observe_only=False)).drain()
+    assert log.actuator.jobs["stf/a"].action.id == "c-a-u-a"
+    assert not log.tasks
+    assert log.ledger.slots == ()
 
 
 @pytest.mark.parametrize("counted", [True, False])
