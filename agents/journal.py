@@ -206,7 +206,14 @@ class Journal:
             result=result.what,
             message=result.message,
         )
-        resulted = Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=step, result=result)
+        resulted = Resulted(
+            key=action.command.key,
+            action_id=action.id,
+            seq=action.seq,
+            step=step,
+            result=result,
+            opened=action.opened,
+        )
         await self._ports.append([resulted])
 
     async def _look(self, look: Look) -> None:

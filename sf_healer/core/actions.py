@@ -144,6 +144,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     restore_unsure: bool = False  # since the refusal, a restore had no answer: a Job without our marks may be its
     spared_for: str = ""  # what the Job itself said, when it was last seen, against a delete that had no answer
     skip: bool = False  # the Job being deleted was exempt when it was last seen: the next one is, too
+    opened: int = -1  # offset of the record that opened it: a command that comes again has another life
 
     @property
     def id(self) -> str:
@@ -178,8 +179,8 @@ class _Moment(msgspec.Struct, frozen=True):
     result: StepResult = StepResult(What.UNKNOWN)
 
 
-def open_action(command: Command, now: float, *, observe_only: bool) -> Action:
-    """Begin the action of an admitted command."""
+def open_action(command: Command, now: float, *, observe_only: bool, opened: int = -1) -> Action:
+    """Begin the action of a command that was admitted at offset `opened`."""
     return Action(
         command=command,
         observe_only=observe_only,
@@ -188,6 +189,7 @@ def open_action(command: Command, now: float, *, observe_only: bool) -> Action:
         due_at=now,
         uid=command.uid,
         steps=((State.ADMITTED.value, now),),
+        opened=opened,
     )
 
 
@@ -363,6 +365,8 @@ def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
     call = action.call
     if event.action_id != action.id or event.seq != action.seq or call is None or event.step is not call.step:
         return Move(action)
+    if event.opened != action.opened and min(event.opened, action.opened) >= 0:
+        return Move(action)  # a late answer to an action of the same command that has ended
     moment = msgspec.structs.replace(moment, result=event.result)
     answered = msgspec.structs.replace(action, call=None)
     what = event.result.what

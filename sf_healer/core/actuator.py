@@ -459,7 +459,7 @@ class Actuator:
             return
         if action is not None:
             effects.outcomes += _told(give_up(action, self.now, f"uid {command.uid} has its name"))
-        opened = open_action(command, self.now, observe_only=admitted.observe_only)
+        opened = open_action(command, self.now, observe_only=admitted.observe_only, opened=offset)
         record = msgspec.structs.replace(record, action=opened)
         if admission.is_withdrawn(record.history, command):
             self._moved(command.key, record, call_off(opened, "withdrawn", self.now), offset, effects)
@@ -555,7 +555,14 @@ class Actuator:
         if self._say(key, action.id, -2 - action.seq):
             lost = StepResult(What.UNKNOWN, message=f"no answer from {action.call.worker}")
             effects.sends.append(
-                Resulted(key=key, action_id=action.id, seq=action.seq, step=action.call.step, result=lost)
+                Resulted(
+                    key=key,
+                    action_id=action.id,
+                    seq=action.seq,
+                    step=action.call.step,
+                    result=lost,
+                    opened=action.opened,
+                )
             )
 
     def _say(self, key: str, action_id: str, number: int) -> bool:

@@ -25,7 +25,7 @@ from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits, fault_of
 from sf_healer.core.rollouts import RolloutView
-from sf_healer.core.wire import Count, JobKey, Moment, Seconds
+from sf_healer.core.wire import Count, JobKey, Moment, Offset, Seconds
 
 
 class Step(StrEnum):
@@ -93,7 +93,7 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
 
 
 class Resulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
-    """What came of the step announced as `seq`."""
+    """What came of the step announced as `seq` of the action opened at offset `opened`; -1: not known."""
 
     schema_version: int = SCHEMA_VERSION
     key: JobKey
@@ -101,6 +101,7 @@ class Resulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     seq: Count
     step: Step
     result: StepResult
+    opened: Offset = -1
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fact"):

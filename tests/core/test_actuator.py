@@ -110,7 +110,14 @@ class Log:
         task = self.tasks.pop(0)
         action = task.action
         return self.append(
-            Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result)
+            Resulted(
+                key=action.command.key,
+                action_id=action.id,
+                seq=action.seq,
+                step=task.step,
+                result=result,
+                opened=action.opened,
+            )
         ).drain()
 
     def restart(self, *, log_end=None):
@@ -502,6 +509,55 @@ def test_a_worker_that_takes_over_waits_for_the_lost_call_and_goes_on():
         log.tick()
     assert [task.step for task in log.tasks] == [Step.OBSERVE]
     assert log.actuator.jobs["stf/a"].action.call.worker == "w2"
+
+
+def followed_again():
+    """Follow a command to its delete, whose answer stays away until the command is refused and has come again."""
+    log = Log().append(counts(), a_command()).drain().answer(found("u-a"))
+    (late,) = log.tasks
+    log.tasks.clear()
+    log.append(Pause(scope="*", reason="maintenance")).tick(16.0)  # the call is lost
+    while not log.outcomes:
+        log.answer(found("u-a"))
+    assert log.outcomes[-1].reason == "paused"
+    log.append(Resume(scope="*"), counts(log.now))
+    log.append(a_command(decided_at=log.now, expires_at=log.now + 60.0)).drain().answer(found("u-a"))
+    (task,) = log.tasks
+    assert (task.step, task.action.seq) == (late.step, late.action.seq) == (Step.DELETE, 2)
+    return log, late.action
+
+
+def test_a_late_answer_to_an_action_that_has_ended_is_not_taken_for_one_to_the_same_command_followed_again():
+    log, ended = followed_again()
+    refused = StepResult(What.CONFLICT, status=409)
+    known = {"key": "stf/a", "action_id": ended.id, "seq": ended.seq, "step": Step.DELETE}
+    log.append(Resulted(**known, result=refused, opened=ended.opened)).drain()
+    assert log.actuator.jobs["stf/a"].action.call is not None
+    for result in (DONE, ABSENT, StepResult(What.DONE, uid="n-a")):
+        log.answer(result)
+    log.append(Alive(key="stf/a", uid="n-a", at=log.now)).drain()
+    assert log.outcomes[-1].result is Result.RESTARTED
+
+
+def test_an_answer_from_the_release_before_counts_as_it_did():
+    log, ended = followed_again()
+    log.append(Resulted(key="stf/a", action_id=ended.id, seq=ended.seq, step=Step.DELETE, result=DONE)).drain()
+    assert log.actuator.jobs["stf/a"].action.state is State.DELETING
+
+
+def test_an_answer_counts_for_an_action_that_the_release_before_has_stored_since():
+    log, _ = followed_again()
+    record = log.actuator.jobs["stf/a"]
+    stored = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, opened=-1))
+    log.actuator.jobs["stf/a"] = stored
+    log.answer(DONE)
+    assert log.actuator.jobs["stf/a"].action.state is State.DELETING
+
+
+def test_a_call_is_given_up_for_the_action_that_began_it():
+    log, _ = followed_again()
+    log.tick(16.0)
+    assert log.records[-1][0].opened == log.actuator.jobs["stf/a"].action.opened > 0
 
 
 def test_a_restarted_actuator_has_the_same_state_and_reads_no_record_twice():
@@ -1053,7 +1109,14 @@ class World:
         if worker.alive and not self.interrupted(0.05):
             action = task.action
             self.append(
-                Resulted(key=action.command.key, action_id=action.id, seq=action.seq, step=task.step, result=result)
+                Resulted(
+                    key=action.command.key,
+                    action_id=action.id,
+                    seq=action.seq,
+                    step=task.step,
+                    result=result,
+                    opened=action.opened,
+                )
             )
 
     def call(self, task):
