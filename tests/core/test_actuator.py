@@ -688,7 +688,7 @@ def test_an_open_action_goes_on_at_once_when_a_clock_that_was_a_day_ahead_is_put
     if restarted:
         log.restart()
     log.tick()
-    assert [task.step for task in log.tasks] == [Step.LOOK]
+    assert [task.step for task in log.tasks] == [Step.CREATE]
 
 
 def test_a_call_that_was_announced_by_a_clock_a_day_ahead_is_given_up_once_it_is_put_right():
@@ -700,7 +700,7 @@ def test_a_call_that_was_announced_by_a_clock_a_day_ahead_is_given_up_once_it_is
     log.restart()
     for _ in range(5):
         log.tick()
-    assert [task.step for task in log.tasks] == [Step.LOOK]
+    assert [task.step for task in log.tasks] == [Step.CREATE]
 
 
 def test_commands_are_followed_as_soon_as_a_clock_that_was_a_day_ahead_is_put_right():
@@ -803,7 +803,7 @@ def test_a_stranded_action_waits_for_a_person_who_has_it_created():
     log.answer(ABSENT)
     while not log.tasks:
         log.tick()
-    assert [task.step for task in log.tasks] == [Step.LOOK]
+    assert [task.step for task in log.tasks] == [Step.CREATE]
 
 
 def test_a_stranded_action_makes_way_when_its_job_exists_again():
