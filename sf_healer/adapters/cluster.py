@@ -497,11 +497,18 @@ class _NotConnected(urllib3.exceptions.HTTPError):
 
 @contextmanager
 def _connecting(to: HTTPConnection) -> Iterator[None]:
-    """Tell apart what goes wrong before anything is sent: urllib3 has the same errors for both."""
+    """Tell apart what goes wrong before anything is sent: urllib3 has the same errors for both.
+
+    A connection that took all the time there is counts as none. urllib3 limits each address and each read of the
+    handshake, not their sum nor the look-up of the name, and would send what its caller has given up by then.
+    """
+    where, began = f"{to.host}:{to.port}", time.monotonic()
     try:
         yield
     except (OSError, urllib3.exceptions.HTTPError, CertificateError) as problem:
-        raise _NotConnected(why_unreached(problem, f"{to.host}:{to.port}")) from problem
+        raise _NotConnected(why_unreached(problem, where)) from problem
+    if to.timeout is not None and time.monotonic() - began >= to.timeout:
+        raise _NotConnected(f"no connection to {where} within {to.timeout:g} s")
 
 
 class _Connection(HTTPConnection):

@@ -3,12 +3,13 @@
 import base64
 import datetime as dt
 import json
+import queue
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -657,6 +658,32 @@ def test_a_request_that_was_heard_and_not_answered_is_never_called_unreachable(t
         failure = cluster.create_job("stf", job_manifest("one"))
     assert isinstance(failure, ApiFailure)
     assert (failure.kind, failure.status) == (expected, 0)
+
+
+@contextmanager
+def deaf() -> Iterator[tuple[str, int]]:
+    """Listen at an address where nobody accepts, until connecting to it takes as long as it may."""
+    with ExitStack() as open_, socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        for _ in range(4):
+            waiting = open_.enter_context(socket.socket())
+            waiting.settimeout(0.0)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def test_a_call_whose_connection_took_all_its_time_is_not_sent(tmp_path, monkeypatch):
+    """A name may have several addresses, each of which may take as long: by then nobody awaits the answer."""
+    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    heard: queue.Queue[bytes] = queue.Queue()
+    with deaf() as first, crude(lambda connection: heard.put(connection.recv(65536))) as port:
+        known = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (first, ("127.0.0.1", port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: known)
+        cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, "http://api.example"))
+        failure = cluster.create_job("stf", job_manifest("one"))
+        assert heard.get(timeout=10.0) == b""
+    assert isinstance(failure, ApiFailure)
+    assert (failure.kind, failure.status) == (Failure.UNREACHABLE, 0)
+    assert failure.message == "no connection to api.example:80 within 0.3 s"
 
 
 @pytest.mark.kube

@@ -700,7 +700,7 @@ def test_a_call_that_was_announced_by_a_clock_a_day_ahead_is_given_up_once_it_is
     log.restart()
     for _ in range(5):
         log.tick()
-    assert [task.step for task in log.tasks] == [Step.CREATE]
+    assert [task.step for task in log.tasks] == [Step.LOOK]
 
 
 def test_commands_are_followed_as_soon_as_a_clock_that_was_a_day_ahead_is_put_right():
