@@ -325,20 +325,33 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
     )
     if not its_turn:
         return Move(action)
-    if event.step is Step.DELETE and _replaces_own(action) and _spares_own(action, moment):
-        return _not_deleted(action, moment)
+    if event.step is Step.DELETE and (stopped := _stopped_delete(action, event, moment)) is not None:
+        return stopped
     if event.step in _CREATES and not _may_create(action, moment):
         return (_check_create if event.step is Step.CREATE else _check_restore)(action, moment)
-    if event.step is Step.DELETE and action.uid == action.command.uid:
-        brake = _brake(action, moment)
-        if _may_have_deleted(action) and (brake is not None or action.withdrawn):
-            return _recheck(action, moment)  # another one is not sent, but the one before may still come
-        if brake is not None:
-            return _refuse(action, brake[0], moment.now, brake[1])
     action = msgspec.structs.replace(action, seq=event.seq, call=Call(event.step, event.worker, moment.now))
     if event.step is Step.DELETE:
         action = msgspec.structs.replace(action, touched_at=action.touched_at or moment.now, delete_sent_at=moment.now)
     return Move(action, perform=event.step)
+
+
+def _stopped_delete(action: Action, event: Announced, moment: _Moment) -> Move | None:
+    """Say what becomes of an action whose delete is not to be sent; None: it is.
+
+    Of the Job that was judged another one is not sent either, but the one before may still come.
+    """
+    if _replaces_own(action):
+        return _not_deleted(action, moment) if event.observe_only or _spares_own(action, moment) else None
+    brake = _brake(action, moment)
+    if _may_have_deleted(action):
+        if event.observe_only and not action.withdrawn:
+            action = msgspec.structs.replace(action, withdrawn="the mode is observe now")
+        return _recheck(action, moment) if brake is not None or action.withdrawn else None
+    if brake is not None:
+        return _refuse(action, brake[0], moment.now, brake[1])
+    if event.observe_only:
+        return _conclude(action, Result.WOULD_RESTART, Cause.OBSERVE_MODE, moment.now)
+    return None
 
 
 def _brake(action: Action, moment: _Moment) -> tuple[Reason, str] | None:

@@ -548,7 +548,16 @@ class Actuator:
         step = None if action is None else next_step(action, self.now)
         if action is None or step is None or not self._say(key, action.id, action.seq + 1):
             return
-        effects.sends.append(Announced(key=key, action_id=action.id, seq=action.seq + 1, step=step, worker=self.worker))
+        effects.sends.append(
+            Announced(
+                key=key,
+                action_id=action.id,
+                seq=action.seq + 1,
+                step=step,
+                worker=self.worker,
+                observe_only=self.observe_only,
+            )
+        )
 
     def _tell_lost(self, key: str, action: Action, effects: Effects) -> None:
         assert action.call is not None

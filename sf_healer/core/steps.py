@@ -82,7 +82,10 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class Announced(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="announced"):
-    """`worker` is about to take a step; it may only once it has read this back, and if `seq` is the next."""
+    """`worker` is about to take a step; it may only once it has read this back, and if `seq` is the next.
+
+    `observe_only` is its mode = observe: then it deletes nothing, whatever the mode was when the action was opened.
+    """
 
     schema_version: int = SCHEMA_VERSION
     key: JobKey
@@ -90,6 +93,7 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     seq: Count
     step: Step
     worker: str
+    observe_only: bool = False
 
 
 class Resulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):

@@ -489,6 +489,73 @@ def test_observe_mode_needs_one_look_and_reports_the_same_job_with_growing_pause
     assert {record.step for record, _ in log.records if isinstance(record, Announced)} == {Step.OBSERVE}
 
 
+def observed_from_now_on(log):
+    """Have a worker take over whose mode is observe; what was under way is lost."""
+    log.tasks.clear()
+    log.options |= {"worker": "w2", "observe_only": True}
+    return log.restart()
+
+
+@pytest.mark.parametrize("answers", [[], [found("u-a"), StepResult(What.LATER, status=429)]])
+def test_a_worker_in_observe_mode_sends_no_delete_for_what_was_admitted_in_heal_mode(answers):
+    log = Log().append(counts(), a_command()).drain()
+    for result in answers:
+        log.answer(result)
+    observed_from_now_on(log)
+    while not log.outcomes:
+        log.answer(found("u-a")) if log.tasks else log.tick()
+        assert Step.DELETE not in {task.step for task in log.tasks}
+    assert [(outcome.result, outcome.reason) for outcome in log.outcomes] == [(Result.WOULD_RESTART, "observe_mode")]
+    assert log.outcomes[0].final
+    assert log.ledger.slots == ()
+    assert log.actuator.open_actions() == {}
+
+
+def test_a_worker_in_observe_mode_repeats_no_delete_and_waits_until_the_one_sent_can_come_no_more():
+    log = Log().append(counts(), a_command()).drain().answer(found("u-a"))
+    began = log.now
+    observed_from_now_on(log)
+    while not log.outcomes:
+        log.answer(found("u-a")) if log.tasks else log.tick()
+        assert Step.DELETE not in {task.step for task in log.tasks}
+    assert [(outcome.reason, outcome.detail) for outcome in log.outcomes] == [("superseded", "the mode is observe now")]
+    assert log.now - began > actions.LATE_DELETE_SECONDS
+    assert log.ledger.slots == ()
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_a_worker_in_observe_mode_creates_what_was_deleted_in_heal_mode(seen_before):
+    log = Log().append(counts(), a_command()).drain().answer(found("u-a"))
+    observed_from_now_on(log)
+    if seen_before:
+        log.answer(found("u-a"))  # and then the delete happens after all
+    for result in (ABSENT, StepResult(What.DONE, uid="n-a")):
+        log.answer(result)
+    assert log.actuator.jobs["stf/a"].action.state is State.VERIFYING
+
+
+def test_a_worker_in_observe_mode_does_not_replace_an_empty_job_and_watches_it_once_it_has_a_pod():
+    log = Log().append(counts(), a_command(startup_seconds=900.0)).drain()
+    for result in (found("u-a"), DONE, ABSENT, StepResult(What.DONE, uid="n-a")):
+        log.answer(result)
+    observed_from_now_on(log)
+    empty, with_a_pod = found("n-a", action_id="c-a-u-a"), found("n-a", action_id="c-a-u-a", pods=1)
+    for _ in range(120):
+        log.answer(empty)
+        assert Step.DELETE not in {task.step for task in log.tasks}
+    while log.actuator.jobs["stf/a"].action.state is not State.VERIFYING:
+        log.answer(with_a_pod)
+    log.append(Alive(key="stf/a", uid="n-a", at=log.now)).drain()
+    assert log.outcomes[-1].result is Result.RESTARTED
+
+
+def test_an_announcement_of_the_release_before_is_one_in_heal_mode():
+    announced = Announced(key="stf/a", action_id="c", seq=1, step=Step.DELETE, worker="w", observe_only=True)
+    value = msgspec.json.decode(steps.encode(announced))
+    assert value.pop("observe_only") is True
+    assert steps.decode(msgspec.json.encode(value)).observe_only is False
+
+
 def test_only_the_worker_that_announced_a_step_takes_it():
     log = Log().append(counts(), a_command()).drain()
     other = Actuator(worker="w2", limits=Limits(), observe_only=False)
