@@ -106,6 +106,15 @@ async def test_a_command_is_followed_by_reading_back_what_was_sent():
     assert [outcome.result for outcome in ports.outcomes] == [Result.WOULD_RESTART]
 
 
+async def test_a_result_names_the_record_that_opened_its_action():
+    ports = Memory()
+    await ports.append([COUNTS, COMMAND])
+    await drain(a_journal(ports), ports)
+    records = [steps.decode(value) for value, _ in ports.log]
+    kinds = [type(record).__name__ for record in records]
+    assert records[kinds.index("Resulted")].opened == kinds.index("Admitted")
+
+
 async def test_what_became_of_a_command_is_one_line_of_the_log():
     ports = Memory()
     await ports.append([COUNTS, COMMAND])
