@@ -560,8 +560,9 @@ def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
     result = moment.result
     if result.condition is Condition.COMPLETE:  # then a delete that may yet come takes nothing away
         return _look_at_ours(_watched_again(action, moment), moment)
-    is_empty = not result.pods and result.condition is Condition.ACTIVE
-    if is_empty and not _exemption(result) and not _spares_own(action, moment):
+    is_changed = "" if result.condition is Condition.ACTIVE else f"the Job is {result.condition} meanwhile"
+    action = msgspec.structs.replace(action, spared_for=_exemption(result) or is_changed, skip=result.skip)
+    if not (result.pods or action.spared_for or _spares_own(action, moment)):
         return _save(action, moment)
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
         return _look_again(action, moment)
@@ -593,6 +594,8 @@ def _watched_again(action: Action, moment: _Moment) -> Action:
         uid=action.command.uid,
         pod_seen=bool(moment.result.pods),
         deleting_since=0.0,
+        spared_for="",
+        skip=False,
     )
 
 

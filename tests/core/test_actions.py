@@ -30,7 +30,7 @@ from sf_healer.core.commands import (
     Result,
     Withdraw,
 )
-from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.facts import SKIP_ANNOTATION, Condition, JobFact, PodState
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
 
@@ -1276,6 +1276,18 @@ def test_a_delete_of_an_empty_job_is_not_sent_again_once_something_speaks_agains
     assert walk.now - since > LATE_DELETE_SECONDS - 1.0, "a delete that was sent may yet come"
     assert set(walk.steps[before:]) == {Step.OBSERVE}
     assert (walk.action.state, walk.action.new_uid) == (State.VERIFYING, "u2")
+
+
+@pytest.mark.parametrize("seen", SPARED)
+def test_an_empty_job_that_people_put_out_of_reach_and_that_is_gone_then_is_not_run_again(seen):
+    walk = an_empty_job_being_replaced()
+    walk.answer(UNKNOWN)
+    walk.answer(seen)
+    walk.answer(ABSENT)
+    assert walk.action.state is State.STRANDED
+    assert (walk.outcome.reason, walk.outcome.needs_person) == ("create_uncertain", True)
+    annotations = manifest_to_create(walk.action, Step.CREATE)["metadata"]["annotations"]
+    assert (SKIP_ANNOTATION in annotations) is seen.skip
 
 
 @pytest.mark.parametrize("answer", [CONFLICT, UNKNOWN])
