@@ -173,7 +173,8 @@ class Replay:
         )
         self._valve = _Valve(policies.limits)
         self._restarts = 0
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}  # by partition as the core numbers them
+        self._numbers: dict[int, int] = {}  # of the capture's partitions, as they come: a file may claim any
         self._told: dict[str, tuple[str, str, int]] = {}
         self.reports = 0
         self.rejected: dict[str, int] = {}
@@ -222,11 +223,12 @@ class Replay:
             second += 1
 
     def _report(self, line: Line, at: float) -> None:
-        offset = self._offsets[line.partition] = self._offsets.get(line.partition, -1) + 1
+        source_partition = self._numbered(line.partition, at)
+        offset = self._offsets[source_partition] = self._offsets.get(source_partition, -1) + 1
         combined = self._combiner.combine(
             [Arrival(offset, math.floor(line.at * 1000), line.value)],
             topic_id=_TOPIC_ID,
-            source_partition=line.partition,
+            source_partition=source_partition,
             marks=self._marks,
         )
         self.reports += sum(combined.reports)
@@ -246,6 +248,18 @@ class Replay:
             fact = gone(known.fact, known.fact.resource_version + 1)
         self._partition.apply(evidence.Fact(fact), at)
 
+    def _numbered(self, partition: int, at: float) -> int:
+        """Give the number of a source partition; one that had nothing to say before was marked all the same."""
+        number = self._numbers.get(partition)
+        if number is None:
+            number = self._numbers[partition] = len(self._numbers)
+            self._mark(self._partition.watermark.value, at)
+        return number
+
+    def _mark(self, w: float, at: float) -> None:
+        partitions = max(1, len(self._numbers))
+        self._partition.apply(evidence.Mark(_TOPIC_ID, partitions, tuple((n, w) for n in range(partitions))), at)
+
     def _let_run(self, bundle: evidence.Bundle, at: float) -> None:
         """Let a restarted Job that speaks after all have a running pod, so that it is judged from now on."""
         keys = {beat.key for beat in bundle.beats} | {word.key for word in bundle.words if word.kind is Kind.STARTED}
@@ -264,12 +278,19 @@ class Replay:
         self._partition.apply(evidence.Fact(fact), at)
 
     def _sweep(self, at: float) -> Iterator[Decision]:
-        sources = tuple((partition, at) for partition in (0,))
-        self._partition.apply(evidence.Mark(_TOPIC_ID, 1, sources), at)
+        self._mark(at, at)
         self._valve.count(self._partition.counts(), at)
         for effect in self._partition.take().effects:
             if isinstance(effect, Command):
-                yield from self._decide(effect, at)
+                yield from self._decide(self._as_captured(effect), at)
+
+    def _as_captured(self, command: Command) -> Command:
+        """Name the source partition as the capture does."""
+        number = command.evidence.source_partition
+        if number < 0:
+            return command
+        grounds = msgspec.structs.replace(command.evidence, source_partition=list(self._numbers)[number])
+        return msgspec.structs.replace(command, evidence=grounds)
 
     def _decide(self, command: Command, at: float) -> Iterator[Decision]:
         refusal = self._valve.decide(command, at)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sf_healer.captures import Line, read_file, written
@@ -205,6 +206,35 @@ def test_a_report_of_nobody_in_the_inventory_touches_no_job(tmp_path):
 def test_lines_a_little_out_of_order_are_taken_as_they_come():
     shuffled = [*LINES[:5], *reversed(LINES[5:8]), *LINES[8:]]
     assert [decision.job for decision in decisions_of(shuffled)] == [f"stf/{name_of('dddddd')}"]
+
+
+def in_partition(partition: int, lines: list[Line]) -> list[Line]:
+    return [msgspec.structs.replace(line, partition=partition) for line in lines]
+
+
+@pytest.mark.parametrize("partition", [0, 7, 2**62])
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_job_is_judged_alike_whatever_partition_its_reports_are_in(partition, others):
+    """The broker's clock is set back by a minute: what is appended then is still later than what was marked."""
+    well = in_partition(others, in_order(*healthy("aaaaaa", "bbbbbb", until=END)))
+    speaks = in_partition(partition, every(20.0, "dddddd", until=T0 + 600.0))
+    set_back = [
+        *every(20.0, "dddddd", start=T0 + 560.0, until=T0 + 580.0),
+        Line(T0 + 581.0, value=report("dddddd", "error")),
+        Line(T0 + 581.02, value=report("dddddd", "finished")),
+    ]
+    before = in_order(*speaks, *(line for line in well if line.at <= T0 + 600.0))
+    after = [line for line in well if line.at > T0 + 600.0]
+    (found,) = decisions_of([*before, *in_partition(partition, set_back), *after])
+    assert (found.verdict, found.reason) == ("failed", "error_then_finished")
+    assert found.evidence["source_partition"] == partition
+
+
+def test_the_first_report_of_a_partition_is_later_than_what_was_marked_before():
+    speaks = in_order(*healthy("aaaaaa", "bbbbbb", until=T0 + 660.0), *every(20.0, "dddddd", until=T0 + 600.0))
+    lines = [*speaks, Line(T0 + 560.0, 5, value=report("dddddd", "error", finished=True))]
+    (found,) = decisions_of(lines, until=T0 + 700.0)
+    assert (found.verdict, found.reason) == ("failed", "error_final")
 
 
 def test_an_empty_capture_has_no_decisions():
