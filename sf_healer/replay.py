@@ -8,9 +8,9 @@ Files: captures are captures.py's; jobs are what kubectl lists, or a JSON list o
 "created_at", "env"}`; a truth gives per Job the verdict and the window of the first restart.
 """
 
-import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -159,7 +159,7 @@ class Replay:
         namespace: str = "stf",
     ) -> None:
         self._lines = iter(lines)
-        self._until = math.inf if until is None else until
+        self.until = math.inf if until is None else until
         self._names = ConventionIndex(namespace) if jobs is None else JobIndex()
         self._listed = sorted(jobs or (), key=lambda job: job.fact.created_at)
         self._combiner = Combiner(self._names, 1)
@@ -180,6 +180,7 @@ class Replay:
         self.rejected: dict[str, int] = {}
         self.began = -math.inf
         self.left_out = 0  # Jobs that had ended before
+        self.lines_left_out = 0  # dated after `until`
 
     def decisions(self) -> Iterator[Decision]:
         """Run to the end of the capture, or to `until`, giving each decision as it falls."""
@@ -192,35 +193,49 @@ class Replay:
                 self._fact(happening, at)
             else:
                 yield from self._sweep(at)
-        if self._until != math.inf:
-            yield from self._sweep(self._until)
+        if self.until != math.inf:
+            yield from self._sweep(self.until)
         elif last:
             yield from self._sweep(last)
 
     def _happenings(self) -> Iterator[tuple[float, Line | JobFact | None]]:
-        """Merge reports, creations and whole seconds (None) in order of time; a second comes after what it ends."""
-        first = next(self._lines, None)
-        began = -math.inf if first is None else first.at  # nobody looked before: of older Jobs no silence is known
+        """Give reports, facts and whole seconds (None) in order of time; a second comes after what it ends."""
+        lines = self._lines_in_time()
+        first = next(lines, None)
+        if first is None:
+            return  # nobody looked, so of no Job a silence is known
+        began = self.began = first.at  # nobody looked before: of older Jobs no silence is known
         there = [job.fact for job in self._listed if not job.ended_at or job.ended_at >= began]
-        self.began, self.left_out = began, len(self._listed) - len(there)
-        lines = self._lines if first is None else itertools.chain([first], self._lines)
-        reports = ((line.at, 1, number, line) for number, line in enumerate(lines))
-        created = ((max(fact.created_at, began), 0, number, fact) for number, fact in enumerate(there))
-        second: float | None = None
-        merged: Iterator[tuple[float, int, int, Line | JobFact]] = heapq.merge(
-            reports, created, key=lambda item: item[:3]
-        )
-        for at, _, _, happening in merged:
-            if at > self._until:
-                break
-            second = math.ceil(at) if second is None else second
+        self.left_out = len(self._listed) - len(there)
+        facts = deque((max(fact.created_at, began), fact) for fact in there)
+        second = math.ceil(began)
+        for at, happening in self._merged(itertools.chain([first], lines), facts):
             while second < at:
                 yield float(second), None
                 second += 1
             yield at, happening
-        while second is not None and self._until != math.inf and second <= self._until:
+        while self.until != math.inf and second <= self.until:
             yield float(second), None
             second += 1
+
+    def _lines_in_time(self) -> Iterator[Line]:
+        """Give the lines by `until`; behind a later one, which a wrong clock has dated, there may be others."""
+        for line in self._lines:
+            if line.at <= self.until:
+                yield line
+            else:
+                self.lines_left_out += 1
+
+    def _merged(
+        self, lines: Iterable[Line], facts: deque[tuple[float, JobFact]]
+    ) -> Iterator[tuple[float, Line | JobFact]]:
+        """Merge lines and facts by time, to the last line; lines that go back in time stay where they are."""
+        for line in lines:
+            while facts and facts[0][0] <= line.at:
+                yield facts.popleft()
+            yield line.at, line
+        if self.until != math.inf:
+            yield from itertools.takewhile(lambda fact: fact[0] <= self.until, facts)
 
     def _report(self, line: Line, at: float) -> None:
         source_partition = self._numbered(line.partition, at)

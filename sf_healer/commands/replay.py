@@ -104,10 +104,14 @@ def _say_end(lines: list[str], *, knows_jobs: bool) -> None:
 
 
 def _left_out(run: Replay) -> list[str]:
-    if not run.left_out:
-        return []
-    jobs, are = number_of(run.left_out, "Job"), "is" if run.left_out == 1 else "are"
-    return [f"{jobs} had ended before the capture begins ({moment(run.began)}) and {are} left out"]
+    told = []
+    if run.lines_left_out:
+        lines, are = number_of(run.lines_left_out, "line"), "is" if run.lines_left_out == 1 else "are"
+        told.append(f"{lines} {are} dated after the end ({moment(run.until)}) and left out")
+    if run.left_out:
+        jobs, are = number_of(run.left_out, "Job"), "is" if run.left_out == 1 else "are"
+        told.append(f"{jobs} had ended before the capture begins ({moment(run.began)}) and {are} left out")
+    return told
 
 
 def _named(policy_file: Path | None, silence_threshold: float | None) -> str:

@@ -146,6 +146,25 @@ def test_a_verdict_may_fall_at_until_itself():
     assert decisions_of(LINES, until=found.at - 0.5) == []
 
 
+def test_a_line_dated_after_the_end_is_left_out_and_those_behind_it_are_read():
+    late = Line(END + 3600.0, value=report("aaaaaa", "loading"))
+    replayed = Replay([late, *LINES[:9], late, *LINES[9:]], None, read_policies(None), until=END)
+    assert list(replayed.decisions()) == decisions_of(LINES, until=END)
+    assert replayed.lines_left_out == 2
+
+
+def test_a_job_that_was_created_after_the_last_arrival_does_not_lengthen_the_capture(tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps([*JOBS, job("mmmmmm", created_at=END + 3600.0)]))
+    found = decisions_of(LINES, tmp_path / "jobs.json")
+    assert [decision.job for decision in found] == [f"stf/{name_of('dddddd')}"]
+
+
+def test_of_a_capture_without_lines_no_job_is_known_to_be_silent(tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps(JOBS))
+    assert decisions_of([], tmp_path / "jobs.json", until=END) == []
+    assert decisions_of(LINES, tmp_path / "jobs.json", until=T0 - 1.0) == []
+
+
 def test_a_restarted_job_that_stays_silent_is_no_second_decision():
     silent_for_long = in_order(
         *healthy("aaaaaa", "bbbbbb", "cccccc", until=T0 + 7200.0), Line(T0, value=report("dddddd", "loading"))
@@ -480,6 +499,18 @@ def test_jobs_that_ended_later_are_replayed(capture, capsys):
     printed = capsys.readouterr()
     assert all(name_of(f"new00{n}") in printed.out for n in range(3))
     assert "left out" not in printed.err
+
+
+@pytest.mark.parametrize(("late", "told"), [(1, "1 line is"), (2, "2 lines are")])
+@pytest.mark.parametrize("output", ["table", "jsonl"])
+def test_lines_dated_after_the_end_are_counted(capture, capsys, late, told, output):
+    capture.write_bytes(written(Line(END + 60.0, value=b"")) * late + capture.read_bytes())
+    assert replay(capture, "--until", END, "-o", output) is ExitCode.OK
+    printed = capsys.readouterr()
+    assert name_of("dddddd") in printed.out
+    assert f"{told} dated after the end (2025-06-15 15:21:40Z) and left out" in printed.err.splitlines()
+    assert replay(capture, "-o", output) is ExitCode.OK
+    assert "left out" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["table", "jsonl"])
