@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +23,7 @@ from sf_healer.core import admission, evidence
 from sf_healer.core.combine import Combiner
 from sf_healer.core.commands import Command
 from sf_healer.core.events import Kind
-from sf_healer.core.facts import Condition, JobFact, PodState, ended_at, fact_from_manifest, gone
+from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest, gone, transitions
 from sf_healer.core.identity import ConventionIndex, JobIndex, target_of
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Counts, Partition
@@ -84,10 +85,14 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class ListedJob(NamedTuple):
-    """A Job as it was while it ran, and when it had ended by the time it was listed; 0.0: it had not."""
+    """A Job as it was created, and what had become of it by the time it was listed; epoch seconds, in order."""
 
     fact: JobFact
-    ended_at: float = 0.0
+    later: tuple[tuple[float, JobFact], ...] = ()
+
+    def ended_before(self, at: float) -> bool:
+        """Say whether it was over by then: complete, failed or deleted."""
+        return any(since < at and fact.condition is not Condition.ACTIVE for since, fact in self.later)
 
 
 def read_jobs(path: Path) -> list[ListedJob]:
@@ -95,7 +100,7 @@ def read_jobs(path: Path) -> list[ListedJob]:
     try:
         document = msgspec.json.decode(path.read_bytes())
         if isinstance(document, dict):
-            return [ListedJob(_as_it_was(manifest), ended_at(manifest)) for manifest in _manifests(document)]
+            return [_as_it_was(manifest) for manifest in _manifests(document)]
         rows = msgspec.convert(document, list[_JobRow])
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is a wrong letter
         raise CaptureError(f"{path}: {error}") from None
@@ -110,11 +115,27 @@ def _manifests(document: dict[str, object]) -> list[dict[str, object]]:
     return items
 
 
-def _as_it_was(manifest: dict[str, object]) -> JobFact:
-    """Take a Job that is listed now for one that runs and was never restarted: what came of it since is replayed."""
-    fact = fact_from_manifest(manifest, [])
-    condition = fact.condition if fact.condition is Condition.SUSPENDED else Condition.ACTIVE
-    return msgspec.structs.replace(fact, condition=condition, pod=PodState.RUNNING, attempt=0, action_id="")
+def _as_it_was(manifest: dict[str, object]) -> ListedJob:
+    """Take a Job that is listed now for one that was never restarted: what came of its restarts since is replayed."""
+    fact = msgspec.structs.replace(fact_from_manifest(manifest, []), attempt=0, action_id="")
+    created_at, told = fact.created_at, transitions(manifest)
+    resumed = any(condition is Condition.ACTIVE and at > created_at for at, condition in told)
+    was = Condition.SUSPENDED if resumed or fact.condition is Condition.SUSPENDED else Condition.ACTIVE
+    return ListedJob(_turned(fact, was), tuple((max(at, created_at), _turned(fact, turned)) for at, turned in told))
+
+
+def _turned(fact: JobFact, condition: Condition) -> JobFact:
+    """Let a Job be in a condition, with the pod that it has then."""
+    return msgspec.structs.replace(fact, condition=condition, pod=_PODS[condition])
+
+
+_PODS = {
+    Condition.SUSPENDED: PodState.NONE,
+    Condition.ACTIVE: PodState.RUNNING,
+    Condition.COMPLETE: PodState.ENDED,
+    Condition.FAILED: PodState.ENDED,
+    Condition.DELETING: PodState.ENDED,
+}
 
 
 def _fact_of(row: _JobRow, number: int) -> JobFact:
@@ -205,9 +226,10 @@ class Replay:
         if first is None:
             return  # nobody looked, so of no Job a silence is known
         began = self.began = first.at  # nobody looked before: of older Jobs no silence is known
-        there = [job.fact for job in self._listed if not job.ended_at or job.ended_at >= began]
+        there = [job for job in self._listed if not job.ended_before(began)]
         self.left_out = len(self._listed) - len(there)
-        facts = deque((max(fact.created_at, began), fact) for fact in there)
+        told = (each for job in there for each in ((job.fact.created_at, job.fact), *job.later))
+        facts = deque(sorted(((max(at, began), fact) for at, fact in told), key=itemgetter(0)))
         second = math.ceil(began)
         for at, happening in self._merged(itertools.chain([first], lines), facts):
             while second < at:

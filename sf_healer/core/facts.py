@@ -180,15 +180,33 @@ def epoch_seconds(timestamp: object) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def ended_at(job: Mapping[str, object]) -> float:
-    """Read when a Job ended, Complete or Failed, as epoch seconds; 0.0 where it has not, or does not tell."""
+def transitions(job: Mapping[str, object]) -> tuple[tuple[float, Condition], ...]:
+    """Read when a Job was resumed (ACTIVE), ended and was deleted, as far as its manifest tells.
+
+    Epoch seconds, in order. What is dated after something that must have come later is left out.
+    """
     status = _mapping(job.get("status"))
-    ends = (
-        condition.get("lastTransitionTime")
+    since = {
+        (_text(condition.get("type")), _text(condition.get("status"))): epoch_seconds(
+            condition.get("lastTransitionTime")
+        )
         for condition in _mappings(status.get("conditions"))
-        if condition.get("status") == "True" and condition.get("type") in {"Complete", "Failed"}
-    )
-    return epoch_seconds(status.get("completionTime")) or max(map(epoch_seconds, ends), default=0.0)
+    }
+    resumed = 0.0
+    if ("Suspended", "False") in since and _mapping(job.get("spec")).get("suspend") is not True:
+        resumed = since["Suspended", "False"] or epoch_seconds(status.get("startTime"))
+    completed = epoch_seconds(status.get("completionTime")) or since.get(("Complete", "True"), 0.0)
+    ended = completed or since.get(("Failed", "True"), 0.0)
+    deleted = epoch_seconds(_mapping(job.get("metadata")).get("deletionTimestamp"))
+    found: list[tuple[float, Condition]] = []
+    for at, condition in (
+        (deleted, Condition.DELETING),
+        (ended, Condition.COMPLETE if completed else Condition.FAILED),
+        (resumed, Condition.ACTIVE),
+    ):
+        if at and (not found or at <= found[-1][0]):
+            found.append((at, condition))
+    return tuple(reversed(found))
 
 
 def _condition(metadata: Mapping[str, object], spec: Mapping[str, object], status: Mapping[str, object]) -> Condition:

@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -497,8 +498,80 @@ def test_jobs_that_ended_later_are_replayed(capture, capsys):
     capture.with_name("jobs.json").write_text(json.dumps({"items": rows}))
     assert replay(capture, "--jobs", capture.with_name("jobs.json"), "--until", T0 + 2000.0) is ExitCode.OK
     printed = capsys.readouterr()
-    assert all(name_of(f"new00{n}") in printed.out for n in range(3))
+    assert [name_of(f"new00{n}") in printed.out for n in range(3)] == [False, True, True], "the first ended in time"
     assert "left out" not in printed.err
+
+
+# ------------------------------------------------------------------ what a list tells of the time of the capture
+
+
+def at(seconds: float) -> str:
+    """Write a moment after the capture's begin as the API does."""
+    return datetime.fromtimestamp(T0 + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def turned(type_: str, status: str, seconds: float) -> dict[str, object]:
+    return {"type": type_, "status": status, "lastTransitionTime": at(seconds)}
+
+
+COMPLETE = {"completionTime": at(120.0), "conditions": [turned("Complete", "True", 120.0)]}
+RESUMED = {"startTime": at(400.0), "conditions": [turned("Suspended", "False", 400.0)]}
+RESUMED_UNDATED = {"startTime": at(400.0), "conditions": [{"type": "Suspended", "status": "False"}]}
+NEVER_SUSPENDED = {"startTime": at(400.0), "conditions": []}
+RESUMED_AT_ONCE = {"startTime": at(-10.0), "conditions": [turned("Suspended", "False", -10.0)]}
+FAILED_BEFORE_IT_WAS_RESUMED = {"conditions": [turned("Failed", "True", 120.0), turned("Suspended", "False", 400.0)]}
+
+
+def listed(file: Path, status: dict[str, object], **metadata: object) -> Path:
+    """Write a list of the Jobs of LINES and of one that says nothing: created with the capture, in this status."""
+    items = [as_kubectl_lists(row, created_at=at(0.0)) for row in [*JOBS, job("mmmmmm")]]
+    items[-1]["status"] = status
+    items[-1]["metadata"].update(metadata)
+    file.write_text(json.dumps({"items": items}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "found"),
+    [
+        (COMPLETE, {}, None),
+        ({"completionTime": at(120.0)}, {}, None),
+        ({"completionTime": at(0.0)}, {"creationTimestamp": at(1.0)}, None),
+        ({"conditions": [turned("Failed", "True", 120.0)]}, {}, ("failed", "job_failed", 120.0)),
+        ({"conditions": [turned("Failed", "False", 120.0)]}, {}, ("never_started", "no_report", 600.0)),
+        ({"completionTime": at(5000.0)}, {}, ("never_started", "no_report", 600.0)),
+        ({}, {"deletionTimestamp": at(120.0)}, None),
+        ({"conditions": [turned("Failed", "True", 130.0)]}, {"deletionTimestamp": at(120.0)}, None),
+        (RESUMED, {}, ("never_started", "no_report", 1000.0)),
+        (RESUMED_UNDATED, {}, ("never_started", "no_report", 1000.0)),
+        (NEVER_SUSPENDED, {}, ("never_started", "no_report", 600.0)),
+        (RESUMED_AT_ONCE, {}, ("never_started", "no_report", 600.0)),
+        (FAILED_BEFORE_IT_WAS_RESUMED, {}, ("failed", "job_failed", 120.0)),
+    ],
+)
+def test_what_became_of_a_listed_job_within_the_capture_is_replayed(tmp_path, status, metadata, found):
+    decisions = decisions_of(LINES, listed(tmp_path / "jobs.json", status, **metadata), until=T0 + 1200.0)
+    told = [decision for decision in decisions if "mmmmmm" in decision.job]
+    assert [(decision.verdict, decision.reason) for decision in told] == ([found[:2]] if found else [])
+    if found:
+        assert 0.0 < told[0].at - T0 - found[2] <= WINDOW_SECONDS + 1.0
+
+
+def test_a_job_that_is_complete_by_the_list_falls_silent_and_is_not_stuck(tmp_path):
+    lines = in_order(*LINES, *every(30.0, "mmmmmm", until=T0 + 90.0))
+    found = decisions_of(lines, listed(tmp_path / "jobs.json", COMPLETE))
+    assert [decision.job for decision in found] == [f"stf/{name_of('dddddd')}"]
+    error = Line(T0 + 119.0, value=report("mmmmmm", "error"))
+    found = decisions_of(in_order(*lines, error), listed(tmp_path / "jobs.json", COMPLETE))
+    assert ("failed", "error_and_pod_ended") in {(decision.verdict, decision.reason) for decision in found}
+
+
+def test_what_became_of_a_job_after_its_restart_was_of_no_concern_to_the_one_in_its_place(tmp_path):
+    """The list tells of the Job as it went on without a restart."""
+    late = {"conditions": [turned("Failed", "True", 1000.0)]}
+    lines = in_order(*LINES, *healthy("aaaaaa", "bbbbbb", "cccccc", until=T0 + 1200.0))
+    found = decisions_of(lines, listed(tmp_path / "jobs.json", late))
+    assert [(d.verdict, d.attempt) for d in found if "mmmmmm" in d.job] == [("never_started", 0)]
 
 
 @pytest.mark.parametrize(("late", "told"), [(1, "1 line is"), (2, "2 lines are")])
