@@ -18,7 +18,8 @@ import msgspec
 
 _GZIP = b"\x1f\x8b"
 #: The year 9999. Above it lie milliseconds taken for seconds, of any date there can be.
-_LATEST_SECONDS = 253_402_300_799
+LATEST_SECONDS = 253_402_300_799
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=LATEST_SECONDS)]
 
 
 class CaptureError(ValueError):
@@ -28,7 +29,7 @@ class CaptureError(ValueError):
 class _Bare(msgspec.Struct, frozen=True):
     """One record without its headers."""
 
-    at: Annotated[float, msgspec.Meta(ge=0, le=_LATEST_SECONDS)]
+    at: Seconds
     partition: Annotated[int, msgspec.Meta(ge=0)] = 0
     key: str | None = None
     value: bytes | None = msgspec.field(name="value_b64", default=None)  # msgspec writes bytes as base64

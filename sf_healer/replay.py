@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 
-from sf_healer.captures import CaptureError, Line
+from sf_healer.captures import CaptureError, Line, Seconds
 from sf_healer.core import admission, evidence
 from sf_healer.core.combine import Combiner
 from sf_healer.core.commands import Command
@@ -35,6 +35,8 @@ MARK_INTERVAL_SECONDS = 1.0
 WINDOW_SECONDS = 5.0
 FEED_GAP_SECONDS = 10.0
 _TOPIC_ID = "capture"
+#: 2100-01-01. Above it lie milliseconds taken for seconds, and the year 9999, which stands for never.
+_LATEST_CREATION_SECONDS = 4_102_444_800
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ class Arrival(msgspec.Struct, frozen=True):
 class _JobRow(msgspec.Struct):
     name: str
     uid: str
-    created_at: float
+    created_at: Annotated[float, msgspec.Meta(ge=0, le=_LATEST_CREATION_SECONDS)]
     env: dict[str, str]
     namespace: str = "stf"
 
@@ -59,8 +61,8 @@ class TruthRow(msgspec.Struct):
     """What a capture's author says of one Job; no restart is right where `not_before` is None."""
 
     verdict: str
-    not_before: float | None = None
-    not_after: float | None = None
+    not_before: Seconds | None = None
+    not_after: Seconds | None = None
     firm: bool = True
     why: str = ""
 
@@ -69,7 +71,7 @@ class Truth(msgspec.Struct):
     """The truth about a capture, by Job name."""
 
     jobs: dict[str, TruthRow]
-    capture_end: float | None = None
+    capture_end: Seconds | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -119,6 +121,8 @@ def _as_it_was(manifest: dict[str, object]) -> ListedJob:
     """Take a Job that is listed now for one that was never restarted: what came of its restarts since is replayed."""
     fact = msgspec.structs.replace(fact_from_manifest(manifest, []), attempt=0, action_id="")
     created_at, told = fact.created_at, transitions(manifest)
+    if not 0 <= created_at <= _LATEST_CREATION_SECONDS:
+        raise ValueError(f"metadata.creationTimestamp of {fact.key} is before 1970 or after 2099")
     resumed = any(condition is Condition.ACTIVE and at > created_at for at, condition in told)
     was = Condition.SUSPENDED if resumed or fact.condition is Condition.SUSPENDED else Condition.ACTIVE
     return ListedJob(_turned(fact, was), tuple((max(at, created_at), _turned(fact, turned)) for at, turned in told))
@@ -163,7 +167,7 @@ def read_truth(path: Path) -> Truth:
 def _read(path: Path, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=type_)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CaptureError(f"{path}: {error}") from None
 
 

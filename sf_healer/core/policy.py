@@ -31,7 +31,7 @@ _LONGEST_LINE = 4_096
 #: Of a text that is no policy at all a person reads no more, and each is looked for in all of the text.
 _MOST_FAULTS = 50
 #: 31 years. What is beyond a few powers of ten more cannot be calculated with: a sum of two is infinite.
-_LARGEST_NUMBER = 1e9
+LARGEST_NUMBER = 1e9
 
 
 class PolicyError(ValueError):
@@ -359,8 +359,8 @@ def _wrong_numbers(values: Expectations | Limits, place: Place, owner: str) -> I
             yield at, f"{owner}: {field} is not a finite number"
         elif value < 0:
             yield at, f"{owner}: {field} is negative"
-        elif value > _LARGEST_NUMBER:
-            yield at, f"{owner}: {field} is more than {_LARGEST_NUMBER:,.0f}"
+        elif value > LARGEST_NUMBER:
+            yield at, f"{owner}: {field} is more than {LARGEST_NUMBER:,.0f}"
         elif value == 0 and field in _NEVER_ZERO:
             yield at, f"{owner}: {field} is 0: every Job would be sick"
         elif field == "attempts" and not 1 <= value <= MOST_ATTEMPTS:

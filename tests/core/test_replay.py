@@ -607,6 +607,65 @@ def test_a_broken_file_beside_the_capture_is_told_with_its_name(capture, capsys,
     assert len(told.splitlines()) == 1
 
 
+@pytest.mark.parametrize("option", ["--jobs", "--truth"])
+def test_a_file_that_is_nested_too_deeply_is_told_with_its_name(capture, capsys, option):
+    deep = capture.with_name("deep.json")
+    deep.write_text('{"jobs": {}, "notes": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert replay(capture, option, deep) is ExitCode.ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"Error: {deep}: ")
+    assert len(told.splitlines()) == 1
+
+
+MILLISECONDS = END * 1000.0
+
+
+@pytest.mark.parametrize("seconds", [MILLISECONDS, 1e300, -1.0])
+@pytest.mark.parametrize("field", ["capture_end", "not_before", "not_after"])
+def test_a_time_of_a_truth_that_is_none_in_seconds_is_told_with_its_file_and_field(capture, capsys, field, seconds):
+    truth = truth_with("stuck", 0.0)
+    (truth if field == "capture_end" else truth["jobs"][name_of("dddddd")])[field] = seconds
+    file = capture.with_name("truth.json")
+    file.write_text(json.dumps(truth))
+    assert replay(capture, "--truth", file) is ExitCode.ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"Error: {file}: ")
+    assert f"{field}`" in told
+
+
+@pytest.mark.parametrize("created_at", [MILLISECONDS, 253_370_764_800.0, 1e300, -1.0])
+def test_a_job_created_at_no_time_is_told_with_its_file_and_field(capture, capsys, created_at):
+    file = capture.with_name("jobs.json")
+    file.write_text(json.dumps([*JOBS, job("mmmmmm", created_at=created_at)]))
+    assert replay(capture, "--jobs", file) is ExitCode.ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"Error: {file}: ")
+    assert "`$[4].created_at`" in told
+
+
+@pytest.mark.parametrize("created_at", ["9999-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+def test_a_listed_job_created_at_no_time_is_told_with_its_file_and_field(capture, capsys, created_at):
+    file = capture.with_name("jobs.json")
+    file.write_text(json.dumps({"items": [as_kubectl_lists(JOBS[0], created_at=created_at)]}))
+    assert replay(capture, "--jobs", file) is ExitCode.ERROR
+    told = f"metadata.creationTimestamp of stf/{name_of('aaaaaa')} is before 1970 or after 2099"
+    assert capsys.readouterr().err == f"Error: {file}: {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--until", value) for value in ("nan", "inf", "-inf", "-1", "1e300", str(MILLISECONDS))),
+        *(("--silence-threshold", value) for value in ("nan", "inf", "-inf", "0", "1e300")),
+    ],
+)
+def test_a_number_that_is_no_time_is_a_usage_error_that_names_its_option(capture, capsys, option, value):
+    assert replay(capture, option, value) is ExitCode.USAGE
+    told = capsys.readouterr()
+    assert f"Error: Invalid value for '{option}': " in told.err
+    assert not told.out
+
+
 def test_another_policy_decides_otherwise_and_a_broken_one_is_a_usage_error(capture, capsys):
     policy = capture.with_name("policy.toml")
     policy.write_text("[defaults]\nreporting = true\nsilence_threshold_seconds = 700\n")
