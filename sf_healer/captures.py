@@ -8,6 +8,7 @@ malformed stays exactly as malformed.
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import IO, Annotated
 
 import msgspec
 
+_DAY_SECONDS = 86_400.0
 _GZIP = b"\x1f\x8b"
 #: The year 9999. Above it lie milliseconds taken for seconds, of any date there can be.
 LATEST_SECONDS = 253_402_300_799
@@ -45,12 +47,16 @@ class Line(_Bare, frozen=True):
 
 def read(source: Iterable[bytes]) -> Iterator[Line]:
     """Read the lines of a capture; raises CaptureError at the first that is none, and where an archive breaks off."""
+    return (line for _, line in _numbered(source))
+
+
+def _numbered(source: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
     number = 0
     try:
         for text in source:
             number += 1
             if text.strip():
-                yield _line(text)
+                yield number, _line(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:  # msgspec passes the last two on
         raise CaptureError(f"line {number} is no record of a capture: {problem}") from problem
     except (OSError, EOFError, zlib.error) as problem:
@@ -66,13 +72,36 @@ def _line(text: bytes) -> Line:
         return Line(bare.at, bare.partition, bare.key, bare.value)
 
 
-def read_file(path: Path) -> Iterator[Line]:
-    """Read a capture file, plain or gzip; raises CaptureError that names file and line."""
+def read_file(path: Path, *, until: float = math.inf, longest_pause_seconds: float = math.inf) -> Iterator[Line]:
+    """Read a capture file, plain or gzip; raises CaptureError that names file and line.
+
+    Refused is also a longer pause, before a line or before `until` (epoch seconds); lines dated after that are no
+    matter.
+    """
     try:
         with path.open("rb") as raw, decompressed(raw) as source:
-            yield from read(source)
+            yield from _without_pause(_numbered(source), until, longest_pause_seconds)
     except (CaptureError, OSError) as problem:
         raise CaptureError(f"{path}: {problem}") from problem
+
+
+def _without_pause(lines: Iterable[tuple[int, Line]], until: float, longest_seconds: float) -> Iterator[Line]:
+    newest, newest_number = math.inf, 0  # no line yet: no pause before the first
+    for number, line in lines:
+        if line.at <= until:
+            if line.at - newest > longest_seconds:
+                pause = _in_days(line.at - newest, longest_seconds)
+                raise CaptureError(f"line {number} is dated {line.at:.0f}, {pause} after line {newest_number}")
+            if not newest_number or line.at >= newest:
+                newest, newest_number = line.at, number
+        yield line
+    if until != math.inf and until - newest > longest_seconds:
+        pause = _in_days(until - newest, longest_seconds)
+        raise CaptureError(f"line {newest_number}, the newest, is dated {newest:.0f}, {pause} before {until:.0f}")
+
+
+def _in_days(seconds: float, most_seconds: float) -> str:
+    return f"{seconds / _DAY_SECONDS:,.1f} days (at most {most_seconds / _DAY_SECONDS:g})"
 
 
 @contextmanager

@@ -34,6 +34,8 @@ from sf_healer.views.lines import moment
 MARK_INTERVAL_SECONDS = 1.0
 WINDOW_SECONDS = 5.0
 FEED_GAP_SECONDS = 10.0
+#: Every second is swept, and a month takes two minutes. A longer pause than this is a wrong date.
+LONGEST_PAUSE_SECONDS = 31 * 86_400.0
 _TOPIC_ID = "capture"
 #: 2100-01-01. Above it lie milliseconds taken for seconds, and the year 9999, which stands for never.
 _LATEST_CREATION_SECONDS = 4_102_444_800

@@ -13,7 +13,7 @@ from sf_healer.captures import LATEST_SECONDS, CaptureError, read_file
 from sf_healer.cli import ExitCode, Output, emit, say
 from sf_healer.commands.shared import read_policies
 from sf_healer.core.policy import LARGEST_NUMBER, PolicyBook
-from sf_healer.replay import Decision, Replay, Score, percentile, read_jobs, read_truth, score
+from sf_healer.replay import LONGEST_PAUSE_SECONDS, Decision, Replay, Score, percentile, read_jobs, read_truth, score
 from sf_healer.views.lines import moment, number_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,7 +83,9 @@ def command(
 
     def replay(policies: PolicyBook) -> Replay:
         jobs = read_jobs(jobs_file) if jobs_file else None
-        return Replay(read_file(file), jobs, policies, until=until)
+        end = math.inf if until is None else until
+        lines = read_file(file, until=end, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+        return Replay(lines, jobs, policies, until=end)
 
     asked = read_policies(policy_file)
     if silence_threshold is not None:

@@ -14,7 +14,7 @@ from sf_healer.captures import Line, read_file, written
 from sf_healer.cli import ExitCode, run
 from sf_healer.commands.shared import read_policies
 from sf_healer.local.captures import generate_capture, write_capture
-from sf_healer.replay import Decision, Replay, Truth, TruthRow, read_jobs, read_truth, score
+from sf_healer.replay import LONGEST_PAUSE_SECONDS, Decision, Replay, Truth, TruthRow, read_jobs, read_truth, score
 
 T0 = 1_750_000_000.0
 THRESHOLD_SECONDS = 300.0
@@ -615,6 +615,44 @@ def test_a_file_that_is_nested_too_deeply_is_told_with_its_name(capture, capsys,
     told = capsys.readouterr().err
     assert told.startswith(f"Error: {deep}: ")
     assert len(told.splitlines()) == 1
+
+
+DAY_SECONDS = 86_400.0
+IN_A_MONTH, LATER = END + 32 * DAY_SECONDS, END + 33 * DAY_SECONDS
+BACK, LAST = Line(T0 + 1.0), len(LINES)
+FIRST_PAUSE = f"line 2 is dated {T0:.0f}, 20,254.6 days (at most 31) after line 1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "until", "told"),
+    [
+        ([Line(0.0), *LINES], (), FIRST_PAUSE),
+        ([Line(0.0), *LINES], ("--until", END), FIRST_PAUSE),
+        (
+            [*LINES, BACK, Line(IN_A_MONTH)],
+            (),
+            f"line {LAST + 2} is dated {IN_A_MONTH:.0f}, 32.0 days (at most 31) after line {LAST}",
+        ),
+        (
+            [*LINES, BACK, Line(LATER)],
+            ("--until", IN_A_MONTH),
+            f"line {LAST}, the newest, is dated {END:.0f}, 32.0 days (at most 31) before {IN_A_MONTH:.0f}",
+        ),
+    ],
+)
+def test_a_pause_of_more_than_a_month_is_a_wrong_date_and_told_with_file_and_line(capture, capsys, lines, until, told):
+    capture.write_bytes(b"".join(map(written, lines)))
+    assert replay(capture, *until) is ExitCode.ERROR
+    assert capsys.readouterr().err == f"Error: {capture}: {told}\n"
+
+
+def test_any_pause_can_be_read_and_one_of_a_month_replayed(capture):
+    lines = [Line(0.0), Line(END), Line(T0), Line(END + 31 * DAY_SECONDS)]
+    capture.write_bytes(b"".join(map(written, lines)))
+    assert list(read_file(capture)) == lines
+    capture.write_bytes(b"\n".join(map(written, lines[1:])))
+    bounds = {"until": END + 62 * DAY_SECONDS, "longest_pause_seconds": LONGEST_PAUSE_SECONDS}
+    assert list(read_file(capture, **bounds)) == lines[1:]
 
 
 MILLISECONDS = END * 1000.0
