@@ -60,13 +60,21 @@ class _JobRow(msgspec.Struct):
 
 
 class TruthRow(msgspec.Struct):
-    """What a capture's author says of one Job; no restart is right where `not_before` is None."""
+    """What a capture's author says of one Job: when it is to be found.
+
+    No restart is right where `not_before` is None, and any from then on where only `not_after` is.
+    """
 
     verdict: str
     not_before: Seconds | None = None
     not_after: Seconds | None = None
     firm: bool = True
     why: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an end without a beginning; raises ValueError."""
+        if self.not_before is None and self.not_after is not None:
+            raise ValueError("`not_after` without `not_before`")
 
 
 class Truth(msgspec.Struct):
@@ -505,14 +513,14 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def _compare(row: TruthRow, found: Decision | None, restart: Decision | None) -> str | None:
-    if row.not_before is None or row.not_after is None:
+    if row.not_before is None:
         if restart is None:
             return None
         return f"{row.verdict}, yet restarted at {moment(restart.at)} as {restart.verdict} ({restart.reason})"
     if found is None:
         return f"{row.verdict} from {moment(row.not_before)} on, never found"
-    if not row.not_before <= found.at <= row.not_after:
-        right = f"{moment(row.not_before)} to {moment(row.not_after)}"
+    if found.at < row.not_before or (row.not_after is not None and found.at > row.not_after):
+        right = f"{moment(row.not_before)} {'on' if row.not_after is None else f'to {moment(row.not_after)}'}"
         return f"found at {moment(found.at)}, right from {right}"
     if found.verdict != row.verdict:
         return f"found as {found.verdict}, truth says {row.verdict}"

@@ -365,6 +365,22 @@ def test_the_sick_are_to_be_found_in_time_and_the_others_never_to_be_restarted(d
     assert (result.right, result.jobs) == (2 - len(wrong), 2)
 
 
+@pytest.mark.parametrize(
+    ("decisions", "wrong"),
+    [
+        ([found("sick", 150.0)], []),
+        ([found("sick", 9e9, "refuse")], []),
+        ([found("sick", 99.0)], ["sick: found at 1970-01-01 00:01:39Z, right from 1970-01-01 00:01:40Z on"]),
+        ([found("sick", 150.0, verdict="failed")], ["sick: found as failed, truth says stuck"]),
+        ([], ["sick: stuck from 1970-01-01 00:01:40Z on, never found"]),
+    ],
+)
+def test_a_window_without_an_end_is_open(decisions, wrong):
+    result = score(decisions, Truth(jobs={"sick": TruthRow("stuck", not_before=100.0)}))
+    assert result.wrong == wrong
+    assert result.verdicts["stuck"].recall == (0.0 if wrong else 1.0)
+
+
 # ------------------------------------------------------------------ the command
 
 
@@ -669,6 +685,13 @@ def test_a_time_of_a_truth_that_is_none_in_seconds_is_told_with_its_file_and_fie
     told = capsys.readouterr().err
     assert told.startswith(f"Error: {file}: ")
     assert f"{field}`" in told
+
+
+def test_a_window_with_an_end_and_no_beginning_is_told_with_its_file(capture, capsys):
+    file = capture.with_name("truth.json")
+    file.write_text(json.dumps({"jobs": {name_of("dddddd"): {"verdict": "stuck", "not_after": END}}}))
+    assert replay(capture, "--truth", file) is ExitCode.ERROR
+    assert capsys.readouterr().err == f"Error: {file}: `not_after` without `not_before` - at `$.jobs[...]`\n"
 
 
 @pytest.mark.parametrize("created_at", [MILLISECONDS, 253_370_764_800.0, 1e300, -1.0])
