@@ -10,6 +10,7 @@ may be as heavy as they need to be. A command
   codes. What a person did wrong is a click.UsageError, what went wrong otherwise a click.ClickException.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -215,10 +216,24 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
     except ConnectionError as problem:
         say(f"Error: {problem}")
         return ExitCode.UNREACHABLE
+    except OSError as problem:
+        if problem.errno not in _NOT_WRITTEN:
+            raise
+        _drop_unwritten()
+        say(f"Error: not everything could be written: {problem}")
+        return ExitCode.ERROR
     except (click.Abort, KeyboardInterrupt):
         say("Interrupted.")
         return ExitCode.INTERRUPTED
     return ExitCode(result or ExitCode.OK)
+
+
+def _drop_unwritten() -> None:
+    """Drop what stdout cannot write: Python would try again at its end, and end with a status of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
@@ -297,6 +312,8 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], fit: 
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+#: The disk behind stdout, or behind a file, is full or broken. A reader that has gone is click's business.
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _NO_WRAP_WIDTH = 10_000
 _MOST_HINTS = 3
 _SEVERITY = list(LogLevel)  # in the order of the enum

@@ -1,10 +1,12 @@
 """The command line itself: help without heavy imports, and every way to end with its exit code."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +14,7 @@ import yaml
 
 from sf_healer import cli
 from sf_healer.cli import COMMANDS, ExitCode, Output, emit, run
+from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.settings import SettingsError
 
 COMMAND_SECONDS = 60.0
@@ -144,9 +147,10 @@ def raised(problem: BaseException):
     raise problem
 
 
-def test_a_programming_error_is_not_hidden(command):
-    command(lambda: raised(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "no such file")])
+def test_a_programming_error_is_not_hidden(command, error):
+    command(lambda: raised(error))
+    with pytest.raises(type(error)):
         run(["trial"])
 
 
@@ -176,6 +180,27 @@ def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word():
     said = printing.stderr.read()
     printing.stderr.close()
     assert (printing.wait(COMMAND_SECONDS), said) == (1, "")
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("arguments", [("settings",), ("--help",), ("replay",), ("replay", "-o", "jsonl")])
+def test_where_nothing_can_be_written_it_is_one_clear_line_and_exit_code_1(tmp_path, arguments):
+    capture = [write_capture(tmp_path, "made-up", generate_capture(1000))] if "replay" in arguments else []
+    with FULL.open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from sf_healer.cli import main; main()", *arguments, *capture],
+            env={"PATH": os.environ["PATH"]},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    told = "Error: not everything could be written: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_data_is_the_same_in_every_form(capsys):
