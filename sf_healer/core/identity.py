@@ -295,7 +295,7 @@ class ConventionIndex:
             self._meet(key, report, queue_id, target, is_derived=is_derived)
         elif is_derived and self._known[key] != queue_id:
             self._known[key] = sys.intern(queue_id)
-        if self._alone and producer in self._alone:
+        if self._alone and producer in self._alone and self._queues().get(short_id) == queue_id:
             self._retire(report, key)
         return Resolved((key,))
 

@@ -409,6 +409,14 @@ def test_without_a_cluster_a_producer_that_names_its_queue_itself_stands_alone_n
     assert there(conditions(names)) == {LOADER}
 
 
+def test_without_a_cluster_a_producer_that_names_a_queue_of_which_its_short_id_does_not_tell_goes_on_to_stand_alone():
+    names = ConventionIndex("stf")
+    for _ in range(2):
+        assert names.resolve(says("loader-producer__other")) == Resolved(("stf/loader-producer--other",))
+        assert names.resolve(says("loader-producer__other", QUEUE)) == Resolved((LOADER,))
+    assert there(conditions(names)) == {"stf/loader-producer--other", LOADER}
+
+
 def test_without_a_cluster_what_the_worker_before_assumed_of_a_producer_alone_is_gone():
     before, after = ConventionIndex("stf"), ConventionIndex("stf")
     before.resolve(says("loader-producer__P4nTkv"))
