@@ -7,6 +7,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -24,10 +26,11 @@ from sf_healer.app import settings
 from sf_healer.core import steps
 from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.identity import ConventionIndex, JobIndex
+from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.steps import Seen
 from sf_healer.settings import Identity
-from tables.jobs import hot
+from tables.jobs import JOBS_IN_A_STEP, hot
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +44,10 @@ names: JobIndex | ConventionIndex = (
 )
 #: Set when reports can be named: after the first list.
 first_list = asyncio.Event()
+
+#: Hot states whose Jobs the names were told of; one that is rebuilt is another.
+_remembered: WeakSet[Partition] = WeakSet()
+_remembering = asyncio.Lock()
 
 
 class _Faust:
@@ -168,6 +175,26 @@ def problems() -> list[str]:
 def take_assumed() -> list[JobFact]:
     """Hand out the facts made up for Jobs that reports named, with `identity = convention`."""
     return names.take_new() if isinstance(names, ConventionIndex) else []
+
+
+async def remember_stored() -> None:
+    """Have the names of the Jobs of our partitions known that the table holds, with `identity = convention`.
+
+    Else a worker that starts would take a report that lacks a name for one of a new Job, and call the old one silent.
+    """
+    if not isinstance(names, ConventionIndex):
+        return
+    for partition in [each for each in hot.values() if each not in _remembered]:
+        async with _remembering:
+            if partition in _remembered:
+                continue
+            states = iter(list(partition.jobs.values()))
+            while step := list(islice(states, JOBS_IN_A_STEP)):
+                for state in step:
+                    if state.fact is not None:
+                        names.remember(state.fact)
+                await asyncio.sleep(0)
+            _remembered.add(partition)
 
 
 def _list(cluster: Cluster) -> Listing | ApiFailure:

@@ -96,6 +96,7 @@ async def _forward(event: BatchEvent, inbox: Inbox[BatchEvent]) -> None:
         read += len(found.value)
         return found.value
 
+    await inventory.remember_stored()
     _count(await forwarding.forward(event.value, following), read=read)
     for each in taken:
         each.ack()

@@ -308,6 +308,20 @@ class ConventionIndex:
         new, self._new = self._new, []
         return new
 
+    def remember(self, fact: JobFact) -> None:
+        """Learn of a Job that is stored, from a worker before: what that one knew of names is known again."""
+        producer, queue_id = fact.producer_id, fact.queue_id
+        if fact.condition is Condition.GONE or fact.uid or fact.key in self._known:
+            return  # with a uid it is of a cluster's
+        target, _, short_id = producer.rpartition("__")
+        is_derived = False
+        if short_id and queue_id.endswith(short_id):
+            is_derived = _last_part(queue_id) == short_id
+            self._join(short_id, queue_id, is_derived=is_derived)
+        self._enter(fact.key, queue_id, target, is_derived=is_derived)
+        if not queue_id and fact.key == self._own_name(producer):
+            self._alone.add(producer)
+
     def _by_producer_alone(self, report: Report) -> Resolution:
         producer = report.producer
         target, _, short_id = producer.rpartition("__")
@@ -322,7 +336,7 @@ class ConventionIndex:
         is_new = key not in self._known
         if is_new:
             self._meet(key, report, queue_id, target, is_derived=_last_part(queue_id) == short_id)
-        if is_new or producer in self._alone:  # a new one may have stood alone with the worker before this one
+        if is_new or producer in self._alone:  # a new one may stand alone with another worker, or did
             self._retire(report, key)
         return Resolved((key,))
 
@@ -344,6 +358,10 @@ class ConventionIndex:
 
     def _meet(self, key: str, report: Report, queue_id: str, target: str, *, is_derived: bool) -> None:
         """Take in a Job that is named for the first time."""
+        self._enter(key, queue_id, target, is_derived=is_derived)
+        self._new.append(_assumed(key, report, queue_id, sys.intern(target)))
+
+    def _enter(self, key: str, queue_id: str, target: str, *, is_derived: bool) -> None:
         key, queue_id = sys.intern(key), sys.intern(queue_id)
         self._known[key] = queue_id if is_derived else ""
         if queue_id and target:  # without one the name is the queue's own
@@ -351,7 +369,6 @@ class ConventionIndex:
                 self._odd_queues[key] = queue_id
             if self._by_queue is not None:
                 self._by_queue.add(self._own_name(queue_id), key)
-        self._new.append(_assumed(key, report, queue_id, sys.intern(target)))
 
     def _retire(self, report: Report, key: str) -> None:
         """Tell that what stood for a producer alone is gone, now that the producer means the Job `key`."""

@@ -218,6 +218,7 @@ def edges() -> Iterator[Edges]:
         patch.setattr(inventory, "names", edge.names)
         patch.setattr(inventory, "_inventory", inventory._Inventory(edge.names))
         patch.setattr(inventory, "first_list", asyncio.Event())
+        patch.setattr(inventory, "_remembering", asyncio.Lock())
         patch.setattr(inventory, "LOOK_AGAIN_LIMIT_SECONDS", 0.2)
         patch.setattr(telemetry, "forwarder", forwarder)
         patch.setattr(

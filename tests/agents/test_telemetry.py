@@ -13,16 +13,20 @@ from faust.types import TP
 
 from agents import inventory, telemetry
 from agents.dead_letters import DETAIL_CHARACTERS, dead_letter
+from agents.forwarding import Forwarding
 from sf_healer.adapters import metrics
 from sf_healer.app import PRODUCE_BATCH_BYTES, settings
 from sf_healer.core.combine import Ignored, Rejected
-from sf_healer.core.events import Kind
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.evidence import EMPTY, Bundle, Mark
+from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.identity import ConventionIndex
 from sf_healer.core.partitioning import partition_of
 from sf_healer.topics import DEAD_LETTERS, EVIDENCE
 from sf_healer.transport import OffsetReset, TopicIdentity
+from tables.jobs import hot, new_partition
 from tests.agents.recording import BROKER_EPOCH, TOPIC_ID, Driven, edges, is_acknowledged, reports
-from tests.core.strategies import a_fact
+from tests.core.strategies import a_fact, a_state
 from tests.lab.waiting import until_async
 
 SHORT = "P4nTkv"
@@ -102,6 +106,43 @@ async def test_a_report_of_a_queue_alone_is_a_sign_of_life_of_each_of_its_jobs(e
     await agent.take(reports([json.dumps({"status": "loading", "queue_id": QUEUE}).encode()]))
     found = {beat.key: partition for partition, bundle in edge.producer.evidence() for beat in bundle.beats}
     assert found == {key: partition_of(key, settings.partitions) for key in (JOB, CONSUMER)}
+
+
+@pytest.fixture
+def by_convention(edge, monkeypatch):
+    monkeypatch.setattr(inventory, "names", names := ConventionIndex(settings.namespace))
+    monkeypatch.setattr(telemetry, "forwarder", forwarder := Forwarder(names, partitions=settings.partitions))
+    monkeypatch.setattr(telemetry, "forwarding", Forwarding(forwarder, telemetry._Faust(), mark_interval_seconds=1.0))
+
+
+def assume(key: str, producer: str, queue_id: str) -> None:
+    """Have a Job stored that a worker before assumed."""
+    fact = a_fact(key, uid="", created_at=0.0, resource_version=0, queue_id=queue_id, producer_id=producer)
+    hot.setdefault(0, new_partition(0)).restore_jobs([a_state(key=key, fact=fact)])
+
+
+async def test_a_worker_that_starts_knows_the_queue_of_a_loader_that_names_none(edge, by_convention, agent):
+    assume(CONSUMER, f"arango-connector__{SHORT}", QUEUE)
+    assume(JOB, f"loader-producer__{SHORT}", QUEUE)
+    await agent.take(reports([json.dumps(DIALECTS["B, no queue, monotonic clock"]).encode()]))
+    ((_, bundle),) = edge.producer.evidence()
+    assert [(beat.key, bundle.facts) for beat in bundle.beats] == [(JOB, ())]
+
+
+async def test_the_jobs_of_a_partition_are_learnt_of_once_and_again_when_it_is_rebuilt(edge, by_convention):
+    def known() -> tuple[str, ...]:
+        return inventory.names.resolve(Report(Kind.LOADING, "", QUEUE)).keys
+
+    assume(CONSUMER, f"arango-connector__{SHORT}", QUEUE)
+    await asyncio.gather(inventory.remember_stored(), inventory.remember_stored())
+    assume(JOB, f"loader-producer__{SHORT}", QUEUE)
+    await inventory.remember_stored()
+    assert known() == (CONSUMER,)
+    states = hot.pop(0).jobs.values()
+    hot[0] = new_partition(0)
+    hot[0].restore_jobs(states)
+    await inventory.remember_stored()
+    assert known() == (CONSUMER, JOB)
 
 
 async def test_a_batch_of_many_reports_is_one_record_an_evidence_partition_with_every_kind(edge, agent):

@@ -146,6 +146,7 @@ async def test_each_record_of_a_hostile_feed_is_counted_by_what_became_of_it_and
         assert worker.server.is_alive
     for book in ("source_records", "source_records_dead_lettered", "reports"):
         assert again[book] == first[book], book
+    assert again["reports"] == again["source_records_folded"] + again["source_records_ignored"]
     assert len(await records_of(bootstrap, DEAD_LETTERS)) == 2 * len(letters)
     # By convention a name may mean another Job, or several, once more reports were read: hardly any is folded anew.
     assert again["evidence_entries_passed_over"] > 20 * again["evidence_entries_folded"]

@@ -469,6 +469,26 @@ def test_without_a_cluster_it_makes_no_difference_when_a_dialect_with_one_name_i
     assert names.take_new() == asked_before.take_new()
 
 
+@given(st.lists(REPORTS), st.lists(REPORTS))
+def test_without_a_cluster_a_worker_that_learns_of_the_jobs_stored_names_them_as_the_one_before(said, later):
+    said, later = ([each for each in reports if each.producer not in QUEUES] for reports in (said, later))
+    before, after = ConventionIndex("stf"), ConventionIndex("stf")
+    for report in said:
+        before.resolve(report)
+    for fact in conditions(before).values():
+        after.remember(fact)
+    assert after.take_new() == []
+    assert [after.resolve(report) for report in later] == [before.resolve(report) for report in later]
+    assert after.take_new() == before.take_new()
+
+
+@pytest.mark.parametrize("fact", [PIPELINE[0], gone(msgspec.structs.replace(PIPELINE[0], uid=""), 11)])
+def test_without_a_cluster_jobs_that_are_gone_or_were_of_a_cluster_are_not_learnt_of(fact):
+    names = ConventionIndex("stf")
+    names.remember(fact)
+    assert names.resolve(says(queue_id=QUEUE)) == Resolved((f"stf/{NAME}",))
+
+
 @given(st.lists(REPORTS))
 def test_without_a_cluster_every_job_that_is_named_is_there(reports):
     names, known = ConventionIndex("stf"), {}
