@@ -21,7 +21,7 @@ from sf_healer.core.commands import Alive, Command, Decision, Grounds, ProofOfLi
 from sf_healer.core.facts import PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.policy import Limits
-from sf_healer.core.steps import Announced, FleetCounts, Resulted, Step, Tick
+from sf_healer.core.steps import Admitted, Announced, FleetCounts, Resulted, Step, Tick
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.kube.api import Fault
 from tests.lab.api_proxy import ApiProxy
@@ -198,8 +198,10 @@ class Desk:
             while self.position < len(self.log):
                 value, at = self.log[self.position]
                 self.reading = True
-                await self.journal.read(value, self.position, at)
+                is_done = await self.journal.read(value, self.position, at)
                 self.reading = False
+                if not is_done:  # killed meanwhile: the next process reads it again
+                    continue
                 self.position += 1
                 if self.killed_at == self.position:
                     self.kill()
@@ -478,6 +480,24 @@ async def test_a_worker_killed_after_any_record_is_continued_by_the_next(local):
         if desk.workers == 1:
             break  # it was over before that
     assert boundary > 12
+
+
+async def test_a_worker_killed_while_it_reads_a_command_leaves_it_to_the_next(cluster):
+    old = await asyncio.to_thread(create, cluster)
+    async with working(cluster) as desk:
+        append = desk.append
+
+        async def append_and_die(records):
+            records = list(records)
+            await append(records)
+            if any(isinstance(record, Admitted) for record in records):
+                desk.append = append
+                desk.kill()
+
+        desk.append = append_and_die
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).result is Result.RESTARTED
+        assert desk.workers == 2
 
 
 @pytest.mark.parametrize("seed", range(2))
