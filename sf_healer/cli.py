@@ -225,7 +225,17 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
     except (click.Abort, KeyboardInterrupt):
         say("Interrupted.")
         return ExitCode.INTERRUPTED
+    except Exception as problem:
+        if not _was_interrupted(problem):
+            raise
+        say("Interrupted.")
+        return ExitCode.INTERRUPTED
     return ExitCode(result or ExitCode.OK)
+
+
+def _was_interrupted(problem: Exception) -> bool:
+    """Say whether Ctrl-C came while pydantic built a validator: that makes a SchemaError of it which ends so."""
+    return str(problem).rstrip().endswith("KeyboardInterrupt:")
 
 
 def _drop_unwritten() -> None:

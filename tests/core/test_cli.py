@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from pydantic_core import SchemaError
 
 from sf_healer import cli
 from sf_healer.cli import COMMANDS, ExitCode, Output, emit, run
@@ -133,6 +134,11 @@ def test_a_wrong_setting_is_one_clear_line_and_exit_code_2_before_anything_conne
         (lambda: raised(ConnectionError("gone")), ExitCode.UNREACHABLE, "Error: gone\n"),
         (lambda: raised(click.ClickException("broken")), ExitCode.ERROR, "Error: broken\n"),
         (lambda: raised(KeyboardInterrupt()), ExitCode.INTERRUPTED, "Interrupted.\n"),
+        (
+            lambda: raised(SchemaError('Error building "call" validator:\n  KeyboardInterrupt: \n')),
+            ExitCode.INTERRUPTED,
+            "Interrupted.\n",
+        ),
     ],
 )
 def test_every_end_of_a_command_has_its_exit_code(command, capsys, body, code, said):

@@ -137,7 +137,11 @@ class Process(asyncio.AbstractEventLoop):
         missed, self._missed = self._missed, deque()
         for callback, args in missed:
             self.scheduler.soon(self, callback, args)
-        self.scheduler._settle()
+        running = events._get_running_loop()
+        try:
+            self.scheduler._settle()
+        finally:
+            events._set_running_loop(running)
 
     @property
     def alive(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import warnings
+from asyncio import events
 
 from tests.simulation.clock import Process, Scheduler
 
@@ -40,6 +41,16 @@ def test_a_killed_process_does_nothing_more_and_leaves_no_coroutine_unawaited() 
         gc.collect()
     assert [str(warning.message) for warning in said if "never awaited" in str(warning.message)] == []
     assert done == []
+
+
+def test_a_process_that_goes_on_leaves_no_loop_running() -> None:
+    scheduler = Scheduler(0.0)
+    process = _process(scheduler)
+    scheduler.at(0.0, process.stop)
+    scheduler.at(1.0, int, owner=process)
+    scheduler.run(2.0)
+    process.go_on()
+    assert events._get_running_loop() is None
 
 
 def test_a_stopped_process_catches_up_in_order_when_it_goes_on() -> None:
