@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +17,7 @@ from sf_healer.adapters.cluster import Cluster
 from sf_healer.core.actions import Action, State
 from sf_healer.core.commands import Command, Grounds
 from sf_healer.core.steps import Step, What
+from tests.lab.beside import Served, answer_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,29 +96,21 @@ def a_pod(name: str, job_uid: str, *, is_orphan: bool) -> dict[str, object]:
     return {"metadata": metadata, "status": {"phase": "Running"}}
 
 
-@contextmanager
-def has_only_pods(*pods: dict[str, object]) -> Iterator[int]:
-    """Serve an API with no Job, and these pods."""
+class OnlyPods(Served):
+    """An API with no Job, and these pods."""
 
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            is_about_pods = self.path.partition("?")[0].endswith("/pods")
-            body = json.dumps({"metadata": {}, "items": pods} if is_about_pods else {"code": 404}).encode()
-            self.send_response(200 if is_about_pods else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def __init__(self, *pods: dict[str, object]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.partition("?")[0].endswith("/pods"):
+                    answer_json(self, {"metadata": {}, "items": pods})
+                else:
+                    answer_json(self, {"code": 404}, 404)
 
-        def log_message(self, *_: object) -> None:
-            pass
+            def log_message(self, *_: object) -> None:
+                pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+        super().__init__(Handler)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +126,6 @@ def test_a_look_where_there_is_no_job_counts_the_pods_that_a_new_one_has_to_wait
         a_pod("of-one-nobody-knew", "u2", is_orphan=False),
         a_pod("of-one-long-ago", "u0", is_orphan=True),
     ]
-    with has_only_pods(*left) as port:
-        result = take(cluster_at(port, tmp_path), msgspec.structs.replace(ACTION, state=state), Step.LOOK)
+    with OnlyPods(*left) as api:
+        result = take(cluster_at(api.port, tmp_path), msgspec.structs.replace(ACTION, state=state), Step.LOOK)
     assert (result.what, result.pods) == (What.ABSENT, pods)

@@ -25,7 +25,7 @@ from sf_healer.core.rollouts import AFTER_ABORT_SECONDS
 from tests.argo.controlled import controlled
 from tests.argo.files import build, composed
 from tests.argo.scenario import Scenario, canary_of, commands, platform
-from tests.lab.beside import Served
+from tests.lab.beside import Served, answer_json
 from tests.lab.kube.rules import RULES
 from tests.lab.mount import Mount
 from tests.lab.sick import Sick
@@ -75,12 +75,7 @@ class SeenNothing(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        answer_json(self, {"status": "success", "data": {"resultType": "vector", "result": []}})
 
     def log_message(self, *_: object) -> None:
         pass
