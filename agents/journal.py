@@ -20,6 +20,7 @@ from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.adapters.threads import in_thread
 from sf_healer.core import commands, steps
+from sf_healer.core.actions import answer_to
 from sf_healer.core.actuator import Actuator, Effects, Look, Task
 from sf_healer.core.admission import Fleet, Phase, fleet_of
 from sf_healer.core.commands import Command, Outcome, Result, Resume, Unreadable
@@ -31,7 +32,6 @@ from sf_healer.core.steps import (
     Announced,
     GroupLooked,
     LimitsChanged,
-    Resulted,
     Step,
     StepResult,
     StepsRecord,
@@ -206,15 +206,7 @@ class Journal:
             result=result.what,
             message=result.message,
         )
-        resulted = Resulted(
-            key=action.command.key,
-            action_id=action.id,
-            seq=action.seq,
-            step=step,
-            result=result,
-            opened=action.opened,
-        )
-        await self._ports.append([resulted])
+        await self._ports.append([answer_to(action, step, result)])
 
     async def _look(self, look: Look) -> None:
         """Look at the consumer group of a silent consumer and put what it shows on the log."""

@@ -222,10 +222,7 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
         _drop_unwritten()
         say(f"Error: not everything could be written: {problem}")
         return ExitCode.ERROR
-    except (click.Abort, KeyboardInterrupt):
-        say("Interrupted.")
-        return ExitCode.INTERRUPTED
-    except Exception as problem:
+    except (Exception, KeyboardInterrupt) as problem:
         if not _was_interrupted(problem):
             raise
         say("Interrupted.")
@@ -233,9 +230,9 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
     return ExitCode(result or ExitCode.OK)
 
 
-def _was_interrupted(problem: Exception) -> bool:
-    """Say whether Ctrl-C came while pydantic built a validator: that makes a SchemaError of it which ends so."""
-    return str(problem).rstrip().endswith("KeyboardInterrupt:")
+def _was_interrupted(problem: BaseException) -> bool:
+    """Say whether it was Ctrl-C; pydantic, while it builds a validator, makes of it a SchemaError that ends so."""
+    return isinstance(problem, click.Abort | KeyboardInterrupt) or str(problem).rstrip().endswith("KeyboardInterrupt:")
 
 
 def _drop_unwritten() -> None:

@@ -228,6 +228,13 @@ def advance(
             return _resolved(action, event, moment)
 
 
+def answer_to(action: Action, step: Step, result: StepResult) -> Resulted:
+    """Compose the record of what came of the call that is under way."""
+    return Resulted(
+        key=action.command.key, action_id=action.id, seq=action.seq, step=step, result=result, opened=action.opened
+    )
+
+
 def give_up(action: Action, now: float, detail: str) -> Move:
     """Close an action that waits for a person although its Job exists again."""
     return _conclude(action, Result.FAILED, Cause.ABANDONED, now, detail=detail)
@@ -516,7 +523,7 @@ def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
         return Reason.SUPERSEDED, action.withdrawn
     if moment.now >= command.expires_at:
         return Reason.EXPIRED, "the cluster could not be reached in time"
-    its_own = _its_own_objection(action, result)
+    its_own = _its_own_objection(result, command.evidence.condition)
     if its_own is not None:
         return its_own
     if command.evidence.pod_ended and result.pod in {PodState.PENDING, PodState.RUNNING}:
@@ -524,12 +531,15 @@ def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
     return None
 
 
-def _its_own_objection(action: Action, result: StepResult) -> tuple[Reason, str] | None:
-    """Say what the Job itself says against its restart: a person's hand on it, or that it has ended meanwhile."""
+def _its_own_objection(result: StepResult, expected: str) -> tuple[Reason, str] | None:
+    """Say what the Job itself says against its restart: a person's hand on it, or that it has ended meanwhile.
+
+    `expected`: the condition in which it is to be restarted.
+    """
     exemption = _exemption(result)
     if exemption:
         return Reason.EXEMPT, exemption
-    if result.condition.value != action.command.evidence.condition:
+    if result.condition.value != expected:
         return Reason.SUPERSEDED, f"the Job is {result.condition} meanwhile"
     return None
 
@@ -540,9 +550,9 @@ def _still_there(action: Action, moment: _Moment) -> Move:
     A delete without an answer may yet come: the action ends only when that is over. What the Job itself says is
     remembered until then, with the Job as it is: should it be gone, nobody here knows who removed it.
     """
-    if action.uid != action.command.uid:
+    if _replaces_own(action):
         return _still_there_and_ours(action, moment)
-    its_own = _its_own_objection(action, moment.result)
+    its_own = _its_own_objection(moment.result, action.command.evidence.condition)
     action = msgspec.structs.replace(action, spared_for="" if its_own is None else its_own[1])
     if its_own is not None:
         action = msgspec.structs.replace(action, manifest=moment.result.manifest or action.manifest)
@@ -560,8 +570,8 @@ def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
     result = moment.result
     if result.condition is Condition.COMPLETE:  # then a delete that may yet come takes nothing away
         return _look_at_ours(_watched_again(action, moment), moment)
-    is_changed = "" if result.condition is Condition.ACTIVE else f"the Job is {result.condition} meanwhile"
-    action = msgspec.structs.replace(action, spared_for=_exemption(result) or is_changed, skip=result.skip)
+    its_own = _its_own_objection(result, Condition.ACTIVE)
+    action = msgspec.structs.replace(action, spared_for="" if its_own is None else its_own[1], skip=result.skip)
     if not (result.pods or action.spared_for or _spares_own(action, moment)):
         return _save(action, moment)
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
@@ -615,7 +625,7 @@ def _save(action: Action, moment: _Moment) -> Move:
     saved = msgspec.structs.replace(
         _enter(action, State.SAVED, moment.now), resource_version=result.resource_version, tries=action.tries
     )
-    if action.uid != action.command.uid:
+    if _replaces_own(action):
         return Move(saved)
     return Move(msgspec.structs.replace(saved, manifest=result.manifest, attempt=result.attempt + 1))
 

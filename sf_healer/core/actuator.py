@@ -25,6 +25,7 @@ from sf_healer.core.actions import (
     Pace,
     State,
     advance,
+    answer_to,
     call_off,
     give_up,
     holds_slot,
@@ -563,16 +564,7 @@ class Actuator:
         assert action.call is not None
         if self._say(key, action.id, -2 - action.seq):
             lost = StepResult(What.UNKNOWN, message=f"no answer from {action.call.worker}")
-            effects.sends.append(
-                Resulted(
-                    key=key,
-                    action_id=action.id,
-                    seq=action.seq,
-                    step=action.call.step,
-                    result=lost,
-                    opened=action.opened,
-                )
-            )
+            effects.sends.append(answer_to(action, action.call.step, lost))
 
     def _say(self, key: str, action_id: str, number: int) -> bool:
         """Say whether a thing should be said: not again while what was said is on its way back."""

@@ -286,10 +286,7 @@ class ConventionIndex:
         if not producer:
             return self._by_queue_alone(report)
         target, _, short_id = producer.rpartition("__")
-        is_derived = False  # can the queue be found by the short id in the end of its name?
-        if short_id and queue_id.endswith(short_id):
-            is_derived = _last_part(queue_id) == short_id
-            self._join(short_id, queue_id, is_derived=is_derived)
+        is_derived = self._join(short_id, queue_id)
         key = self._key_of(queue_id, target)
         if key not in self._known:
             self._meet(key, report, queue_id, target, is_derived=is_derived)
@@ -314,11 +311,7 @@ class ConventionIndex:
         if fact.condition is Condition.GONE or fact.uid or fact.key in self._known:
             return  # with a uid it is of a cluster's
         target, _, short_id = producer.rpartition("__")
-        is_derived = False
-        if short_id and queue_id.endswith(short_id):
-            is_derived = _last_part(queue_id) == short_id
-            self._join(short_id, queue_id, is_derived=is_derived)
-        self._enter(fact.key, queue_id, target, is_derived=is_derived)
+        self._enter(fact.key, queue_id, target, is_derived=self._join(short_id, queue_id))
         if not queue_id and fact.key == self._own_name(producer):
             self._alone.add(producer)
 
@@ -383,17 +376,20 @@ class ConventionIndex:
         fact = _assumed(alone, report, "", sys.intern(target_of(producer)))
         self._new.append(gone(fact, fact.resource_version + 1))
 
-    def _join(self, short_id: str, queue_id: str, *, is_derived: bool) -> None:
-        """Note that a short id means this queue from now on."""
-        queues = self._queue_by_short_id
+    def _join(self, short_id: str, queue_id: str) -> bool:
+        """Note that a short id means this queue from now on, if its name ends so; says whether that name is enough."""
+        if not short_id or not queue_id.endswith(short_id):
+            return False
+        is_derived, queues = _last_part(queue_id) == short_id, self._queue_by_short_id
         if queues is None:
             if not is_derived:
                 self._odd_short_ids[short_id] = queue_id
-            return
+            return is_derived
         known = queues.get(short_id)
         if known != queue_id:
             queues[short_id] = sys.intern(queue_id)
             self.version += known is not None
+        return is_derived
 
     def _queues(self) -> dict[str, str]:
         if self._queue_by_short_id is None:

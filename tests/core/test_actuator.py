@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from sf_healer.core import actions, actuator, steps
-from sf_healer.core.actions import State, manifest_to_create, resource_version_to_delete
+from sf_healer.core.actions import State, answer_to, manifest_to_create, resource_version_to_delete
 from sf_healer.core.actuator import LEDGER_KEY, Actuator, decode_job_record, decode_ledger, shown
 from sf_healer.core.admission import reserve
 from sf_healer.core.commands import (
@@ -108,17 +108,7 @@ class Log:
         while not self.tasks:
             self.tick()
         task = self.tasks.pop(0)
-        action = task.action
-        return self.append(
-            Resulted(
-                key=action.command.key,
-                action_id=action.id,
-                seq=action.seq,
-                step=task.step,
-                result=result,
-                opened=action.opened,
-            )
-        ).drain()
+        return self.append(answer_to(task.action, task.step, result)).drain()
 
     def restart(self, *, log_end=None):
         self.actuator = Actuator(**self.options)
@@ -1174,17 +1164,7 @@ class World:
             result = self.call(task)
         self.tell_facts()
         if worker.alive and not self.interrupted(0.05):
-            action = task.action
-            self.append(
-                Resulted(
-                    key=action.command.key,
-                    action_id=action.id,
-                    seq=action.seq,
-                    step=task.step,
-                    result=result,
-                    opened=action.opened,
-                )
-            )
+            self.append(answer_to(task.action, task.step, result))
 
     def call(self, task):
         fault = self.rng.random() if self.faults else 1.0
