@@ -249,8 +249,8 @@ def main() -> None:
 
 
 def terminal(stream: Any) -> bool:
-    """Tell whether a stream is a terminal that may be drawn on."""
-    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+    """Tell whether a stream is a terminal that may be drawn on; one that was closed before Python began is None."""
+    return stream is not None and bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def kept_columns(

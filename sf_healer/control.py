@@ -32,6 +32,7 @@ from sf_healer.core.commands import (
     command_id,
     decode_outcome,
 )
+from sf_healer.core.policy import LARGEST_NUMBER
 from sf_healer.settings import Settings
 from sf_healer.views.requests import ENDED, objection_to
 
@@ -61,6 +62,8 @@ def parse_duration(text: str) -> float:
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if seconds <= 0:
         raise ValueError(f"{text!r} is over at once")
+    if seconds > LARGEST_NUMBER:
+        raise ValueError(f"{text!r} is more than {LARGEST_NUMBER / _UNITS['d']:,.0f} days")
     return seconds
 
 

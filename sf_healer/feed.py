@@ -5,7 +5,6 @@ What a capture looks like as a file is captures.py's.
 
 import asyncio
 import itertools
-import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -15,6 +14,7 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line
+from sf_healer.past import ago
 from sf_healer.settings import Settings
 
 # Above any broker's limit: what a broker refuses it shall refuse itself, and say so.
@@ -171,7 +171,7 @@ async def _paced(lines: Iterable[Line], speed: float | None) -> AsyncIterator[Li
 async def _seek(consumer: AIOKafkaConsumer, places: Sequence[TopicPartition], since_seconds: float) -> None:
     await consumer.seek_to_end(*places)
     if since_seconds > 0:
-        since_ms = int((time.time() - since_seconds) * _MS)
+        since_ms = int(ago(since_seconds) * _MS)
         for place, found in (await consumer.offsets_for_times(dict.fromkeys(places, since_ms))).items():
             if found is not None:
                 consumer.seek(place, found.offset)

@@ -11,6 +11,7 @@ from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, written
 from sf_healer.cli import say, settings_for_a_command
 from sf_healer.commands.options import bootstrap_option, with_bootstrap
+from sf_healer.commands.shared import NumberRange
 from sf_healer.feed import capture
 
 
@@ -19,10 +20,10 @@ from sf_healer.feed import capture
 @bootstrap_option
 @click.option("--topic", help="Topic to record; else SF_HEALER_SOURCE_TOPIC.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N records.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=NumberRange(min=0, min_open=True), metavar="S", help="End after S seconds.")
 @click.option(
     "--since-seconds",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     default=0.0,
     metavar="S",
     help="Begin with what arrived in the last S seconds; without it, with what arrives from now on.",

@@ -25,6 +25,7 @@ from sf_healer.chaos.run import run
 from sf_healer.chaos.targets import PASSING, Targets, or_raise
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.commands.scopes import dry_run_option
+from sf_healer.commands.shared import NumberRange
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 _GROUP, _VERSION = litmus.API_VERSION.split("/")
@@ -64,13 +65,13 @@ def check(*, files: tuple[Path, ...]) -> ExitCode:
 @click.option("--seed", type=int, help="Pick what that seed picks; printed by every run.")
 @click.option(
     "--patience-seconds",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     default=1800.0,
     show_default=True,
     metavar="S",
     help="Wait so long beyond an engine's own duration, then stop it.",
 )
-@click.option("--poll-seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="S")
+@click.option("--poll-seconds", type=NumberRange(min=0.1, max=3600), default=2.0, show_default=True, metavar="S")
 @dry_run_option
 @output_option
 def submit(

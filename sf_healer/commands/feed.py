@@ -13,6 +13,7 @@ from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, decompressed, read
 from sf_healer.cli import say, settings_for_a_command, terminal
 from sf_healer.commands.options import bootstrap_option, with_bootstrap
+from sf_healer.commands.shared import NumberRange
 from sf_healer.feed import feed
 
 
@@ -23,7 +24,7 @@ from sf_healer.feed import feed
 @click.option("--real-time", is_flag=True, help="Send as the records once arrived.")
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(min=0, min_open=True),
     metavar="N",
     help="Send N times faster than they arrived; without it, as fast as it goes.",
 )

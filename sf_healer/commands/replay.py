@@ -11,7 +11,7 @@ import msgspec
 from sf_healer.backtest import Change, Difference, Restarts, differences, restarts
 from sf_healer.captures import LATEST_SECONDS, CaptureError, read_file
 from sf_healer.cli import ExitCode, Output, emit, say
-from sf_healer.commands.shared import read_policies
+from sf_healer.commands.shared import NumberRange, read_policies
 from sf_healer.core.policy import LARGEST_NUMBER, PolicyBook
 from sf_healer.replay import LONGEST_PAUSE_SECONDS, Decision, Replay, Score, percentile, read_jobs, read_truth, score
 from sf_healer.views.lines import moment, number_of
@@ -23,19 +23,6 @@ _WITHOUT_JOBS = (
 )
 _COLUMNS = ("AT", "JOB", "VERDICT", "DECISION", "REASON", "ATTEMPT", "SILENCE", "THRESHOLD")
 _DIFFERENT_COLUMNS = ("CHANGE", "SECONDS", *_COLUMNS)
-
-
-class _Range(click.FloatRange):
-    """Numbers of a range; click's lets nan pass, which is neither below nor above it."""
-
-    name = "float"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Give the number; fails as click's does."""
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{number} is not a number.", param, ctx)
-        return number
 
 
 @click.command()
@@ -52,14 +39,14 @@ class _Range(click.FloatRange):
 )
 @click.option(
     "--silence-threshold",
-    type=_Range(min=0, min_open=True, max=LARGEST_NUMBER),
+    type=NumberRange(min=0, min_open=True, max=LARGEST_NUMBER),
     metavar="S",
     help="Let --policy call every Job silent after S seconds; --against stays as it is.",
 )
 @click.option("--truth", "truth_file", type=_FILE, help="Score against this; exit status 3 if it does not hold.")
 @click.option(
     "--until",
-    type=_Range(min=0, max=LATEST_SECONDS),
+    type=NumberRange(min=0, max=LATEST_SECONDS),
     metavar="S",
     help="Last moment for a verdict, epoch seconds; default: the truth's end.",
 )

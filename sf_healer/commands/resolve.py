@@ -8,6 +8,7 @@ from sf_healer.cli import ExitCode, say
 from sf_healer.commands.asking import ask, in_words, told
 from sf_healer.commands.reading import Worker, job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
+from sf_healer.commands.shared import NumberRange
 from sf_healer.control import RequestRefusedError, person, resolve_of
 from sf_healer.core.commands import Decision, Result, encode
 from sf_healer.settings import Settings
@@ -28,7 +29,7 @@ _MEANT = {Decision.CREATE: Result.RESTARTED, Decision.ABANDON: Result.FAILED}
 @click.option(
     "--wait",
     "wait_seconds",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     default=120.0,
     show_default=True,
     metavar="S",

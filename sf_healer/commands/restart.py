@@ -10,6 +10,7 @@ from sf_healer.cli import ExitCode, say
 from sf_healer.commands.asking import ask, in_words, read_restarts, reason_option, told
 from sf_healer.commands.reading import job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
+from sf_healer.commands.shared import NumberRange
 from sf_healer.control import RequestRefusedError, person, restart_of
 from sf_healer.core.commands import Result, encode
 from sf_healer.views.requests import attempts_in_words, attempts_of, verdict_in_words
@@ -28,7 +29,7 @@ _ANSWERS = {
 @click.option(
     "--wait",
     "wait_seconds",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     default=120.0,
     show_default=True,
     metavar="S",

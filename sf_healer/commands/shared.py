@@ -1,6 +1,9 @@
-"""What several commands need: the policies of a person, and the reading of a worker's views."""
+"""What several commands need, of which `replay` is one: nothing here knows Kafka or a cluster."""
 
+import math
 from pathlib import Path
+
+import click
 
 from sf_healer.adapters import policy_file
 from sf_healer.core.policy import PolicyBook, PolicyError
@@ -14,3 +17,16 @@ def read_policies(file: Path | None, *, setting: str = "--policy") -> PolicyBook
         return policy_file.read(path).book
     except PolicyError as error:
         raise SettingsError(setting, f"{path}: {error}") from None
+
+
+class NumberRange(click.FloatRange):
+    """Numbers of a range; click's own lets nan pass, which is neither below nor above it."""
+
+    name = "float"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Give the number; fails as click's does."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{number} is not a number.", param, ctx)
+        return number

@@ -7,6 +7,7 @@ import click
 
 from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
+from sf_healer.commands.shared import NumberRange
 from sf_healer.rights import Purpose, kafka_user
 from sf_healer.settings import Settings
 from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platform_specs, present, specs
@@ -17,7 +18,7 @@ from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platfo
 @click.option("--create-platform", is_flag=True, help="Create the platform's topics too; for a broker of your own.")
 @click.option(
     "--wait-seconds",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     default=kafka.COMMAND_PATIENCE_SECONDS,
     show_default=True,
     metavar="S",

@@ -96,6 +96,43 @@ def test_a_wrong_call_is_exit_code_2_and_prints_no_data(arguments):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["feed", __file__, "--speed"],
+        ["capture", "nowhere.jsonl", "--seconds"],
+        ["capture", "nowhere.jsonl", "--since-seconds"],
+        ["replay", __file__, "--until"],
+        ["topics", "--wait-seconds"],
+        ["restart", "loader", "--wait"],
+        ["resolve", "loader", "--create", "--wait"],
+        ["chaos", "submit", __file__, "--patience-seconds"],
+        ["chaos", "submit", __file__, "--poll-seconds"],
+    ],
+)
+def test_what_is_not_a_number_is_not_in_any_range(arguments, capsys):
+    assert run([*arguments, "nan"]) == ExitCode.USAGE
+    assert f"Invalid value for '{arguments[-1]}': nan is not a number." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", list(Output))
+def test_who_closes_stdout_gets_nothing_and_no_traceback(output):
+    done = subprocess.run(
+        [
+            "/bin/sh",
+            "-c",
+            '"$0" -c "from sf_healer.cli import main; main()" settings -o "$1" >&-',
+            sys.executable,
+            output,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("jbos", "; did you mean jobs?"),

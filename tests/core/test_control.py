@@ -53,6 +53,12 @@ def test_a_duration_without_units_or_length_is_none(text):
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["11575d", "9" * 400 + "d"])
+def test_a_duration_of_more_than_thirty_years_is_a_slip(text):
+    with pytest.raises(ValueError, match="is more than 11,574 days"):
+        parse_duration(text)
+
+
 def test_a_person_is_named_by_user_and_machine_also_where_the_user_has_no_name(monkeypatch):
     monkeypatch.setattr(control.socket, "gethostname", lambda: "box")
     monkeypatch.setattr(control.getpass, "getuser", lambda: "ann")
