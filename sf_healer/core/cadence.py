@@ -1,7 +1,8 @@
 """How often a Job reports while it is well, learned from itself: a histogram, its p99, and the threshold it gives.
 
-Off by default (policy `learn_cadence`). Intervals are between beats as the evidence log has them; a batch holds one
-beat of a Job, so short ones are seen too long, which errs towards patience.
+Off by default (policy `learn_cadence`). An interval is between two beats, as they were said or as the evidence log has
+them, whichever is longer: a backlog is read faster than it was said, and a producer may send seldom what it says often.
+A batch holds one beat of a Job, so short ones are seen too long, which errs towards patience as well.
 """
 
 import math

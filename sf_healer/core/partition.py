@@ -360,13 +360,14 @@ class Partition:
             if offset > highest:  # noqa: PLR1730  hot
                 highest = offset
             state = jobs.get(beat.key) or self._job(beat.key)
+            said_at = state.loading_source if learns else NEVER
             interval_seconds = fold_beat_of_well(
                 state, beat, at, source_partition, not_before, checkpoint_from, checkpoint_to
             )
             if interval_seconds is None:
                 self._fold_beat(state, beat, at, checkpoint, source_partition=source_partition, not_before=not_before)
             elif learns and interval_seconds:
-                self._learn(state, interval_seconds)
+                self._learn(state, interval_seconds, said_at)
         words = [word for word in bundle.words if word.offset > known]
         for word in words:
             highest = max(highest, word.offset)
@@ -419,12 +420,13 @@ class Partition:
     ) -> None:
         """Fold a sign of life that fold_beat_of_well left; a Job that was well and still is costs no judgement."""
         heard_at, doubtful_at, progress_at = state.loading_at, state.doubtful_life_at, state.progress_at
+        said_at = state.loading_source
         had_open_error = state.error_source != NEVER and has_open_error(state)
         if not fold_beat(state, beat, at=at, source_partition=source_partition, not_before=not_before):
             return
         is_healthy = state.verdict == _HEALTHY
         if self._learns and is_healthy and heard_at != NEVER and at > heard_at:
-            self._learn(state, at - heard_at)
+            self._learn(state, at - heard_at, said_at)
         if (
             had_open_error
             or (not is_healthy and state.verdict in RESTARTABLE)
@@ -442,8 +444,11 @@ class Partition:
             self._tell_alive(state, at)
             self._schedule(state, max(at, self.watermark.value))
 
-    def _learn(self, state: JobState, interval_seconds: float) -> None:
+    def _learn(self, state: JobState, interval_seconds: float, said_at: float) -> None:
+        """Learn how long a Job was not heard, or between what it said, if that is longer: a backlog is read fast."""
         if self.policy_of(state).learn_cadence:
+            if said_at != NEVER:
+                interval_seconds = max(interval_seconds, state.loading_source - said_at)
             state.cadence = learn(state.cadence, interval_seconds)
 
     def _checkpoint(self, at: float) -> int:

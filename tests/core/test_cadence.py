@@ -94,6 +94,26 @@ def test_a_job_that_reports_every_thirty_seconds_is_given_its_own_threshold():
     assert command.evidence.threshold_seconds == threshold
 
 
+def test_reports_read_late_and_fast_are_as_far_apart_as_they_were_made():
+    driver = a_learner()
+    began = driver.now
+    driver.now += 200 * 120.0  # the worker was away, nothing was marked meanwhile
+    for number in range(LEAST_SAMPLES + 2):
+        driver.loading(source_at=began + number * 120)
+        driver.now += 2
+    assert 120.0 <= p99_seconds(driver.state().cadence) <= 120.0 * STEP
+
+
+def test_reports_made_often_and_sent_seldom_are_as_far_apart_as_they_come():
+    driver = a_learner()
+    for _ in range(LEAST_SAMPLES // 4 + 2):
+        for number in range(4):
+            driver.loading(source_at=driver.now - 30 + 10 * number)
+            driver.run(0.25)
+        driver.run(39)
+    assert 39.0 <= p99_seconds(driver.state().cadence) <= 40.0 * STEP
+
+
 def test_silence_in_which_a_job_was_sick_is_no_cadence():
     driver = a_learner()
     reporting(driver, every=30, times=5)
