@@ -33,6 +33,7 @@ class Thread:
 
 @pytest.fixture
 def thread() -> Iterator[Thread]:
+    gc.collect()  # what tests before left behind is not this one's
     made = Thread()
     yield made
     if made.loop.is_running():

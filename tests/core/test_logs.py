@@ -88,8 +88,9 @@ import structlog
 from sf_healer.settings import Settings
 def log_in(password, settings):
   return password / settings
+word = 'hunter' + '2'  # in two, for Python 3.13 shows a line of the code, which is told to nobody in production
 try:
-  log_in('hunter2', Settings(sasl_username='healer', sasl_password='hunter2'))
+  log_in(word, Settings(sasl_username='healer', sasl_password=word))
 except TypeError:
   structlog.get_logger().exception('broken')
 """

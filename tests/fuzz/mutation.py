@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: More digits than Python reads (sys.get_int_max_str_digits), and fewer.
 _HUGE_INTEGERS = (b"9" * 5000, b"9" * 400, b"18446744073709551616", b"9223372036854775808", b"-9223372036854775809")
 _LENGTHS = (1, 52, 63, 64, 65, 253, 254, 511, 512, 513, 3000)
-_LONGEST_NESTING = 3000
+_LONGEST_NESTING = 20_000  # Python 3.12 and later read JSON some 10,000 deep
 _TEXTS = (
     "",
     "loading",
