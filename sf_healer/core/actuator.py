@@ -421,13 +421,14 @@ class Actuator:
             case Pause():
                 pauses = admission.pauses_that_hold(self.ledger.pauses, self.now) | {record.scope: record}
                 self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
+            case Resume() if record.quarantine_only or record.scope not in self.ledger.pauses:
+                self._end_quarantine(record, offset, effects)
+                return
             case Resume():
-                if record.scope not in self.ledger.pauses:
-                    self._end_quarantine(record, offset, effects)
-                    return
                 pauses = {scope: pause for scope, pause in self.ledger.pauses.items() if scope != record.scope}
                 self.ledger = msgspec.structs.replace(self.ledger, pauses=pauses)
-                effects.sends.append(record)  # once more: then it finds no pause, and ends the quarantine
+                if _resumed_job(record):  # the quarantine is another write; a pause made meanwhile is not its to end
+                    effects.sends.append(msgspec.structs.replace(record, quarantine_only=True))
         self._write_ledger(offset, effects)
 
     def _still_holds(self, settled: Settled) -> bool:
@@ -436,9 +437,9 @@ class Actuator:
         return action is not None and action.id == settled.action_id and holds_slot(action)
 
     def _end_quarantine(self, resume: Resume, offset: int, effects: Effects) -> None:
-        key = resume.scope.removeprefix("job:")
+        key = _resumed_job(resume)
         record = self.jobs.get(key)
-        if record is None or key == resume.scope or offset <= record.offset:
+        if record is None or offset <= record.offset:
             return
         history = msgspec.structs.replace(record.history, attempts=(), quarantined_at=0.0, sick_at=0.0)
         self._write_job(key, msgspec.structs.replace(record, history=history), offset, effects)
@@ -641,6 +642,12 @@ def _remembered(history: History, action: Action, outcome: Outcome, limits: Limi
     if outcome.quarantined or (outcome.result is Result.FAILED and tried_out and _is_the_job(outcome)):
         return admission.quarantine(history, now)
     return history
+
+
+def _resumed_job(resume: Resume) -> str:
+    """Name the one Job that is resumed; "" where it is a wider scope."""
+    kind, _, key = resume.scope.partition(":")
+    return key if kind == "job" else ""
 
 
 def _deleted(action: Action) -> tuple[str, str]:

@@ -128,13 +128,17 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pa
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="resume"):
-    """End the pause of this scope; for one Job it also ends its quarantine."""
+    """End the pause of this scope; for one Job it also ends its quarantine.
+
+    `quarantine_only`: the pause has been ended by the same record before; one that was made since holds.
+    """
 
     schema_version: int = SCHEMA_VERSION
     scope: str
     reason: str = ""
     by: str = ""
     at: Moment = 0.0
+    quarantine_only: bool = False
 
 
 class Decision(StrEnum):

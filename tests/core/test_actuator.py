@@ -682,6 +682,40 @@ def test_pauses_that_have_ended_are_not_kept():
     assert set(log.ledger.pauses) == {"queue:q2"}
 
 
+@pytest.mark.parametrize("until", [None, START + 30.0], ids=["that holds", "that is over"])
+@pytest.mark.parametrize("scope", ["*", "job:stf/a", "queue:q1", "target:loader-producer"])
+def test_a_scope_that_is_resumed_and_paused_again_at_once_stays_paused(scope, until):
+    """Both are on the log before either is read: what the first causes comes after the second."""
+    log = Log().append(Pause(scope=scope, reason="first", until=until)).drain()
+    log.now += 60.0
+    log.append(Resume(scope=scope, by="ada"), Pause(scope=scope, reason="second", by="ada")).drain()
+    assert [pause.reason for pause in log.ledger.pauses.values()] == ["second"]
+    log.append(counts(log.now), a_command(expires_at=log.now + 60)).drain()
+    assert [outcome.reason for outcome in log.outcomes] == ["paused"]
+
+
+def test_only_the_resumption_of_a_job_is_said_once_more_and_for_its_quarantine_alone():
+    for scope in ("*", "queue:q1", "target:loader-producer"):
+        log = Log().append(Pause(scope=scope, reason="x"), Resume(scope=scope)).drain()
+        assert len(log.records) == 2
+    resume = Resume(scope="job:stf/a", by="ada")
+    log = Log().append(Pause(scope="job:stf/a", reason="x"), resume).drain()
+    assert [record for record, _ in log.records[2:]] == [msgspec.structs.replace(resume, quarantine_only=True)]
+
+
+def test_a_log_of_the_release_before_ends_pause_and_quarantine_as_it_did():
+    """There the resumption came a second time as it was."""
+    log = quarantined().append(Pause(scope="job:stf/a", reason="x")).drain()
+    resume = Resume(scope="job:stf/a", by="ada")
+    for record in (resume, resume):  # of the second alone the end of the quarantine follows
+        log.append(record)
+    while log.read < len(log.records):
+        log.actuator.apply(log.records[log.read][0], log.read, log.now)
+        log.read += 1
+    assert log.ledger.pauses == {}
+    assert not log.actuator.jobs["stf/a"].history.quarantined_at
+
+
 def test_a_pause_stops_an_admitted_action_before_its_delete():
     log = Log().append(counts(), a_command()).drain()
     log.append(Pause(scope="*", reason="maintenance")).drain()
@@ -835,6 +869,15 @@ def test_a_quarantine_lasts_as_long_as_the_job_is_found_sick_and_ends_after_a_he
     log.now += 3600.0
     log.append(counts(log.now), a_command(uid="n1", expires_at=log.now + 60)).drain()
     assert len(log.tasks) == 1
+
+
+def quarantined(**options):
+    """Have the Job put back as it was, which ends in quarantine; it goes by uid n1 then."""
+    log = Log(**options).append(counts(), a_command()).drain()
+    for result in (found("u-a"), DONE, ABSENT, REFUSED, StepResult(What.DONE, uid="n1")):
+        log.answer(result)
+    assert log.outcomes[-1].quarantined
+    return log
 
 
 def test_an_action_that_waits_for_a_person_gives_its_slot_back():

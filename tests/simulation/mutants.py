@@ -17,6 +17,7 @@ from sf_healer.adapters.cluster import Cluster
 from sf_healer.core import actions, admission, partition, state, verdicts
 from sf_healer.core.actions import Action, Move
 from sf_healer.core.actuator import Actuator, Effects, Task
+from sf_healer.core.commands import Resume
 from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.partition import Changes, Partition
@@ -124,6 +125,17 @@ def _never_a_gap(watermark: Watermark, to: float) -> Advance | None:
 
 def _rebased_by_each(gaps: Gaps, since: float, now: float) -> float:
     return now - max(since, *gaps._ends[-1:], 0.0)
+
+
+class SaysResumptionsAgain(Actuator):
+    """Has the end of a pause come a second time as it was, for the quarantine there may be."""
+
+    def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
+        ends_a_pause = isinstance(record, Resume) and record.scope in self.ledger.pauses
+        effects = super().apply(record, offset, at)
+        if isinstance(record, Resume) and ends_a_pause:
+            effects.sends[:] = [record]
+        return effects
 
 
 _silence = Gaps.silence
@@ -344,6 +356,13 @@ MUTANTS = (
         patched=lambda: patch.dict(actions.MOVES[actions.State.RECHECKING], {actions.Sign.ABSENT: _create_whatever}),
         faults=Faults(api_chance=0.4, done_at_last=1.0, storms=3.0),
         first_seed=1,
+    ),
+    Mutant(
+        name="the end of a pause is said once more as it was",
+        shows=frozenset({"paused"}),
+        pieces=Pieces(actuator=SaysResumptionsAgain),
+        faults=Faults(pauses=60.0, storms=3.0, latency_seconds=1.0),
+        ignored=_FOLDS,
     ),
     Mutant(
         name="there is no storm rule",

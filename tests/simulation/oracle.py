@@ -135,6 +135,7 @@ class Oracle:
         self._holds: dict[str, int] = {}
         self._told_to_stop: dict[tuple[str, int, int], None] = {}
         self._pauses: dict[str, Pause] = {}
+        self._asked: dict[str, Pause | None] = {}  # by people, last, for each scope
         self._commanded_at: dict[str, int] = {}  # offsets, by id
         self._turned: dict[str, _Turned] = {}  # by command
         self._fleet: dict[int, FleetCounts] = {}
@@ -150,6 +151,7 @@ class Oracle:
         broker.listeners |= {
             topics.EVIDENCE: self._on_evidence,
             topics.ACTIONS: self._on_action,
+            topics.CONTROL: self._on_control,
             topics.STEPS: self._on_step,
             topics.OUTCOMES: self._on_outcome,
             JOBS_CHANGELOG: self._on_changelog,
@@ -290,6 +292,12 @@ class Oracle:
                     f"of {key} (offset {said.offset}, landed {said.landed:.3f}) is not on the log",
                 )
 
+    # ---- people
+
+    def _on_control(self, _log: Log, record: Record, _process: Process | None) -> None:
+        asked = commands.decode_control(record.value)
+        self._asked[(record.key or b"").decode()] = asked if isinstance(asked, Pause) else None
+
     # ---- commands
 
     def _on_action(self, _log: Log, record: Record, process: Process | None) -> None:
@@ -426,8 +434,8 @@ class Oracle:
                 self._change_limits(entry.limits, record.timestamp / 1000)
             case Pause():
                 self._pauses[entry.scope] = entry
-            case Resume():
-                self._pauses.pop(entry.scope, None)
+            case Resume() if self._asked.get(entry.scope) != self._pauses.get(entry.scope):
+                self._pauses.pop(entry.scope, None)  # of a pause that nobody has asked for since
             case _:
                 self._decided_or_seen(entry)
         if self.trace is not None and not isinstance(entry, steps.Tick | steps.FleetCounts):

@@ -79,6 +79,8 @@ OTHER_POLICIES = (
     # -- hands off
     POLICY + "[admission]\nrate_per_minute = 0\n",
 )
+#: So many of those who end a pause make it again at once.
+_SECOND_THOUGHTS = 0.3
 #: So many of the namesakes are being deleted already when anybody else sees them.
 _PASSING_NAMESAKES = 0.5
 _TARGETS = ("loader-producer", "loader-producer", "arango-connector", "arango-connector", "odd-target", "visualizer")
@@ -126,6 +128,7 @@ class World:
         self._events = self.rng("events")
         self._stories = self.rng("stories")
         self._crashes = self.rng("crashes")
+        self._second_thoughts = self.rng("second thoughts")
         self._names = 0
         self._loaders = 0
         self._starts = 0
@@ -546,12 +549,14 @@ class World:
         scope = self._events.choice(
             ("*", f"job:{job.truth.key}", f"queue:{job.truth.queue_id}", f"target:{job.truth.target}")
         )
-        until = self._events.choice((None, self.scheduler.now + 300.0))
+        self._pause_scope(scope, self._events.choice((None, self.scheduler.now + 300.0)))
+        self._after(30.0, 900.0, self._resume, scope)
+
+    def _pause_scope(self, scope: str, until: float | None) -> None:
         pause = Pause(scope=scope, reason="a person says so", at=self.scheduler.now, until=until)
         self.broker.put((topics.CONTROL, 0), commands.encode(pause), key=scope.encode())
         self._paused[scope] = None
         self.trace("person", "pauses", scope, until)
-        self._after(30.0, 900.0, self._resume, scope)
 
     def _resume(self, scope: str) -> None:
         if scope not in self._paused:
@@ -560,6 +565,9 @@ class World:
         value = commands.encode(Resume(scope=scope)) if self._events.random() < 0.5 else None
         self.broker.put((topics.CONTROL, 0), value, key=scope.encode())
         self.trace("person", "resumes", scope)
+        if not self.calm and self._second_thoughts.random() < _SECOND_THOUGHTS:
+            self._pause_scope(scope, None)
+            self.scheduler.after(self._second_thoughts.uniform(30.0, 900.0), self._resume, scope)
 
     def _skip(self) -> None:
         job = self._a_job()
