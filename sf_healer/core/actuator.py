@@ -75,6 +75,7 @@ from sf_healer.core.steps import (
     Step,
     StepResult,
     StepsRecord,
+    StillSick,
     Tick,
     What,
 )
@@ -245,6 +246,8 @@ class Actuator:
                 self._write_ledger(offset, effects)
             case GroupLooked() if offset > self.ledger.offset:
                 self._group_looked(record, offset, effects)
+            case StillSick():
+                self._still_sick(record, offset, effects)
             case Admitted():
                 self._admitted(record, offset, effects)
             case Announced() | Resulted() | Withdraw() | Alive() | Seen() | Resolve():
@@ -350,7 +353,17 @@ class Actuator:
                 kept.append(command)
             else:
                 effects.outcomes.append(self._refusal(command, answer))
+                if answer.reason is Reason.QUARANTINED:  # kept with the Job, and this write is the ledger's
+                    effects.sends.append(StillSick(key=command.key, at=self.now))
         self._hold(tuple(kept))
+
+    def _still_sick(self, said: StillSick, offset: int, effects: Effects) -> None:
+        record = self.jobs.get(said.key)
+        if record is None or offset <= record.offset:
+            return
+        history = admission.still_sick(record.history, min(said.at, self.now))
+        if history != record.history:
+            self._write_job(said.key, msgspec.structs.replace(record, history=history), offset, effects)
 
     def _hold(self, commands: tuple[Command, ...]) -> None:
         """Hold these commands and no others, each consumer's with what is known of its group."""

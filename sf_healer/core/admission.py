@@ -9,6 +9,7 @@ see docs/decisions/0006.
 
 from collections.abc import Iterable
 from enum import StrEnum
+from math import inf
 
 import msgspec
 
@@ -313,6 +314,16 @@ def quarantine_ends_at(history: History, limits: Limits, now: float) -> float:
 def quarantine(history: History, now: float) -> History:
     """Note that the Job is in quarantine, and that it is still sick now."""
     return msgspec.structs.replace(history, quarantined_at=history.quarantined_at or now, sick_at=now)
+
+
+def still_sick(history: History, at: float) -> History:
+    """Note that the Job in quarantine was sick at a time; nothing, where a person has ended that quarantine since."""
+    began = history.quarantined_at or min(history.attempts, default=inf)
+    if began > at:
+        return history
+    return msgspec.structs.replace(
+        history, quarantined_at=history.quarantined_at or at, sick_at=max(history.sick_at, at)
+    )
 
 
 def recent_attempts(history: History, limits: Limits, now: float) -> tuple[float, ...]:

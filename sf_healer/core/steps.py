@@ -153,6 +153,14 @@ class GroupLooked(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     look: GroupLook
 
 
+class StillSick(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="still_sick"):
+    """A Job in quarantine was found sick `at` (epoch seconds of this log): it is not well, and stays in quarantine."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: JobKey
+    at: Moment
+
+
 class LimitsChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="limits"):
     """The safety valve's numbers from here on, as `worker`, who owns the log, has them in its policy file."""
 
@@ -195,6 +203,7 @@ StepsRecord = (
     | Settled
     | FleetCounts
     | GroupLooked
+    | StillSick
     | LimitsChanged
     | RolloutSeen
     | Tick
@@ -215,6 +224,7 @@ _KINDS = frozenset(
         "settled",
         "counts",
         "group",
+        "still_sick",
         "limits",
         "rollout",
         "tick",

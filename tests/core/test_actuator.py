@@ -39,6 +39,7 @@ from sf_healer.core.steps import (
     Settled,
     Step,
     StepResult,
+    StillSick,
     Tick,
     What,
 )
@@ -878,6 +879,64 @@ def quarantined(**options):
         log.answer(result)
     assert log.outcomes[-1].quarantined
     return log
+
+
+def sick_again(log, look, *, seconds=60.0):
+    """Have the silent consumer found sick once more, and its group looked at until that is decided."""
+    log.now += seconds
+    log.append(counts(log.now), a_silent_consumer(uid="n1", expires_at=log.now + 60)).drain()
+    while log.ledger.held:
+        if log.looks:
+            see(log, look)
+        log.tick().append(counts(log.now)).drain()
+    return log
+
+
+def test_a_consumers_quarantine_lasts_as_long_as_it_is_found_sick():
+    """Its command is always held for a look at its group, and refused when that has come."""
+    log = quarantined()
+    for _ in range(120):
+        sick_again(log, BEHIND)
+        assert log.outcomes[-1].reason == "quarantined"
+        assert not log.tasks
+    log.now += 3600.0
+    sick_again(log, BEHIND)
+    assert len(log.tasks) == 1
+
+
+def test_a_consumer_with_nothing_to_do_leaves_its_quarantine_after_a_healthy_hour():
+    log = quarantined()
+    for _ in range(61):
+        sick_again(log, DRAINED)
+        assert log.outcomes[-1].reason == "idle"
+        assert not log.tasks
+    sick_again(log, BEHIND)
+    assert len(log.tasks) == 1
+
+
+def test_that_a_consumer_in_quarantine_is_still_sick_is_said_for_it_and_folded_where_it_is_read():
+    log = sick_again(quarantined(), BEHIND)
+    (said,) = [record for record, _ in log.records if isinstance(record, StillSick)]
+    assert (said.key, log.actuator.jobs["stf/a"].history.sick_at) == ("stf/a", said.at)
+    before = log.actuator.jobs["stf/a"].history
+    log.tick(120.0).append(said).drain()  # said twice, after a crash
+    assert log.actuator.jobs["stf/a"].history == before
+    log.restart()
+    assert log.actuator.jobs["stf/a"].history == before
+
+
+def test_a_word_about_a_quarantine_that_a_person_has_ended_begins_none():
+    """A worker that was paused says it late."""
+    log = sick_again(quarantined(), BEHIND)
+    (said,) = [record for record, _ in log.records if isinstance(record, StillSick)]
+    log.append(Resume(scope="job:stf/a", by="ada"), said).drain()
+    sick_again(log, BEHIND)
+    assert len(log.tasks) == 1
+
+
+def test_a_word_about_a_quarantine_dated_by_a_clock_that_was_ahead_makes_it_no_longer_than_said_now():
+    log = quarantined().append(StillSick(key="stf/a", at=START + 86_400.0)).drain()
+    assert log.actuator.jobs["stf/a"].history.sick_at == log.now
 
 
 def test_an_action_that_waits_for_a_person_gives_its_slot_back():

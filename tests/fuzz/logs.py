@@ -174,6 +174,7 @@ def _some_step(rng: random.Random, now: float) -> steps.StepsRecord:
         lambda: Alive(key=key, uid="u2", at=now),
         lambda: Pause(scope=rng.choice(("*", f"job:{key}")), reason="x", until=now + 5.0),
         lambda: Resume(scope="*"),
+        lambda: steps.StillSick(key=key, at=now),
         lambda: Resolve(key=key, action_id=command, decision=rng.choice(list(Decision))),
         lambda: GroupLooked(key=key, command_id=command, seq=0, look=GroupLook(group="g", members=1)),
         lambda: Seen(fact=a_fact(key)),

@@ -24,7 +24,7 @@ from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.policy import Limits
 from sf_healer.core.remembered import durable
 from sf_healer.core.state import NEVER, JobState, OfEveryJob
-from sf_healer.core.steps import Announced, StepResult, StepsRecord
+from sf_healer.core.steps import Announced, StepResult, StepsRecord, StillSick
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from tests.simulation.faults import Faults
 from tests.simulation.kafka import Taken
@@ -135,6 +135,15 @@ class SaysResumptionsAgain(Actuator):
         effects = super().apply(record, offset, at)
         if isinstance(record, Resume) and ends_a_pause:
             effects.sends[:] = [record]
+        return effects
+
+
+class SaysNothingOfQuarantine(Actuator):
+    """Refuses a Job in quarantine after a look at its group, and remembers nothing of that."""
+
+    def apply(self, record: StepsRecord, offset: int, at: float) -> Effects:
+        effects = super().apply(record, offset, at)
+        effects.sends[:] = [send for send in effects.sends if not isinstance(send, StillSick)]
         return effects
 
 
@@ -363,6 +372,12 @@ MUTANTS = (
         pieces=Pieces(actuator=SaysResumptionsAgain),
         faults=Faults(pauses=60.0, storms=3.0, latency_seconds=1.0),
         ignored=_FOLDS,
+    ),
+    Mutant(
+        name="the quarantine of a consumer ends though it is as sick as before",
+        shows=frozenset({"quarantine"}),
+        pieces=Pieces(actuator=SaysNothingOfQuarantine),
+        faults=Faults(create_refused=0.9, storms=2.0),
     ),
     Mutant(
         name="there is no storm rule",

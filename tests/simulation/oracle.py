@@ -15,9 +15,18 @@ import msgspec
 from sf_healer import topics
 from sf_healer.core import commands, evidence, steps
 from sf_healer.core.actuator import Actuator
-from sf_healer.core.admission import scopes_of
+from sf_healer.core.admission import Reason, scopes_of
 from sf_healer.core.combine import Rejected
-from sf_healer.core.commands import Command, Outcome, Pause, ProofKind, Resolve, Result, Resume
+from sf_healer.core.commands import (
+    REQUESTED_VERDICT,
+    Command,
+    Outcome,
+    Pause,
+    ProofKind,
+    Resolve,
+    Result,
+    Resume,
+)
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Bundle, Hold, Mark
 from sf_healer.core.facts import ACTION_ID_ANNOTATION, Condition
@@ -66,6 +75,7 @@ class _Restart(msgspec.Struct, eq=False):
     announced: float | None = None  # when its first delete was
     touched: float | None = None
     paused_by: str = ""  # a pause that was on the log before the delete was announced
+    in_quarantine: str = ""  # why its Job was in one when it was admitted
     settled: bool = False
     settled_at: int = -1  # offset
 
@@ -136,6 +146,8 @@ class Oracle:
         self._told_to_stop: dict[tuple[str, int, int], None] = {}
         self._pauses: dict[str, Pause] = {}
         self._asked: dict[str, Pause | None] = {}  # by people, last, for each scope
+        self._quarantined: dict[str, float] = {}  # time of the steps log when a Job in quarantine was last found sick
+        self._resumed: dict[str, float] = {}  # by people, Jobs
         self._commanded_at: dict[str, int] = {}  # offsets, by id
         self._turned: dict[str, _Turned] = {}  # by command
         self._fleet: dict[int, FleetCounts] = {}
@@ -434,12 +446,19 @@ class Oracle:
                 self._change_limits(entry.limits, record.timestamp / 1000)
             case Pause():
                 self._pauses[entry.scope] = entry
-            case Resume() if self._asked.get(entry.scope) != self._pauses.get(entry.scope):
-                self._pauses.pop(entry.scope, None)  # of a pause that nobody has asked for since
+            case Resume():
+                self._resume(entry, record.timestamp / 1000)
             case _:
                 self._decided_or_seen(entry)
         if self.trace is not None and not isinstance(entry, steps.Tick | steps.FleetCounts):
             self.trace(process.name if process else "?", f"step {record.offset}", brief(entry))
+
+    def _resume(self, resume: Resume, at: float) -> None:
+        if self._asked.get(resume.scope) != self._pauses.get(resume.scope):
+            self._pauses.pop(resume.scope, None)  # a pause that people have made since holds
+        key = resume.scope.removeprefix("job:")
+        self._resumed[key] = at
+        self._quarantined.pop(key, None)
 
     def _decided_or_seen(self, entry: object) -> None:
         if isinstance(entry, Resolve):
@@ -468,8 +487,17 @@ class Oracle:
             self.fail("in flight", f"{command.key} is one more than {self._window} at once")
         if any(each.command.key == command.key for each in open_ones):
             self.fail("in flight", f"{command.key} has a restart under way already")
-        self.restarts[command.id] = _Restart(command, record.landed)
+        why = self._why_in_quarantine(command, now)
+        self.restarts[command.id] = _Restart(command, record.landed, in_quarantine=why)
         self.counts["admitted"] += 1
+
+    def _why_in_quarantine(self, command: Command, now: float) -> str:
+        """Say why a Job is still in quarantine, "" if it is not, or a person asks; `now` as of the steps log."""
+        well = now - self._quarantined.get(command.key, float("-inf"))
+        needed = self._limits.healthy_period_seconds - (max(self._offsets) - min(self._offsets)) - _TOLERANCE_SECONDS
+        if command.verdict == REQUESTED_VERDICT or well >= needed:
+            return ""
+        return f"it was found sick in quarantine {well:.0f} s ago"
 
     def _save_up(self, now: float) -> None:
         """Fill the budget up to now, by the limits that hold."""
@@ -531,6 +559,10 @@ class Oracle:
         if any(known.id == outcome.id for _, known in self.outcomes[-20:]):
             return
         self.outcomes.append((record.landed, outcome))
+        is_refused = outcome.result is Result.REFUSED and outcome.reason == Reason.QUARANTINED
+        is_told = outcome.result is Result.FAILED and outcome.final and outcome.quarantined
+        if (is_refused or is_told) and outcome.at > self._resumed.get(outcome.key, 0.0):
+            self._quarantined[outcome.key] = max(outcome.at, self._quarantined.get(outcome.key, 0.0))
         self.counts[f"{outcome.result} {outcome.reason}"] += 1
 
     # ---- the cluster
@@ -585,6 +617,8 @@ class Oracle:
         command = restart.command
         if restart.paused_by:
             self.fail("paused", f"{command.key}: {restart.paused_by}")
+        if restart.in_quarantine:
+            self.fail("quarantine", f"{command.key}: {restart.in_quarantine}")
         late = now + self._broker.clock_offset - command.expires_at
         stepped = max(self._offsets) - min(self._offsets)
         if late > _ACTING_SECONDS + stepped:
