@@ -470,6 +470,8 @@ class Oracle:
         command, now = admitted.command, record.timestamp / 1000
         known = self.restarts.get(command.id)
         if known is not None and (not known.settled or self._commanded_at.get(command.id, 0) < known.settled_at):
+            if known.touched is None:
+                known.command = command  # the same judgement later: what was said first may have opened nothing
             return  # said twice, after a crash or by a worker that was paused
         if process is not None and process.went_on_at > self._scheduler.now - _ZOMBIE_SECONDS:
             self.restarts.setdefault(command.id, _Restart(command, record.landed)).command = command
