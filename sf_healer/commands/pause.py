@@ -5,13 +5,16 @@ import time
 import click
 
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.asking import reason_option, send
+from sf_healer.commands.asking import read_restarts, reason_option, send
 from sf_healer.commands.options import seconds_of
-from sf_healer.commands.reading import url_option, worker
+from sf_healer.commands.reading import Worker, url_option, worker
 from sf_healer.commands.scopes import dry_run_option, jobs_in_scope, scope_of, scope_options
 from sf_healer.control import person, send_control
 from sf_healer.core.commands import Pause, encode
-from sf_healer.views.lines import moment
+from sf_healer.views.lines import moment, span
+
+#: A tick is on the steps log each second: what is told of it is older than this where it is read late.
+_APART_SECONDS = 30.0
 
 
 @click.command()
@@ -37,8 +40,9 @@ def command(
     """
     asked, settings = worker(url)
     scope = scope_of(settings, all_jobs=all_jobs, job=job, queue=queue, target=target)
-    now = time.time()
-    until = None if duration is None else now + seconds_of(duration, option="--for")
+    seconds = None if duration is None else seconds_of(duration, option="--for")
+    now, doubt = (time.time(), "") if seconds is None else _log_time(asked)
+    until = None if seconds is None else now + seconds
     pause = Pause(scope=scope, reason=reason, by=person(), at=now, until=until)
     if dry_run:
         click.echo(encode(pause))
@@ -49,9 +53,33 @@ def command(
     try:
         known = jobs_in_scope(asked, scope)
     except ConnectionError as problem:
-        say(f"{paused}\nhow many Jobs are in it cannot be told: {problem}")
+        say("\n".join(filter(None, (paused, doubt, f"how many Jobs are in it cannot be told: {problem}"))))
         return ExitCode.OK
     say(f"{paused}; {len(known)} known Jobs are in it")
+    if doubt:
+        say(doubt)
     if not known:
         say("Careful: nothing is held by that now. Capitals count; `sf-healer jobs -o wide` shows targets and queues")
     return ExitCode.OK
+
+
+def _log_time(asked: Worker) -> tuple[float, str]:
+    """Give the time of the steps log, by which a pause is over or not, and in words what is doubtful about it.
+
+    Of the two the later one: a log that is read late looks like a clock that is behind, and no pause is to be shorter
+    than was asked for.
+    """
+    here = time.time()
+    try:
+        at = read_restarts(asked)["admission"]["at"] or here
+    except ConnectionError as problem:
+        return here, f"the end is by the clock here, for that of the log cannot be told: {problem}"
+    apart, doubt = span(abs(at - here)), ""
+    if at - here > _APART_SECONDS:
+        doubt = f"Careful: the clock here is {apart} behind that of the log, by which a pause ends"
+    elif here - at > _APART_SECONDS:
+        doubt = (
+            f"Careful: the log, by whose clock a pause ends, is shown as it was {apart} ago: it is read late, or the "
+            "clock here is ahead and the pause that much longer"
+        )
+    return max(at, here), doubt

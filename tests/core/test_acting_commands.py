@@ -43,6 +43,7 @@ def sent(monkeypatch) -> list[Resume]:
 def pages(monkeypatch) -> Iterator[Pages]:
     monkeypatch.setenv("SF_HEALER_BROKER_URL", "kafka://127.0.0.1:1")
     monkeypatch.setattr("sf_healer.commands.resume.time", SimpleNamespace(time=lambda: NOW + 2.0))
+    monkeypatch.setattr("sf_healer.commands.pause.time", SimpleNamespace(time=lambda: NOW))
     with served() as opened:
         monkeypatch.setenv("SF_HEALER_URL", opened.url)
         yield opened
@@ -317,6 +318,57 @@ def test_resume_asks_the_worker_that_is_named(pages, sent, monkeypatch):
     restarts(pages)
     assert run(["resume", "--queue", "q1", "--url", pages.url]) == ExitCode.REFUSED
     assert "/actions/" in pages.asked
+
+
+# ---- pause
+
+FOR_TEN_MINUTES = ["pause", "--queue", "q1", "--reason", "looks odd", "--for", "10m", "--dry-run"]
+
+
+def test_a_pause_ends_by_the_clock_of_the_log_and_a_clock_that_is_behind_it_is_told(pages, capsys):
+    """By the clock of a laptop that is fifteen minutes behind it would be over before it is read."""
+    restarts(pages, at=NOW + 900.0)
+    assert run(FOR_TEN_MINUTES) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["until"] == NOW + 900.0 + 600.0
+    first, second, *_ = printed.err.splitlines()
+    assert first.startswith(f"would be paused: queue:q1 until {moment(NOW + 1500.0)}")
+    assert second == "Careful: the clock here is 15m behind that of the log, by which a pause ends"
+
+
+def test_a_pause_is_no_shorter_than_asked_where_the_log_is_read_late_or_the_clock_here_is_ahead(pages, capsys):
+    restarts(pages, at=NOW - 900.0)
+    assert run(FOR_TEN_MINUTES) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["until"] == NOW + 600.0
+    assert printed.err.splitlines()[1] == (
+        "Careful: the log, by whose clock a pause ends, is shown as it was 15m ago: it is read late, or the "
+        "clock here is ahead and the pause that much longer"
+    )
+
+
+@pytest.mark.parametrize("at", [NOW - 2.0, NOW + 2.0, None])
+def test_of_clocks_that_agree_nothing_is_said(pages, capsys, at):
+    restarts(pages, at=at)
+    assert run(FOR_TEN_MINUTES) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["until"] == max(at or NOW, NOW) + 600.0
+    assert "clock" not in printed.err
+
+
+def test_where_nobody_tells_the_time_of_the_log_a_pause_ends_by_the_clock_here_and_that_is_told(pages, capsys):
+    pages.put("/actions/", {"error": "no worker owns the steps log right now"}, 503)
+    assert run(FOR_TEN_MINUTES) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["until"] == NOW + 600.0
+    second = printed.err.splitlines()[1]
+    assert second.startswith("the end is by the clock here, for that of the log cannot be told: ")
+
+
+def test_a_pause_without_an_end_asks_nobody_for_the_time(pages, capsys):
+    assert run(["pause", "--queue", "q1", "--reason", "looks odd", "--dry-run"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["until"] is None
+    assert "/actions/" not in pages.asked
 
 
 # ---- reasons
