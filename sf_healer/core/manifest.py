@@ -6,6 +6,8 @@ generates unless spec.manualSelector is true and then refuses to see again: 422)
 """
 
 import copy
+import re
+from collections.abc import Sequence
 from math import inf
 
 import msgspec
@@ -39,9 +41,10 @@ _SERVER_METADATA = (
 _SERVER_FINALIZERS = frozenset({"foregroundDeletion", "orphan"})
 # Set by the Job controller of Kubernetes 1.22 to 1.26; ignored since.
 _SERVER_ANNOTATIONS = ("batch.kubernetes.io/job-tracking",)
-_CONTROLLER_LABELS = (*CONTROLLER_UID_LABELS, *JOB_NAME_LABELS)
-# kubectl keeps the whole manifest in it, env included.
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+# Tools keep the whole manifest in annotations, env included, each under its own name: kubectl, kapp, Rancher. So what
+# looks like a document, or is longer than any note, is not shown.
+_DOCUMENT = re.compile(r"\s*[{\[]|.*\n", re.DOTALL)
+_SHOWN_CHARACTERS = 256
 # Of a pod: the values of env and of the headers of probes, what processes are called with.
 _SECRETIVE = frozenset({"value", "command", "args"})
 _REASON_CHARACTERS = 256  # annotations are limited to 256 KiB together
@@ -61,6 +64,8 @@ def sanitize(manifest: Manifest) -> Manifest:
     kept = copy.deepcopy(manifest)
     kept.pop("status", None)
     metadata = _mapping(kept, "metadata")
+    own = {name: metadata.get("uid") for name in CONTROLLER_UID_LABELS}
+    own |= {name: metadata.get("name") for name in JOB_NAME_LABELS}
     for field in _SERVER_METADATA:
         metadata.pop(field, None)
     _drop(metadata, "annotations", _SERVER_ANNOTATIONS)
@@ -74,8 +79,10 @@ def sanitize(manifest: Manifest) -> Manifest:
         del template_metadata["creationTimestamp"]  # Go writes a zero time as null
     if spec.get("manualSelector") is not True:
         spec.pop("selector", None)
-        _drop(metadata, "labels", _CONTROLLER_LABELS)
-        _drop(template_metadata, "labels", _CONTROLLER_LABELS)
+        # A Job without labels is given those of its template; one with its own may name another Job in them.
+        generated = [name for name, value in _mapping(metadata, "labels").items() if name in own and value == own[name]]
+        _drop(metadata, "labels", generated)
+        _drop(template_metadata, "labels", tuple(own))
     if not template_metadata:
         template.pop("metadata", None)
     return kept
@@ -106,12 +113,15 @@ def kept_when_finished(manifest: Manifest) -> float:
 
 
 def redact(manifest: Manifest) -> Manifest:
-    """Return the manifest as it may be shown: no value of env, no command and arguments, no copy by kubectl."""
+    """Return the manifest as it may be shown: no value of env, no command and arguments, no copy by a tool."""
     shown = copy.deepcopy(manifest)
-    annotations = _mapping(_mapping(shown, "metadata"), "annotations")
-    if _LAST_APPLIED in annotations:
-        annotations[_LAST_APPLIED] = HIDDEN
-    _hide(_mapping(_mapping(_mapping(shown, "spec"), "template"), "spec"))
+    template = _mapping(_mapping(shown, "spec"), "template")
+    for described in (shown, template):
+        annotations = _mapping(_mapping(described, "metadata"), "annotations")
+        for name, value in annotations.items():
+            if len(text := str(value)) > _SHOWN_CHARACTERS or _DOCUMENT.match(text):
+                annotations[name] = HIDDEN
+    _hide(_mapping(template, "spec"))
     return shown
 
 
@@ -143,7 +153,7 @@ def _mapping(parent: dict[str, object], name: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _drop(parent: dict[str, object], name: str, keys: tuple[str, ...]) -> None:
+def _drop(parent: dict[str, object], name: str, keys: Sequence[str]) -> None:
     kept = {key: value for key, value in _mapping(parent, name).items() if key not in keys}
     if isinstance(parent.get(name), dict):
         _set_or_drop(parent, name, kept)

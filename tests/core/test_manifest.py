@@ -91,6 +91,16 @@ def test_a_manual_selector_and_its_labels_are_kept():
     assert sanitize(as_served(written)) == written
 
 
+def test_labels_of_a_job_that_name_another_one_are_its_own_and_kept():
+    """Generated are those of its name and uid alone, which the server also copies to a Job without labels."""
+    written = as_written()
+    written["metadata"]["labels"] = {"job-name": "nightly-batch", "controller-uid": "theirs"}
+    assert sanitize(as_served(written)) == written
+    served = as_served(as_written())
+    served["metadata"]["labels"] = served["spec"]["template"]["metadata"]["labels"]
+    assert sanitize(served) == as_written()
+
+
 def test_owner_annotations_labels_suspend_and_failure_policy_are_kept():
     written = as_written(
         suspend=True,
@@ -149,6 +159,23 @@ def test_no_value_of_env_is_shown():
     env = shown["spec"]["template"]["spec"]["containers"][0]["env"]
     assert env[2] == {"name": "KAFKA_PASSWORD", "value": HIDDEN}
     assert env[3]["valueFrom"] == {"secretKeyRef": {"name": "s", "key": "k"}}
+
+
+def test_no_annotation_that_may_hold_a_manifest_is_shown_wherever_it_is():
+    """Tools keep what they applied under names of their own, as JSON, as YAML, packed or in a list."""
+    copies = {
+        "kapp.k14s.io/original": json.dumps(as_written()),
+        "example.org/list": f" [{json.dumps(as_written())}]",
+        "example.org/yaml": "env:\n- name: P\n  value: s3cret",
+        "example.org/packed": "s3cret" * 50,
+    }
+    kept = {"note": "by hand", "sf-healer.io/reason": "x" * 256, "kapp.k14s.io/original-diff-md5": "58e0494c51d3"}
+    written = as_written()
+    written["metadata"]["annotations"] = copies | kept
+    written["spec"]["template"]["metadata"] = {"annotations": copies | kept}
+    shown = redact(written)
+    hidden = dict.fromkeys(copies, HIDDEN) | kept
+    assert shown["metadata"]["annotations"] == shown["spec"]["template"]["metadata"]["annotations"] == hidden
 
 
 def test_what_a_process_is_called_with_is_hidden_too_wherever_a_pod_calls_one():
