@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import click
 
@@ -30,6 +31,7 @@ URL_VARIABLE = f"{PREFIX}URL"
 WATCH_SECONDS = 2.0
 _NOT_THERE = 404
 _NOT_YET = 503
+_STEPS = frozenset({".", ".."})  # of a path, and no names
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104  where to ask, not to listen
 
 
@@ -103,14 +105,20 @@ class Worker:
 
     def read_job(self, key: str) -> Any:
         """Read the page of a Job; raises as `read`, and click.ClickException when nobody knows the Job."""
+        parts = key.split("/")
+        if not _STEPS.isdisjoint(parts):  # quoted or not, they lead to another page
+            raise self._unknown(key)
         try:
-            return get_json(f"{self.url}/jobs/{key}/")
+            return get_json(f"{self.url}/jobs/{'/'.join(quote(part, safe='') for part in parts)}/")
         except WorkerRefusedError as problem:
             if problem.status == _NOT_THERE:
-                raise click.ClickException(f"no Job {key} is known; {hint_for(key, self.job_names() or ())}") from None
+                raise self._unknown(key) from None
             raise self._told(problem) from problem
         except WorkerUnreachableError as problem:
             raise self._told(problem) from problem
+
+    def _unknown(self, key: str) -> click.ClickException:
+        return click.ClickException(f"no Job {key} is known; {hint_for(key, self.job_names() or ())}")
 
     def job_names(self) -> list[str] | None:
         """Name the Jobs that are known, as namespace/name; None where that cannot be told."""

@@ -252,6 +252,15 @@ def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
     assert "no Job stf/nobody is known; `sf-healer jobs`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["..", "stf/..", "../jobs", ".", f"{SICK}#x", f"{SICK}?x=1", f"{SICK}%2F", "stf/a b"])
+def test_a_name_is_no_way_to_another_page(pages, capsys, name):
+    """An address is put right on its way: of `/jobs/stf/../` another page is read, of `NAME#x` that of NAME."""
+    assert run(["job", name]) == ExitCode.ERROR
+    key = name if "/" in name else f"stf/{name}"
+    assert f"no Job {key} is known" in capsys.readouterr().err
+    assert not {f"/jobs/{SICK}", f"/jobs/{SICK}/"} & {path.partition("?")[0] for path in pages.asked}
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
