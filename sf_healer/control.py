@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.core import commands
-from sf_healer.core.actions import State
+from sf_healer.core.actions import State, asks_for_a_person
 from sf_healer.core.commands import (
     REQUESTED_VERDICT,
     Command,
@@ -125,7 +125,7 @@ def resolve_of(key: str, record: Mapping[str, Any] | None, decision: Decision, *
     if action is None:
         raise RequestRefusedError(f"no restart of {key} is open; `sf-healer actions --open` lists those that are")
     stranded = action["state"] == State.STRANDED
-    if not (stranded or action["overdue"] or action["refusal"]):
+    if not asks_for_a_person(action["state"], overdue=action["overdue"], refusal=action["refusal"]):
         raise RequestRefusedError(
             f"the restart of {key} goes on by itself ({action['state']}): there is nothing to decide"
         )

@@ -126,7 +126,8 @@ JOB_EVENTS = Counter(
 # Only on the worker that reads the steps log; 0 and no phase on the others.
 ACTIONS_IN_FLIGHT = Gauge("sf_healer_actions_in_flight", "Restarts under way, as the limit of those at once counts.")
 ACTIONS_WAITING = Gauge(
-    "sf_healer_actions_waiting_for_a_person", "Restarts that go on by themselves no more, or have taken too long."
+    "sf_healer_actions_waiting_for_a_person",
+    "Restarts that go on by themselves no more, take too long, or are refused.",
 )
 ADMISSION_PHASE = Gauge(
     "sf_healer_admission_phase", "1 for how the fleet is seen: calm, storm (nothing is restarted), probing.", ["phase"]

@@ -295,6 +295,14 @@ def manifest_to_create(action: Action, step: Step) -> Manifest:
     return stamp(manifest, mark)
 
 
+def asks_for_a_person(state: str, *, overdue: bool, refusal: str) -> bool:
+    """Say whether an open action of which this is known asks for a person, who may decide about it.
+
+    It has given up, takes too long, or its Job is gone and the API will not have it back.
+    """
+    return state == State.STRANDED or overdue or bool(refusal)
+
+
 # ---- a clock that was ahead
 
 

@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sf_healer.core.actions import asks_for_a_person
 from sf_healer.core.actuator import Actuator, JobRecord, shown
 
 
@@ -47,8 +48,8 @@ def list_actions(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def waits_for_a_person(action: Mapping[str, Any]) -> bool:
-    """Say whether an open restart goes on by itself no more."""
-    return bool(action["state"] == "stranded" or action["overdue"])
+    """Say whether an open restart, as `shown` shows it, asks for a person."""
+    return asks_for_a_person(action["state"], overdue=action["overdue"], refusal=action["refusal"])
 
 
 def _newest(record: JobRecord) -> float:

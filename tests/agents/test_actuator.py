@@ -13,14 +13,18 @@ from structlog.testing import capture_logs
 from agents import journal as journal_module
 from agents.actuator import show
 from agents.journal import Journal, copy_of_command, copy_of_pause, in_thread
+from sf_healer.control import RequestRefusedError, resolve_of
 from sf_healer.core import commands, steps
-from sf_healer.core.actuator import Actuator
+from sf_healer.core.actions import State
+from sf_healer.core.actuator import Actuator, shown
 from sf_healer.core.admission import Phase
-from sf_healer.core.commands import Alive, Command, Grounds, Outcome, Pause, Result, Resume
+from sf_healer.core.commands import Alive, Command, Decision, Grounds, Outcome, Pause, Result, Resume
 from sf_healer.core.evidence import UnknownSchema
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts, Resulted, Step, StepResult, Tick, What
+from sf_healer.views.actions import waits_for_a_person
+from sf_healer.views.admission import build_admission
 from sf_healer.views.notices import describe
 
 START = 1_000_000.0
@@ -450,6 +454,40 @@ async def test_calls_do_not_wait_for_each_other():
 
 def sample(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(name, labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [
+        ({}, False),
+        ({"state": State.STRANDED}, True),
+        ({"state": State.DELETING, "overdue": True}, True),
+        ({"state": State.RESTORING, "refusal": "quota exceeded"}, True),
+    ],
+)
+def test_metric_page_and_command_call_the_same_restarts_those_that_wait_for_a_person(changes, waits):
+    """The alert sends people to `fleet` and `actions --open`."""
+    actuator = a_journal(Memory()).actuator
+    records = [COUNTS, COMMAND]
+    for offset in itertools.count():
+        if not records:
+            break
+        records += actuator.apply(records.pop(0), offset, START + 1).sends
+    ((key, record),) = actuator.jobs.items()
+    record = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, **changes))
+    actuator.jobs[key] = record
+    show(actuator)
+    assert sample("sf_healer_actions_waiting_for_a_person") == waits
+    assert sample("sf_healer_actions_in_flight") == (not waits)
+    assert [each["job"] for each in build_admission(actuator)["waiting_for_a_person"]] == [key] * waits
+    action = shown(record)["action"]
+    assert waits_for_a_person(action) is waits
+    if waits:
+        assert resolve_of(key, {"action": action}, Decision.ABANDON, by="ann", now=START)
+    else:
+        with pytest.raises(RequestRefusedError):
+            resolve_of(key, {"action": action}, Decision.ABANDON, by="ann", now=START)
+    show(None)
 
 
 def test_what_is_under_way_and_what_holds_restarts_back_are_metrics_of_the_worker_that_reads_the_log():

@@ -225,7 +225,7 @@ def test_a_job_says_what_it_waits_for():
 
 def test_a_restart_that_waits_for_a_person_is_not_called_under_way():
     driver, _ = a_sick_job()
-    action = {"state": "stranded", "overdue": False, "since": NOW}
+    action = {"state": "stranded", "overdue": False, "refusal": "", "since": NOW}
     assert lines_of(driver, action=action)["restart"] == f"waits for a person: stranded since {moment(NOW)}"
 
 
