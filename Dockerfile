@@ -1,10 +1,11 @@
-# The worker's image. Everything is pinned by hash; nothing runs as root, and the root file system may be read only.
+# The worker's image. What is installed is pinned by hash, the base by its whole version; nothing runs as root, and the root
+# file system may be read only.
 # tests/image runs these very commands in a scratch directory.
 FROM python:3.13.9-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /venv
-COPY requirements.lock .
-RUN /venv/bin/pip install --no-cache-dir --require-hashes --requirement requirements.lock
+COPY requirements-image.lock .
+RUN /venv/bin/pip install --no-cache-dir --require-hashes --requirement requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY sf_healer sf_healer
 COPY agents agents

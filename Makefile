@@ -106,9 +106,11 @@ format: $(READY) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix-only --quiet . || true
 	$(BIN)/ruff format .
 
-lock: ## Rewrite requirements.lock (hashes for every platform, no index addresses)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	  --no-emit-index-url --extra embedded --group dev pyproject.toml --output-file requirements.lock
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+lock: ## Rewrite requirements.lock and what of it the image takes (hashes for every platform, no index addresses)
+	$(LOCK) --extra embedded --group dev pyproject.toml --output-file requirements.lock
+	$(LOCK) --group build --constraint requirements.lock pyproject.toml --output-file requirements-image.lock
 
 clean: ## Remove what the targets built here (the lab's cache stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

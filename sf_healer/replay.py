@@ -312,11 +312,17 @@ class Replay:
         self._partition.apply(evidence.Mark(_TOPIC_ID, partitions, tuple((n, w) for n in range(partitions))), at)
 
     def _let_run(self, bundle: evidence.Bundle, at: float) -> None:
-        """Let a restarted Job that speaks after all have a running pod, so that it is judged from now on."""
-        keys = {beat.key for beat in bundle.beats} | {word.key for word in bundle.words if word.kind is Kind.STARTED}
-        for key in keys:
+        """Let a restarted Job that speaks after all have a running pod, so that it is judged from now on.
+
+        What was said before the restart and comes late is of the pod before.
+        """
+        signs = [(beat.key, beat.source_at) for beat in bundle.beats]
+        signs += [(word.key, word.source_at) for word in bundle.words if word.kind is Kind.STARTED]
+        for key, said_at in signs:
             state = self._partition.jobs.get(key)
-            if state is not None and state.fact is not None and state.fact.pod is PodState.PENDING:
+            if state is None or state.fact is None or said_at < state.fact.created_at:
+                continue
+            if state.fact.pod is PodState.PENDING:
                 self._fact(msgspec.structs.replace(state.fact, pod=PodState.RUNNING), at)
 
     def _fact(self, fact: JobFact, at: float) -> None:

@@ -1,6 +1,6 @@
 """Reading a worker's pages for people: where the worker is, watching, and how times and ages are written.
 
-Shared by the commands that only read (jobs, job, actions, fleet). Any worker answers for all.
+Shared by the commands that ask a worker before they print or send something. Any worker answers for all.
 """
 
 import sys

@@ -32,6 +32,8 @@ _LONGEST_LINE = 4_096
 _MOST_FAULTS = 50
 #: 31 years. What is beyond a few powers of ten more cannot be calculated with: a sum of two is infinite.
 LARGEST_NUMBER = 1e9
+#: What the Jobs that no policy matches are said to go by.
+DEFAULT = "default"
 
 
 class PolicyError(ValueError):
@@ -156,7 +158,7 @@ class PolicyBook:
     def __init__(self, rules: tuple[_Rule, ...], defaults: Expectations, limits: Limits) -> None:
         self.limits = limits
         self._parts = (rules, defaults)
-        self._default = _policy("default", defaults, Expectations())
+        self._default = _policy(DEFAULT, defaults, Expectations())
         self._rules = tuple((rule, _policy(rule.name, rule, defaults)) for rule in rules)
         self._answers: dict[str, tuple[JobFact, Policy]] = {}
         self._by_target_alone = not any(rule.names or rule.labels for rule in rules)
@@ -315,11 +317,18 @@ def _problems(parsed: _Text, unread: Collection[Place]) -> Iterator[_Fault]:
     in_defaults = list(_wrong_numbers(parsed.defaults, Place("defaults"), "defaults"))
     yield from in_defaults
     defaults_hold = not in_defaults and Place("defaults") not in partly
+    if defaults_hold:
+        yield from _wrong_bounds(_policy(DEFAULT, parsed.defaults, Expectations()), Place("defaults"), "defaults")
     seen: set[str] = set()
     for number, rule in parsed.policy:
         place, owner = Place("policy", number), f"policy {rule.name!r}"
         if rule.name in seen:
             yield place._replace(key="name"), f"two policies are named {rule.name!r}"
+        elif rule.name in {"", DEFAULT}:
+            yield (
+                place._replace(key="name"),
+                f"{owner}: give it a name, other than {DEFAULT!r}: so is called what the others do not match",
+            )
         seen.add(rule.name)
         wrong = list(_wrong_numbers(rule, place, owner))
         yield from wrong
@@ -327,15 +336,16 @@ def _problems(parsed: _Text, unread: Collection[Place]) -> Iterator[_Fault]:
             if not (rule.targets or rule.names or rule.labels):
                 yield place, f"{owner} matches nothing: give targets, names or labels"
             if defaults_hold and not wrong:
-                yield from _wrong_bounds(rule, parsed.defaults, place, owner)
+                yield from _wrong_bounds(_policy(rule.name, rule, parsed.defaults), place, owner)
     if Place("admission") in partly:
         yield from _wrong_numbers(parsed.admission, Place("admission"), "admission")
     else:
         yield from _wrong_limits(parsed.admission)
+    if parsed.admission.storm_share > 1:  # limits that are on the log are taken all the same: older ones may say so
+        yield Place("admission", key="storm_share"), "admission: storm_share is more than 1, which is all Jobs"
 
 
-def _wrong_bounds(rule: _Rule, defaults: Expectations, place: Place, owner: str) -> Iterator[_Fault]:
-    bounds = _policy(rule.name, rule, defaults)
+def _wrong_bounds(bounds: Policy, place: Place, owner: str) -> Iterator[_Fault]:
     if bounds.learn_floor_seconds > bounds.learn_ceiling_seconds:
         problem = f"{owner}: learn_floor_seconds is more than learn_ceiling_seconds"
         yield place._replace(key="learn_floor_seconds"), problem

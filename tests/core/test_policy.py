@@ -282,6 +282,24 @@ def test_bounds_of_a_learned_cadence_that_contradict_each_other_are_refused():
         parse(a_text('targets = ["loader"]\nlearn_floor_seconds = 0'))
 
 
+def test_bounds_of_the_defaults_that_contradict_each_other_are_refused_where_they_stand():
+    with pytest.raises(PolicyError, match=r"line 3: defaults: learn_floor_seconds is more than learn_ceiling_seconds"):
+        parse("[defaults]\nlearn_cadence = true\nlearn_floor_seconds = 100\nlearn_ceiling_seconds = 50")
+
+
+@pytest.mark.parametrize("name", ["", "default"])
+def test_a_policy_has_a_name_of_its_own(name):
+    with pytest.raises(PolicyError, match=rf"^line 2: policy '{name}': give it a name, other than 'default'"):
+        parse(f'[[policy]]\nname = "{name}"\ntargets = ["loader"]')
+
+
+def test_a_share_above_all_jobs_is_refused_in_a_text_and_taken_from_a_log():
+    with pytest.raises(PolicyError, match=r"line 2: admission: storm_share is more than 1"):
+        parse("[admission]\nstorm_share = 40")
+    assert parse("[admission]\nstorm_share = 1").limits.storm_share == 1
+    assert fault_of(Limits(storm_share=40.0)) is None
+
+
 def test_a_book_that_asks_for_targets_alone_answers_by_target_and_remembers_a_bounded_number(monkeypatch):
     monkeypatch.setattr(policy, "ANSWERS_KEPT", 3)
     book = policy.parse('[[policy]]\nname = "loaders"\ntargets = ["loader"]')

@@ -187,6 +187,15 @@ def test_a_restarted_job_that_speaks_and_falls_silent_again_is_the_next_attempt(
     assert 1000.0 < found[1].at - T0 <= 1000.0 + WINDOW_SECONDS + 1.0
 
 
+def test_what_a_job_said_before_its_restart_and_is_read_after_it_starts_no_other_pod():
+    others = healthy("aaaaaa", "bbbbbb", "cccccc", until=T0 + 3600.0)
+    failed = Line(T0 + 100.0, value=report("dddddd", "error", finished=True))
+    late = Line(T0 + 99.5, partition=1, value=report("dddddd", "loading"))
+    read_late = [*in_order(*(line for line in others if line.at < T0 + 112.0), failed), late]
+    read_late += in_order(*(line for line in others if line.at >= T0 + 112.0))
+    assert [(found.verdict, found.attempt) for found in decisions_of(read_late)] == [("failed", 0)]
+
+
 def test_when_most_fall_silent_at_once_they_are_found_and_the_restarts_refused():
     shorts = [f"storm{letter}" for letter in "abcdefgh"]
     found = decisions_of([Line(T0, value=report(short, "loading")) for short in shorts], until=T0 + 320.0)

@@ -12,7 +12,7 @@ import msgspec
 from sf_healer import __version__
 from sf_healer.views.lines import Line, dead_letters_in_short, moment, number_of, span
 from sf_healer.views.pages.assets import ICON, SCRIPT, STYLE
-from sf_healer.views.pages.markup import NOTHING, Child, Html, element, fragment, link, words
+from sf_healer.views.pages.markup import NOTHING, Child, Html, element, link, words
 
 #: Nothing is loaded from elsewhere, nothing inline is run or styled: what a name smuggles in would still do nothing.
 HEADERS: Final = {
@@ -142,9 +142,3 @@ def _partition_lines(place: Mapping[str, Any]) -> list[Line]:
     lines.append(("state", place["state"]))
     lines.append(("asked", place["asked"]))
     return lines
-
-
-def dotted(*parts: Child) -> Html:
-    """Put parts beside each other, divided by dots; leaves out those that are empty."""
-    shown = [part for part in parts if part not in {None, ""}]
-    return fragment(*[piece for part in shown for piece in (" · ", part)][1:])
