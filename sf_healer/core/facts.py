@@ -24,6 +24,13 @@ JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 # The server puts them on every Job; they say no more than its name and uid.
 _CONTROLLERS_OWN = frozenset(CONTROLLER_UID_LABELS + JOB_NAME_LABELS)
 
+# Since Kubernetes 1.31 the Job controller says at once how a Job ends, and Complete or Failed when its last pod has
+# gone (kubernetes #123775); what it has said so it does not take back.
+_SUCCEEDED = ("SuccessCriteriaMet", "Complete")
+_FAILED = ("FailureTarget", "Failed")
+# What `spec.managedBy` calls the controller that Kubernetes has built in (batch/v1 JobControllerName).
+_BUILT_IN_CONTROLLER = "kubernetes.io/job-controller"
+
 _TARGET_SEPARATOR = "__"
 # Whoever may create Jobs writes what he likes into them, and a fact must fit into a record of the evidence log.
 _ATTEMPT_DIGITS = 9
@@ -121,7 +128,7 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
         pod=PodState.NONE,
         managed=bool(queue_id and producer_id),
         skip=annotations.get(SKIP_ANNOTATION, "").lower() == "true",
-        managed_by=_text(spec.get("managedBy"))[:IDENTITY_CHARACTERS],
+        managed_by=_managed_by(spec),
         labels=_labels(metadata),
         attempt=_count(annotations.get(ATTEMPT_ANNOTATION, ""), _ATTEMPT_DIGITS),
         action_id=_short(annotations.get(ACTION_ID_ANNOTATION, "")),
@@ -181,7 +188,7 @@ def epoch_seconds(timestamp: object) -> float:
 
 
 def transitions(job: Mapping[str, object]) -> tuple[tuple[float, Condition], ...]:
-    """Read when a Job was resumed (ACTIVE), ended and was deleted, as far as its manifest tells.
+    """Read when a Job was resumed (ACTIVE), came to its end and was deleted, as far as its manifest tells.
 
     Epoch seconds, in order. What is dated after something that must have come later is left out.
     """
@@ -195,8 +202,9 @@ def transitions(job: Mapping[str, object]) -> tuple[tuple[float, Condition], ...
     resumed = 0.0
     if ("Suspended", "False") in since and _mapping(job.get("spec")).get("suspend") is not True:
         resumed = since["Suspended", "False"] or epoch_seconds(status.get("startTime"))
-    completed = epoch_seconds(status.get("completionTime")) or since.get(("Complete", "True"), 0.0)
-    ended = completed or since.get(("Failed", "True"), 0.0)
+    met, complete = (since.get((kind, "True"), 0.0) for kind in _SUCCEEDED)
+    completed = met or epoch_seconds(status.get("completionTime")) or complete
+    ended = completed or next(filter(None, (since.get((kind, "True")) for kind in _FAILED)), 0.0)
     deleted = epoch_seconds(_mapping(job.get("metadata")).get("deletionTimestamp"))
     found: list[tuple[float, Condition]] = []
     for at, condition in (
@@ -218,13 +226,18 @@ def _condition(metadata: Mapping[str, object], spec: Mapping[str, object], statu
         for condition in _mappings(status.get("conditions"))
         if condition.get("status") == "True"
     }
-    if "Complete" in met:
+    if not met.isdisjoint(_SUCCEEDED):
         return Condition.COMPLETE
-    if "Failed" in met:
+    if not met.isdisjoint(_FAILED):
         return Condition.FAILED
     if spec.get("suspend") is True or "Suspended" in met:
         return Condition.SUSPENDED
     return Condition.ACTIVE
+
+
+def _managed_by(spec: Mapping[str, object]) -> str:
+    name = _text(spec.get("managedBy"))[:IDENTITY_CHARACTERS]
+    return "" if name == _BUILT_IN_CONTROLLER else name
 
 
 def _pod_state(pods: Sequence[Mapping[str, object]]) -> PodState:

@@ -109,7 +109,12 @@ def test_no_password_of_the_env_reaches_a_fact():
         (job(status=condition("Failed")), Condition.FAILED),
         (job(status=condition("Failed", "False")), Condition.ACTIVE),
         (job(status=condition("Failed", "Unknown")), Condition.ACTIVE),
-        (job(status=condition("FailureTarget")), Condition.ACTIVE),
+        (job(status=condition("FailureTarget")), Condition.FAILED),
+        (job(status=condition("FailureTarget", "False")), Condition.ACTIVE),
+        (job(status=condition("SuccessCriteriaMet")), Condition.COMPLETE),
+        (job(status=condition("SuccessCriteriaMet", "False")), Condition.ACTIVE),
+        (job(spec={"suspend": True}, status=condition("SuccessCriteriaMet")), Condition.COMPLETE),
+        (job(deletionTimestamp="2025-09-01T11:00:00Z", status=condition("SuccessCriteriaMet")), Condition.DELETING),
         (job(spec={"suspend": True}), Condition.SUSPENDED),
         (job(status=condition("Suspended")), Condition.SUSPENDED),
         (job(spec={"suspend": False}), Condition.ACTIVE),
@@ -215,6 +220,11 @@ def test_annotations_tell_skip_attempt_and_action():
         "a-1",
         "kueue.x-k8s.io/multikueue",
     )
+
+
+def test_a_job_of_the_built_in_controller_is_nobody_elses():
+    """`spec.managedBy` may name it by its reserved value (KEP-4368)."""
+    assert fact_from_manifest(job(spec={"managedBy": "kubernetes.io/job-controller"}), []).managed_by == ""
 
 
 @pytest.mark.parametrize("attempt", ["two", "-1", "1.5", "", "²"])

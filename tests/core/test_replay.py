@@ -545,6 +545,13 @@ RESUMED_UNDATED = {"startTime": at(400.0), "conditions": [{"type": "Suspended", 
 NEVER_SUSPENDED = {"startTime": at(400.0), "conditions": []}
 RESUMED_AT_ONCE = {"startTime": at(-10.0), "conditions": [turned("Suspended", "False", -10.0)]}
 FAILED_BEFORE_IT_WAS_RESUMED = {"conditions": [turned("Failed", "True", 120.0), turned("Suspended", "False", 400.0)]}
+COMPLETE_WHEN_ITS_PODS_HAD_GONE = {
+    "completionTime": at(5000.0),
+    "conditions": [turned("SuccessCriteriaMet", "True", 120.0), turned("Complete", "True", 5000.0)],
+}
+FAILED_WHEN_ITS_PODS_HAD_GONE = {
+    "conditions": [turned("FailureTarget", "True", 120.0), turned("Failed", "True", 5000.0)]
+}
 
 
 def listed(file: Path, status: dict[str, object], **metadata: object) -> Path:
@@ -572,6 +579,10 @@ def listed(file: Path, status: dict[str, object], **metadata: object) -> Path:
         (NEVER_SUSPENDED, {}, ("never_started", "no_report", 600.0)),
         (RESUMED_AT_ONCE, {}, ("never_started", "no_report", 600.0)),
         (FAILED_BEFORE_IT_WAS_RESUMED, {}, ("failed", "job_failed", 120.0)),
+        ({"conditions": [turned("SuccessCriteriaMet", "True", 120.0)]}, {}, None),
+        (COMPLETE_WHEN_ITS_PODS_HAD_GONE, {}, None),
+        ({"conditions": [turned("FailureTarget", "True", 120.0)]}, {}, ("failed", "job_failed", 120.0)),
+        (FAILED_WHEN_ITS_PODS_HAD_GONE, {}, ("failed", "job_failed", 120.0)),
     ],
 )
 def test_what_became_of_a_listed_job_within_the_capture_is_replayed(tmp_path, status, metadata, found):
