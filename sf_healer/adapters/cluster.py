@@ -791,7 +791,7 @@ def _pod_info(pod: Manifest) -> PodInfo:
 def _slim(pod: Manifest) -> Manifest:
     """Keep of a pod what a fact is made from: a namespace has many, and a watch holds them all."""
     metadata, status = pod["metadata"], pod.get("status", {})
-    kept = ("name", "uid", "resourceVersion", "creationTimestamp", "ownerReferences", "labels")
+    kept = ("name", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "ownerReferences", "labels")
     return {
         "metadata": {name: metadata[name] for name in kept if name in metadata},
         "status": {name: status[name] for name in ("phase", "podIP") if name in status},

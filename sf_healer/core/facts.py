@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,6 +31,10 @@ _SUCCEEDED = ("SuccessCriteriaMet", "Complete")
 _FAILED = ("FailureTarget", "Failed")
 # What `spec.managedBy` calls the controller that Kubernetes has built in (batch/v1 JobControllerName).
 _BUILT_IN_CONTROLLER = "kubernetes.io/job-controller"
+
+_ENDED = frozenset({"Succeeded", "Failed"})
+# A kubelet's reason for a pod that waits for somebody else than its containers (readinessGates).
+_GATES_NOT_READY = "ReadinessGatesNotReady"
 
 _TARGET_SEPARATOR = "__"
 # Whoever may create Jobs writes what he likes into them, and a fact must fit into a record of the evidence log.
@@ -78,6 +83,24 @@ class JobFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: dict[str, str] = {}
     attempt: Count = 0
     action_id: str = ""
+
+
+class Loss(StrEnum):
+    """Why Kubernetes may replace a pod by itself; on the steps log."""
+
+    NONE = ""
+    BEING_DELETED = "being_deleted"  # evicted, or by a person
+    NODE_GONE = "node_gone"  # its node does not answer: it will be evicted
+
+
+class LostPod(NamedTuple):
+    """A pod that Kubernetes has given up, or is about to; `since`: epoch seconds by the cluster's clocks, 0.0 unknown.
+
+    One that is being deleted is so since its grace was over.
+    """
+
+    loss: Loss
+    since: float
 
 
 _NO_LABELS: dict[str, str] = {}
@@ -137,7 +160,10 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
 
 
 def with_pods(fact: JobFact, pods: Sequence[Mapping[str, object]]) -> JobFact:
-    """Join a fact with the pods found for its Job; those of another incarnation are left out."""
+    """Join a fact with the pods found for its Job; those of another incarnation are left out.
+
+    One that is being deleted does not run, as it does not count for the Job controller (IsPodActive).
+    """
     own = [pod for pod in pods if belongs_to(pod, fact.uid)]
     return msgspec.structs.replace(
         fact,
@@ -145,6 +171,15 @@ def with_pods(fact: JobFact, pods: Sequence[Mapping[str, object]]) -> JobFact:
         pod_ip=_pod_ip(own),
         resource_version=max([fact.resource_version, *map(resource_version, own)]),
     )
+
+
+def lost_pod(pods: Sequence[Mapping[str, object]], job_uid: str) -> LostPod | None:
+    """Name the pod of a Job that was lost last, those beside it that live notwithstanding; None: none is.
+
+    A kubelet that is away does not confirm the end of such a pod, and a Job that is deleted waits for it.
+    """
+    lost = [_loss(pod) for pod in pods if belongs_to(pod, job_uid)]
+    return max((each for each in lost if each is not None), key=lambda each: each.since, default=None)
 
 
 def gone(fact: JobFact, at_resource_version: int) -> JobFact:
@@ -241,19 +276,54 @@ def _managed_by(spec: Mapping[str, object]) -> str:
 
 
 def _pod_state(pods: Sequence[Mapping[str, object]]) -> PodState:
-    phases = [_phase(pod) for pod in pods]
-    if not phases:
+    if not pods:
         return PodState.NONE
+    phases = {_phase(pod) for pod in pods if not _is_leaving(pod)}
     if "Running" in phases:
         return PodState.RUNNING
-    if all(phase in {"Succeeded", "Failed"} for phase in phases):
+    if phases <= _ENDED and not any(map(_is_leaving, pods)):
         return PodState.ENDED
     return PodState.PENDING
 
 
+def _is_leaving(pod: Mapping[str, object]) -> bool:
+    """Say whether a pod is being deleted and has not ended; a finalizer or a dead kubelet may keep it so for ever."""
+    return _phase(pod) not in _ENDED and bool(_mapping(pod.get("metadata")).get("deletionTimestamp"))
+
+
+def _loss(pod: Mapping[str, object]) -> LostPod | None:
+    if _is_leaving(pod):
+        return LostPod(Loss.BEING_DELETED, epoch_seconds(_mapping(pod.get("metadata")).get("deletionTimestamp")))
+    status = _mapping(pod.get("status"))
+    conditions = {_text(condition.get("type")): condition for condition in _mappings(status.get("conditions"))}
+    ready = conditions.get("Ready", {})
+    if (
+        status.get("phase") != "Running"
+        or ready.get("status") != "False"
+        or ready.get("reason") == _GATES_NOT_READY
+        or not _are_containers_ready(status, conditions)
+    ):
+        return None
+    return LostPod(Loss.NODE_GONE, epoch_seconds(ready.get("lastTransitionTime")))
+
+
+def _are_containers_ready(status: Mapping[str, object], conditions: Mapping[str, Mapping[str, object]]) -> bool:
+    """Say whether a kubelet last called all containers of a pod ready.
+
+    When it stops to answer, the node controller has the pod's Ready turn False, and this stays as it was
+    (kubernetes: MarkPodsNotReady). Of a readiness probe that fails the kubelet tells in both.
+    """
+    if summed_up := conditions.get("ContainersReady"):
+        return summed_up.get("status") == "True"
+    containers = list(_mappings(status.get("containerStatuses")))
+    return bool(containers) and all(
+        each.get("ready") is True and "running" in _mapping(each.get("state")) for each in containers
+    )
+
+
 def _pod_ip(pods: Sequence[Mapping[str, object]]) -> str:
     """Give the address of the youngest running pod: an indexed Job has several, a retried one old ones."""
-    running = [pod for pod in pods if _phase(pod) == "Running"]
+    running = [pod for pod in pods if _phase(pod) == "Running" and not _is_leaving(pod)]
     if not running:
         return ""
     youngest = max(running, key=lambda pod: (_created_at(pod), _name(pod)))

@@ -115,7 +115,7 @@ class OfEveryJob(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, gc=False
     source_partition: int = -1
     source_offset: int = -1
     alive_uid: str = ""
-    #: When our log first showed a running pod of this incarnation that still runs.
+    #: When our log first showed the youngest running pod of this incarnation.
     running_at: float = NEVER
     #: When our log first showed this incarnation without a running pod.
     idle_pod_at: float = NEVER
@@ -573,11 +573,16 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: floa
     state.fact = fact
     if fact.pod is PodState.RUNNING:
         state.idle_pod_at = NEVER
-        state.running_at = state.running_at or at
+        state.running_at = at if _shows_another_pod(fact, known) else state.running_at or at
     else:
         state.running_at = NEVER
         state.idle_pod_at = state.idle_pod_at or at
     return True
+
+
+def _shows_another_pod(fact: JobFact, known: JobFact | None) -> bool:
+    """Say whether the youngest running pod has another address than before: it is another, or was started anew."""
+    return known is not None and "" != fact.pod_ip != known.pod_ip != ""
 
 
 def _shows_another_end(fact: JobFact, known: JobFact) -> bool:

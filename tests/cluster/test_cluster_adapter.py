@@ -812,13 +812,15 @@ def job_event(version: int, *, failed: bool) -> adapter._Event:
     return adapter._Event("MODIFIED", job)
 
 
-def pod_event(version: int, phase: str | None, *, name: str = "p") -> adapter._Event:
-    metadata = {
+def pod_event(version: int, phase: str | None, *, name: str = "p", leaving: bool = False) -> adapter._Event:
+    metadata: dict[str, Any] = {
         "name": name,
         "uid": f"uid-{name}",
         "resourceVersion": str(version),
         "ownerReferences": [{"kind": "Job", "uid": "uid-a", "controller": True}],
     }
+    if leaving:
+        metadata["deletionTimestamp"] = "2025-09-01T10:00:00Z"
     pod = {"kind": "Pod", "metadata": metadata, "status": {"phase": phase or "Failed"}}
     return adapter._Event("DELETED" if phase is None else "MODIFIED", pod)
 
@@ -860,6 +862,31 @@ def test_a_pod_that_is_seen_before_its_job_is_joined_when_the_job_comes():
     fact = inventory.apply(job_event(10, failed=False))
     assert fact is not None
     assert (fact.pod, fact.resource_version) == (PodState.RUNNING, 11)
+
+
+def test_a_pod_that_is_evicted_no_longer_runs_and_the_one_in_its_place_does():
+    inventory = adapter._Inventory(empty_listing())
+    inventory.apply(job_event(10, failed=False))
+    events = [
+        pod_event(11, "Running", name="old"),
+        pod_event(12, "Running", name="old", leaving=True),  # for as long as its kubelet is away
+        pod_event(13, "Pending", name="new"),
+        pod_event(14, "Running", name="new"),
+    ]
+    facts = list(filter(None, map(inventory.apply, events)))
+    assert [fact.pod for fact in facts] == [PodState.RUNNING, PodState.PENDING, PodState.RUNNING]
+
+
+def test_of_a_pod_only_what_a_fact_is_made_from_is_kept():
+    """A namespace has tens of thousands of pods, and most of what the API serves of one is of no use here."""
+    served = pod_event(11, "Running", leaving=True).object
+    served["metadata"] |= {"managedFields": [{}], "annotations": {"a": "b"}}
+    served |= {"spec": {"containers": [{}]}}
+    served["status"] |= {"conditions": [{}], "containerStatuses": [{}]}
+    slim = adapter._slim(served)
+    assert set(slim) == {"metadata", "status"}
+    assert set(slim["metadata"]) == {"name", "uid", "resourceVersion", "ownerReferences", "deletionTimestamp"}
+    assert set(slim["status"]) == {"phase"}
 
 
 def test_a_pod_that_outlives_its_job_brings_nothing_back():

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from sf_healer.core import evidence
 from sf_healer.core.events import IDENTITY_CHARACTERS
 from sf_healer.core.evidence import Fact
-from sf_healer.core.facts import Condition, JobFact, PodState, epoch_seconds, fact_from_manifest, gone
+from sf_healer.core.facts import (
+    Condition,
+    JobFact,
+    LostPod,
+    PodState,
+    epoch_seconds,
+    fact_from_manifest,
+    gone,
+    lost_pod,
+)
 
 UID = "11111111-1111-1111-1111-111111111111"
 OTHER_UID = "22222222-2222-2222-2222-222222222222"
@@ -55,13 +64,18 @@ ENV = {
 }
 
 
-def pod(phase, *, name="p", uid=UID, ip="", version="41", created="2025-09-01T10:00:01Z", owner=True):
+def pod(phase, *, name="p", uid=UID, ip="", version="41", created="2025-09-01T10:00:01Z", owner=True, leaving=False):
     metadata = {"name": name, "resourceVersion": version, "creationTimestamp": created}
+    if leaving:
+        metadata["deletionTimestamp"] = LEAVING_AT
     if owner:
         metadata["ownerReferences"] = [{"kind": "Job", "uid": uid, "controller": True}]
     else:
         metadata["labels"] = {"batch.kubernetes.io/controller-uid": uid}
     return {"metadata": metadata, "status": {"phase": phase, "podIP": ip}}
+
+
+LEAVING_AT = "2025-09-01T10:06:20Z"
 
 
 def condition(kind, status="True"):
@@ -163,6 +177,89 @@ def test_the_address_is_that_of_the_youngest_running_pod():
         pod("Failed", name="newest", ip="10.0.0.3", created="2025-09-01T10:09:00Z"),
     ]
     assert fact_from_manifest(job(), pods).pod_ip == "10.0.0.2"
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([], PodState.PENDING),  # there is a pod, and nothing that runs counts
+        (["Pending"], PodState.PENDING),
+        (["Running"], PodState.RUNNING),
+        (["Failed"], PodState.PENDING),  # an old failure beside it: the last pod has not ended yet
+    ],
+)
+@pytest.mark.parametrize("phase", ["Running", "Pending"])
+def test_a_pod_that_is_being_deleted_does_not_run(phase, others, expected):
+    """The Job controller does not count it either (IsPodActive), and starts another."""
+    pods = [pod(phase, name="old", ip="10.0.0.1", leaving=True), *(pod(each, name="new") for each in others)]
+    assert fact_from_manifest(job(), pods).pod is expected
+
+
+def test_a_pod_that_has_ended_has_ended_also_while_it_is_being_deleted():
+    assert fact_from_manifest(job(), [pod("Failed", leaving=True)]).pod is PodState.ENDED
+
+
+def test_a_pod_that_is_being_deleted_has_no_address_to_tell():
+    youngest = pod("Running", name="old", ip="10.0.0.1", created="2025-09-01T10:05:00Z", leaving=True)
+    assert fact_from_manifest(job(), [youngest]).pod_ip == ""
+    assert fact_from_manifest(job(), [youngest, pod("Running", name="new", ip="10.0.0.2")]).pod_ip == "10.0.0.2"
+
+
+def on_a_node(ready, *, reason=None, containers="True", **known):
+    """Give a running pod as its kubelet, or the node controller, says it is."""
+    conditions = [{"type": "Ready", "status": ready, "lastTransitionTime": "2025-09-01T10:02:00Z"}]
+    if reason is not None:
+        conditions[0]["reason"] = reason
+    if containers is not None:
+        conditions.append({"type": "ContainersReady", "status": containers})
+    found = pod("Running", **known)
+    found["status"]["conditions"] = conditions
+    return found
+
+
+NODE_GONE_AT = 1756720920.0
+ALL_READY = [{"ready": True, "state": {"running": {}}}]
+ONE_NOT_READY = [*ALL_READY, {"ready": False, "state": {"running": {}}}]
+ONE_ENDED = [*ALL_READY, {"ready": False, "state": {"terminated": {}}}]
+
+
+@pytest.mark.parametrize(
+    ("found", "is_lost"),
+    [
+        (on_a_node("True"), False),
+        (on_a_node("False"), True),
+        (on_a_node("False", reason=""), True),
+        (on_a_node("False", reason="ContainersNotReady", containers="False"), False),  # a readiness probe that fails
+        (on_a_node("False", containers="False"), False),
+        (on_a_node("False", reason="ReadinessGatesNotReady"), False),
+        (on_a_node("Unknown"), False),
+        (on_a_node("False", containers=None), False),
+        (on_a_node("False", containers=None) | {"status": {"phase": "Running"}}, False),
+        (pod("Running"), False),
+    ],
+)
+def test_the_node_of_a_pod_is_gone_where_only_the_node_controller_says_not_ready(found, is_lost):
+    lost = lost_pod([found], UID)
+    assert lost == (LostPod("node_gone", NODE_GONE_AT) if is_lost else None)
+
+
+@pytest.mark.parametrize(("containers", "is_lost"), [(ALL_READY, True), (ONE_NOT_READY, False), (ONE_ENDED, False)])
+def test_where_a_kubelet_sums_its_containers_up_for_nobody_they_tell_themselves(containers, is_lost):
+    found = on_a_node("False", containers=None)
+    found["status"]["containerStatuses"] = containers
+    assert (lost_pod([found], UID) is not None) is is_lost
+
+
+def test_a_pod_that_is_being_deleted_is_lost_until_it_has_ended():
+    assert lost_pod([pod("Running", leaving=True)], UID) == LostPod("being_deleted", epoch_seconds(LEAVING_AT))
+    assert lost_pod([pod("Pending", leaving=True)], UID) is not None
+    assert lost_pod([pod("Failed", leaving=True)], UID) is None
+    assert lost_pod([pod("Running", leaving=True, uid=OTHER_UID)], UID) is None
+
+
+def test_of_several_lost_pods_the_last_one_counts_and_live_ones_beside_them_are_no_comfort():
+    pods = [on_a_node("False", name="a"), pod("Running", name="b", leaving=True), on_a_node("True", name="c")]
+    assert lost_pod(pods, UID) == LostPod("being_deleted", epoch_seconds(LEAVING_AT))
 
 
 @pytest.mark.parametrize("owner", [True, False])
@@ -285,6 +382,7 @@ metadata_like = st.fixed_dictionaries(
             "labels",
             "annotations",
             "creationTimestamp",
+            "deletionTimestamp",
             "resourceVersion",
             "ownerReferences",
         ),
@@ -292,7 +390,18 @@ metadata_like = st.fixed_dictionaries(
     ),
 )
 status_like = st.fixed_dictionaries(
-    {}, optional={"conditions": json_values, "phase": json_values, "podIP": json_values}
+    {},
+    optional={
+        "conditions": json_values
+        | st.lists(
+            st.fixed_dictionaries(
+                {"type": st.sampled_from(["Ready", "ContainersReady"]), "status": st.sampled_from(["False", "True"])}
+            )
+        ),
+        "containerStatuses": json_values,
+        "phase": json_values | st.just("Running"),
+        "podIP": json_values,
+    },
 )
 pod_like = st.fixed_dictionaries({}, optional={"metadata": metadata_like | json_values, "status": status_like})
 
@@ -313,6 +422,7 @@ pod_like = st.fixed_dictionaries({}, optional={"metadata": metadata_like | json_
 def test_no_manifest_with_a_name_breaks_the_reading(metadata, status, spec, pods):
     fact = fact_from_manifest({"metadata": metadata, "status": status, "spec": spec}, pods)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(fact), type=JobFact) == fact
+    lost_pod(pods, "")
 
 
 def test_gone_keeps_who_it_was_and_never_goes_back_in_order():

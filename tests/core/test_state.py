@@ -292,6 +292,18 @@ def test_the_first_sight_of_a_running_pod_is_kept_while_it_runs():
     assert (state.running_at, state.idle_pod_at) == (T0 + 6, NEVER)
 
 
+def test_another_running_pod_than_before_runs_since_our_log_first_showed_it():
+    """One was swapped for another between two facts: the new one is owed the time to speak that any has."""
+    state = JobState(JOB)
+    fold_fact(state, a_fact(resource_version=1, pod_ip="10.0.0.1"), at=T0 + 1)
+    fold_fact(state, a_fact(resource_version=2, pod_ip="10.0.0.2"), at=T0 + 2)
+    assert state.running_at == T0 + 2
+    fold_fact(state, a_fact(resource_version=3, pod_ip="10.0.0.2", skip=True), at=T0 + 3)
+    fold_fact(state, a_fact(resource_version=4), at=T0 + 4)  # which one is not told
+    fold_fact(state, a_fact(resource_version=5, pod_ip="10.0.0.2"), at=T0 + 5)
+    assert state.running_at == T0 + 2
+
+
 def test_the_first_sight_of_a_condition_is_kept_while_it_holds():
     state = JobState(JOB)
     fold_fact(state, a_fact(resource_version=1), at=T0 + 1)

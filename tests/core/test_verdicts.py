@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sf_healer.core import policy, verdicts
 from sf_healer.core.events import Kind
-from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.facts import Condition, PodState, with_pods
 from sf_healer.core.policy import Policy
 from sf_healer.core.state import NEVER, JobState, fold_beat, fold_fact, fold_word
 from sf_healer.core.verdicts import (
@@ -635,6 +635,49 @@ def test_silence_counts_from_the_start_of_a_second_pod_if_that_is_later(reports)
     state = said(*reports, running_at=T0 + 50)
     assert judged(state, 50 + SILENCE).verdict is Verdict.HEALTHY
     assert judged(state, 51 + SILENCE).verdict is Verdict.STUCK
+
+
+def a_pod(name, phase, *, leaving=False):
+    metadata = {"name": name, "creationTimestamp": {"old": "2025-06-15T15:00:00Z", "new": "2025-06-15T15:07:00Z"}[name]}
+    if leaving:
+        metadata["deletionTimestamp"] = "2025-06-15T15:07:30Z"
+    return {"metadata": metadata, "status": {"phase": phase, "podIP": f"ip of {name}"}}
+
+
+def shown(state, *facts):
+    """Fold facts of a Job: when our log shows each, and the pods that the cluster had then."""
+    for seconds, *pods in facts:
+        fact = with_pods(a_fact(resource_version=100 + int(seconds)), pods)
+        fold_fact(state, fact, at=T0 + seconds)
+    return state
+
+
+OLD, LEAVING = a_pod("old", "Running"), a_pod("old", "Running", leaving=True)
+EVICTED = (30, LEAVING, a_pod("new", "Pending"))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [EVICTED, (35, LEAVING, a_pod("new", "Running"))],  # a dead kubelet does not say that the old one has ended
+        [EVICTED, (35, a_pod("new", "Running"))],
+        [(35, LEAVING, a_pod("new", "Running"))],
+        [(35, a_pod("new", "Running"))],  # a list after a watch that broke: nothing was seen of the change
+    ],
+)
+def test_a_job_that_kubernetes_has_mended_has_its_whole_threshold_to_speak(facts):
+    state = shown(said((LOADING, 5), running_at=NEVER), (1, OLD), *facts)
+    assert short(judged(state, 35 + SILENCE)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert short(judged(state, 35 + SILENCE + 1)) == (Verdict.STUCK, Rule.LOADING_STOPPED)
+
+
+def test_a_job_of_whose_pods_all_are_being_deleted_is_told_of_in_the_end_and_not_restarted():
+    """Its pod is replaced at once, or once it has ended (podReplacementPolicy): the Job controller knows when."""
+    state = shown(said((LOADING, 5), running_at=NEVER), (1, OLD), (30, LEAVING))
+    assert short(judged(state, 30 + NOT_RUNNING)) == (Verdict.STARTING, Rule.POD_NOT_RUNNING)
+    told = judged(state, 30 + NOT_RUNNING + 1)
+    assert short(told) == (Verdict.NOT_RUNNING, Rule.POD_NOT_RUNNING)
+    assert not told.restartable
 
 
 @pytest.mark.parametrize("reports", [[(LOADING, 5)], [(STARTED, 5)], []])
