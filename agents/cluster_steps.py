@@ -9,7 +9,7 @@ import msgspec
 
 from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, LiveJob
 from sf_healer.core.actions import Action, State, manifest_to_create, resource_version_to_delete
-from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.facts import Condition, Loss, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.steps import Step, StepResult, What
 
@@ -87,6 +87,8 @@ def _found(job: LiveJob, step: Step) -> StepResult:
         attempt=fact.attempt,
         action_id=fact.action_id,
         manifest=manifest,
+        loss=job.lost.loss if job.lost is not None else Loss.NONE,
+        lost_seconds=max(0.0, job.api_at - job.lost.since) if job.lost is not None else 0.0,
     )
 
 

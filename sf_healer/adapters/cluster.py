@@ -36,10 +36,12 @@ from sf_healer.core.clocks import ClockBound
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
     JobFact,
+    LostPod,
     belongs_to,
     controller_uid,
     fact_from_manifest,
     gone,
+    lost_pod,
     resource_version,
     with_pods,
 )
@@ -128,6 +130,8 @@ class LiveJob(msgspec.Struct, frozen=True):
 
     fact: JobFact
     manifest: Manifest  # holds secrets in env: never log or show it
+    lost: LostPod | None = None
+    api_at: float = 0.0  # the API server's clock when it was read, to the second below; 0: it did not say
 
 
 class PodInfo(msgspec.Struct, frozen=True):
@@ -285,11 +289,15 @@ class Cluster:
 
     def read_job(self, namespace: str, name: str) -> LiveJob | ApiFailure:
         """Read a Job and its pods as they are now."""
-        manifest = _ask(self._batch.read_namespaced_job, name, namespace)
+        served_at: list[float] = []
+        manifest = _ask(self._batch.read_namespaced_job, name, namespace, served_at=served_at)
         if isinstance(manifest, ApiFailure):
             return manifest
         pods = self._pods(namespace, name)
-        return pods if isinstance(pods, ApiFailure) else LiveJob(fact_from_manifest(manifest, pods), manifest)
+        if isinstance(pods, ApiFailure):
+            return pods
+        fact = fact_from_manifest(manifest, pods)
+        return LiveJob(fact, manifest, lost_pod(pods, fact.uid), served_at[0])
 
     def pods_of(self, namespace: str, job_name: str, uid: str) -> tuple[PodInfo, ...] | ApiFailure:
         """List the pods of one incarnation of a Job, those being deleted included, also after it is gone.

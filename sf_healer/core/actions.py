@@ -30,7 +30,7 @@ from sf_healer.core.commands import (
     Withdraw,
     outcome_id,
 )
-from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.facts import Condition, Loss, PodState
 from sf_healer.core.manifest import Manifest, Stamp, exempt, kept_when_finished, stamp
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
@@ -42,6 +42,15 @@ EMPTY_REPLACEMENTS = 2
 LATE_DELETE_SECONDS = 75.0
 # Whatever the API or a proxy before it asks for (Retry-After): between delete and create there is no Job.
 LONGEST_PAUSE_SECONDS = 60.0
+# A lost pod is left to Kubernetes for so long. From a node that does not answer it evicts pods after 300 s
+# (kube-apiserver --default-unreachable-toleration-seconds), and starts others at once; as long again for its queues
+# and the grace of a pod (docs/decisions/0026).
+LOST_POD_SECONDS = 600.0
+_LOST_POD_RETRY_SECONDS = 60.0
+_LOSSES = {
+    Loss.BEING_DELETED: "a pod of it is being deleted: the Job controller starts another",
+    Loss.NODE_GONE: "the node of its pod does not answer: Kubernetes evicts the pod",
+}
 
 
 _CREATES = frozenset({Step.CREATE, Step.RESTORE})
@@ -518,7 +527,7 @@ def _observed(action: Action, moment: _Moment) -> Move:
     """Save the Job that was judged, unless something speaks against touching it."""
     objection = _objection(action, moment)
     if objection is not None:
-        return _refuse(action, objection[0], moment.now, objection[1])
+        return _refuse(action, objection[0], moment.now, objection[1], _retry_after(moment.result))
     if action.observe_only:
         return _conclude(action, Result.WOULD_RESTART, Cause.OBSERVE_MODE, moment.now)
     return _save(action, moment)
@@ -534,9 +543,26 @@ def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
     its_own = _its_own_objection(result, command.evidence.condition)
     if its_own is not None:
         return its_own
+    if _is_left_to_kubernetes(result):
+        return Reason.SUPERSEDED, _LOSSES[result.loss]
     if command.evidence.pod_ended and result.pod in {PodState.PENDING, PodState.RUNNING}:
         return Reason.SUPERSEDED, "the Job controller has started another pod"
     return None
+
+
+def _is_left_to_kubernetes(result: StepResult) -> bool:
+    """Say whether a pod of the Job was lost so lately that Kubernetes may yet put another in its place.
+
+    A Job that is being deleted gets none, and waits for a pod whose kubelet cannot say that it has ended. To a Job that
+    has ended nothing of that matters: it gets no other pod anyway.
+    """
+    is_active = result.condition is Condition.ACTIVE
+    return is_active and result.loss is not Loss.NONE and result.lost_seconds <= LOST_POD_SECONDS
+
+
+def _retry_after(result: StepResult) -> float:
+    """Return for how long the Job is not to be judged anew, seconds; 0: for as long as after any refusal."""
+    return _LOST_POD_RETRY_SECONDS if _is_left_to_kubernetes(result) else 0.0
 
 
 def _its_own_objection(result: StepResult, expected: str) -> tuple[Reason, str] | None:
@@ -570,7 +596,7 @@ def _still_there(action: Action, moment: _Moment) -> Move:
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
         return _look_again(action, moment)
     untouched = msgspec.structs.replace(action, deleting_since=0.0)
-    return _refuse(untouched, objection[0], moment.now, objection[1])
+    return _refuse(untouched, objection[0], moment.now, objection[1], _retry_after(moment.result))
 
 
 def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
@@ -930,9 +956,10 @@ def repaired(outcome: Outcome) -> bool | None:
     return None
 
 
-def _refuse(action: Action, reason: Reason, now: float, detail: str) -> Move:
-    action = msgspec.structs.replace(action, touched_at=0.0)
-    return _conclude(action, Result.REFUSED, reason, now, detail=detail)
+def _refuse(action: Action, reason: Reason, now: float, detail: str, retry_after: float = 0.0) -> Move:
+    refused = _conclude(msgspec.structs.replace(action, touched_at=0.0), Result.REFUSED, reason, now, detail=detail)
+    assert refused.outcome is not None
+    return msgspec.structs.replace(refused, outcome=msgspec.structs.replace(refused.outcome, retry_after=retry_after))
 
 
 def _conclude(action: Action, result: Result, reason: Cause | Reason, now: float, *, detail: str = "") -> Move:

@@ -21,7 +21,7 @@ from sf_healer.core.commands import (
     Withdraw,
     read_record,
 )
-from sf_healer.core.facts import Condition, JobFact, PodState
+from sf_healer.core.facts import Condition, JobFact, Loss, PodState
 from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits, fault_of
 from sf_healer.core.rollouts import RolloutView
@@ -70,6 +70,8 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
     status: Count = 0
     message: str = ""
     retry_after_seconds: Seconds = 0.0
+    loss: Loss = Loss.NONE  # of the pod that was lost last, if any is
+    lost_seconds: Seconds = 0.0  # since when, by the API server's clock
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="admitted"):

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from agents.cluster_steps import take
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.core.actions import Action, State
 from sf_healer.core.commands import Command, Grounds
+from sf_healer.core.facts import Loss
 from sf_healer.core.steps import Step, What
 from tests.lab.beside import Served, answer_json
 
@@ -97,15 +99,20 @@ def a_pod(name: str, job_uid: str, *, is_orphan: bool) -> dict[str, object]:
 
 
 class OnlyPods(Served):
-    """An API with no Job, and these pods."""
+    """An API with no Job, or this one, and these pods."""
 
-    def __init__(self, *pods: dict[str, object]) -> None:
+    def __init__(self, *pods: dict[str, object], job: dict[str, object] | None = None) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.partition("?")[0].endswith("/pods"):
                     answer_json(self, {"metadata": {}, "items": pods})
+                elif job is not None:
+                    answer_json(self, job)
                 else:
                     answer_json(self, {"code": 404}, 404)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return formatdate(NOW if timestamp is None else timestamp, usegmt=True)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -129,3 +136,40 @@ def test_a_look_where_there_is_no_job_counts_the_pods_that_a_new_one_has_to_wait
     with OnlyPods(*left) as api:
         result = take(cluster_at(api.port, tmp_path), msgspec.structs.replace(ACTION, state=state), Step.LOOK)
     assert (result.what, result.pods) == (What.ABSENT, pods)
+
+
+NOW = 1_800_000_600.0  # by the API server's clock
+A_JOB: dict[str, object] = {
+    "metadata": {"name": "a", "namespace": "stf", "uid": "u1", "resourceVersion": "7"},
+    "spec": {"template": {"spec": {}}},
+}
+
+
+def of_its_node(since: str) -> dict[str, object]:
+    """Give a pod whose node does not answer since then, in the words of the node controller."""
+    pod = a_pod("p", "u1", is_orphan=False)
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": since}
+    return pod | {"status": {"phase": "Running", "conditions": [ready, {"type": "ContainersReady", "status": "True"}]}}
+
+
+def evicted(by: str) -> dict[str, object]:
+    pod = a_pod("p", "u1", is_orphan=False)
+    return pod | {"metadata": {**pod["metadata"], "deletionTimestamp": by}}  # type: ignore[dict-item]  # JSON
+
+
+@pytest.mark.parametrize(
+    ("pods", "loss", "seconds"),
+    [
+        ([], Loss.NONE, 0.0),
+        ([a_pod("p", "u1", is_orphan=False)], Loss.NONE, 0.0),
+        ([of_its_node("2027-01-15T08:05:00Z")], Loss.NODE_GONE, 300.0),
+        ([evicted("2027-01-15T08:09:00Z"), a_pod("q", "u1", is_orphan=False)], Loss.BEING_DELETED, 60.0),
+        ([evicted("2027-01-15T08:10:20Z")], Loss.BEING_DELETED, 0.0),  # its grace is not over
+    ],
+)
+def test_a_look_at_a_job_tells_of_a_lost_pod_and_since_how_long_by_the_clock_of_the_cluster(
+    tmp_path, pods, loss, seconds
+):
+    with OnlyPods(*pods, job=A_JOB) as api:
+        result = take(cluster_at(api.port, tmp_path), ACTION, Step.OBSERVE)
+    assert (result.what, result.loss, result.lost_seconds) == (What.FOUND, loss, seconds)

@@ -9,7 +9,9 @@ import random
 import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from agents.journal import Journal
@@ -18,7 +20,7 @@ from sf_healer.core import steps
 from sf_healer.core.actions import Pace, State
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.commands import Alive, Command, Decision, Grounds, ProofOfLife, Resolve, Result, Withdraw
-from sf_healer.core.facts import PodState
+from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Admitted, Announced, FleetCounts, Resulted, Step, Tick
@@ -662,6 +664,110 @@ async def test_a_finalizer_that_stays_asks_for_a_person_and_the_job_comes_back_w
         outcome = await desk.outcome()
     assert outcome.result is Result.RESTARTED
     assert without_marks(read(cluster).manifest) == without_marks(old.manifest)
+
+
+def its_pods(plane, cluster, name="loader-a"):
+    return plane.call("GET", f"/api/v1/namespaces/{cluster.namespace}/pods?labelSelector=job-name={name}").body["items"]
+
+
+def change_status(plane, pod, change):
+    """Write into a pod's status as a kubelet or the node controller does."""
+    changed = copy.deepcopy(pod)
+    change(changed["status"])
+    path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/status"
+    answer = plane.call("PUT", path, changed)
+    assert answer.status == 200, answer
+
+
+def lose_node(status):
+    """Do what the node controller does to a pod whose node does not answer (MarkPodsNotReady)."""
+    ready = next(each for each in status["conditions"] if each["type"] == "Ready")
+    ready |= {"status": "False", "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def without_a_kubelet(manifest):
+    """Let nobody confirm for a long time that the pods of a Job have ended."""
+    manifest["spec"]["template"]["metadata"] = {"annotations": {"kubelab.io/stop-delay": "600s"}}
+    return manifest
+
+
+async def ready_pods(cluster, number):
+    """Wait until the Job controller has counted so many."""
+
+    def is_counted():
+        return read(cluster).manifest["status"].get("ready") == number
+
+    await asyncio.to_thread(until, is_counted, f"{number} ready pods", seconds=SECONDS)
+
+
+async def test_a_job_whose_node_has_died_is_left_to_the_job_controller_which_mends_it(control_plane, real):
+    """The node is taken for dead at 50 s and its pods are evicted 300 s later; a Job is stuck at 300 s."""
+    old = await asyncio.to_thread(create, real, without_a_kubelet(a_job()))
+    [pod] = its_pods(control_plane, real)
+    async with working(real) as desk:
+        change_status(control_plane, pod, lose_node)
+        command = a_command(old)
+        await desk.ask(command)
+        outcome = await desk.outcome(command)
+        assert (outcome.result, outcome.reason, outcome.retry_after) == (Result.REFUSED, "superseded", 60.0)
+        assert "node" in outcome.detail
+        control_plane.call("DELETE", f"/api/v1/namespaces/{real.namespace}/pods/{pod['metadata']['name']}")
+        await desk.until(lambda: len(its_pods(control_plane, real)) == 2, "another pod beside the one that stays")
+        await desk.until(lambda: read(real).fact.pod is PodState.RUNNING, "that one to run")
+        again = msgspec.structs.replace(command, id="again", decided_at=time.time(), expires_at=time.time() + 60.0)
+        await desk.ask(again)
+        outcome = await desk.outcome(again)
+    assert (outcome.reason, "is being deleted" in outcome.detail) == ("superseded", True)
+    now = read(real)
+    assert (now.fact.uid, now.fact.condition) == (old.fact.uid, Condition.ACTIVE)
+    assert now.fact.pod_ip != old.fact.pod_ip
+    assert desk.steps_taken() == [Step.OBSERVE, Step.OBSERVE]
+
+
+async def test_a_node_that_dies_between_the_last_look_and_the_delete_is_noticed(control_plane, real):
+    """The Job's status counts the pods that are ready, so the Job is another version of itself."""
+
+    await asyncio.to_thread(create, real)
+    await ready_pods(real, 1)
+    old = read(real)
+    change_status(control_plane, its_pods(control_plane, real)[0], lose_node)
+    await ready_pods(real, 0)
+    version = old.manifest["metadata"]["resourceVersion"]
+    failure = real.delete_job(real.namespace, "loader-a", old.fact.uid, version)
+    assert failure is not None
+    assert failure.kind is Failure.CONFLICT
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase", "expected"),
+    [
+        ({"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}, "Succeeded", Condition.COMPLETE),
+        ({"backoffLimit": 0}, "Failed", Condition.FAILED),
+    ],
+)
+async def test_a_job_has_come_to_its_end_while_pods_of_it_are_still_going(control_plane, real, policy, phase, expected):
+    """Kubernetes 1.31 and later: Complete, or Failed, comes with the end of the last pod."""
+    manifest = without_a_kubelet(a_job(completionMode="Indexed", completions=2, parallelism=2, **policy))
+    old = await asyncio.to_thread(create, real, manifest)
+    await ready_pods(real, 2)
+    first = next(each for each in its_pods(control_plane, real) if "-0-" in each["metadata"]["name"])
+
+    def end(status):
+        code = 0 if phase == "Succeeded" else 1
+        status["phase"] = phase
+        for container in status["containerStatuses"]:
+            container |= {"ready": False, "state": {"terminated": {"exitCode": code}}}
+
+    change_status(control_plane, first, end)
+    await asyncio.to_thread(until, lambda: read(real).fact.condition is expected, "its end", seconds=SECONDS)
+    now = read(real)
+    told = {each["type"] for each in now.manifest["status"]["conditions"] if each["status"] == "True"}
+    assert told in ({"SuccessCriteriaMet"}, {"FailureTarget"})
+    assert now.manifest["status"]["terminating"] == 1
+    async with working(real) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert (outcome.reason, outcome.detail) == ("superseded", f"the Job is {expected} meanwhile")
 
 
 async def test_the_new_pod_never_runs_beside_the_old_one(control_plane, real):

@@ -6,6 +6,7 @@ import pytest
 from sf_healer.core.actions import (
     LATE_DELETE_SECONDS,
     LONGEST_PAUSE_SECONDS,
+    LOST_POD_SECONDS,
     MOVES,
     SIGNS_OF,
     STEP_OF,
@@ -31,7 +32,7 @@ from sf_healer.core.commands import (
     Result,
     Withdraw,
 )
-from sf_healer.core.facts import SKIP_ANNOTATION, Condition, JobFact, PodState
+from sf_healer.core.facts import SKIP_ANNOTATION, Condition, JobFact, Loss, PodState
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Announced, Resulted, Seen, Step, StepResult, What
 
@@ -1115,6 +1116,48 @@ def test_a_job_without_another_pod_is_restarted_for_the_one_that_ended():
     walk = Walk(a_command(evidence=Grounds(unhealthy_at=900.0, pod_ended=True)))
     walk.answer(found(pod=PodState.ENDED, pods=1))
     assert walk.action.state is State.SAVED
+
+
+LOST = [(Loss.BEING_DELETED, "is being deleted"), (Loss.NODE_GONE, "node")]
+
+
+@pytest.mark.parametrize(("loss", "words"), LOST)
+@pytest.mark.parametrize("pod", [PodState.RUNNING, PodState.PENDING])
+@pytest.mark.parametrize("state", [State.ADMITTED, State.RECHECKING])
+def test_a_job_with_a_lost_pod_is_left_to_kubernetes(state, pod, loss, words):
+    walk = Walk(a_command(expires_at=2000.0)).to(state)
+    walk.now += LATE_DELETE_SECONDS
+    walk.answer(found(pod=pod, pods=1, loss=loss, lost_seconds=LOST_POD_SECONDS))
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "superseded")
+    assert words in walk.outcome.detail
+    assert walk.outcome.retry_after == 60.0
+    assert walk.outcome.attempt == 0
+
+
+@pytest.mark.parametrize("loss", [Loss.BEING_DELETED, Loss.NODE_GONE])
+def test_a_pod_that_was_lost_for_longer_than_kubernetes_takes_holds_nothing_up(loss):
+    walk = Walk()
+    walk.answer(found(pod=PodState.RUNNING, pods=1, loss=loss, lost_seconds=LOST_POD_SECONDS + 1.0))
+    assert walk.action.state is State.SAVED
+
+
+def test_kubernetes_has_time_to_evict_the_pods_of_a_node_and_to_start_others():
+    toleration, queue_and_grace = 300.0, 60.0
+    assert toleration + queue_and_grace < LOST_POD_SECONDS
+
+
+@pytest.mark.parametrize("condition", [Condition.FAILED, Condition.COMPLETE])
+def test_a_job_that_has_ended_gets_no_other_pod_so_a_lost_one_holds_nothing_up(condition):
+    """Since Kubernetes 1.31 its pods are on their way out while it is so."""
+    walk = Walk(a_command(verdict="failed", evidence=Grounds(condition=condition.value)))
+    walk.answer(found(condition=condition, pods=1, loss=Loss.BEING_DELETED))
+    assert walk.action.state is State.SAVED
+
+
+def test_a_pod_that_had_ended_and_another_that_is_being_deleted_are_told_as_they_are():
+    walk = Walk(a_command(evidence=Grounds(unhealthy_at=900.0, pod_ended=True)))
+    walk.answer(found(pod=PodState.PENDING, pods=1, loss=Loss.BEING_DELETED))
+    assert "is being deleted" in walk.outcome.detail
 
 
 def test_a_delete_is_not_sent_for_a_command_that_has_expired_meanwhile():
