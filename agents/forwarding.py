@@ -234,13 +234,13 @@ class Forwarding:
     async def _mark(self) -> int:
         forwarder, ports = self.forwarder, self._ports
         owned, topic_id = ports.positions(), forwarder.topic_id
-        if not owned:
+        if not owned and not forwarder.has_resets:
             return 0
         identity = await ports.identity(max_age_seconds=IDENTITY_AGE_SECONDS if topic_id else 0.0)
         stale = forwarder.stale(now=ports.clock(), interval=self._mark_interval_seconds)
         await self._append([Addressed(partition, evidence.EMPTY) for partition in stale])
         w = forwarder.w()
-        ends = await ports.ends(owned)
+        ends = await ports.ends(owned) if owned else {}
         if forwarder.topic_id != topic_id or _is_beyond(ports.positions(), ends):
             return 0  # the topic was made anew meanwhile: which one is read will show at the next mark
         forwarder.topic_id = identity.topic_id
@@ -248,7 +248,7 @@ class Forwarding:
         reached = {partition: at for partition, at in ports.positions().items() if partition in owned}
         marks = forwarder.claims(reached, identity.partitions)
         await self._append([Addressed(partition, evidence.encode(mark)) for partition, mark in marks.items()])
-        forwarder.claimed(marks.values())
+        forwarder.claimed()
         return len(marks)
 
     async def _append(self, records: Sequence[Addressed]) -> None:

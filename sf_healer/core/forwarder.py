@@ -17,6 +17,10 @@ from sf_healer.core.marks import SourceMarks
 _NEVER = float("-inf")
 
 
+class _Reset:
+    """That a source partition's offsets were out of range."""
+
+
 class Forwarder:
     """One worker's view of its source partitions and of the evidence partitions it writes to."""
 
@@ -26,7 +30,9 @@ class Forwarder:
         self._combiner = Combiner(names, partitions)
         self._marks: dict[int, SourceMarks] = defaultdict(SourceMarks)
         self._marks_of = ""  # the topic whose ends were noted in them
-        self._resets: set[int] = set()
+        # By source partition, what is still to be told: each is a thing of its own, though two are of one partition.
+        self._resets: dict[int, _Reset] = {}
+        self._telling: dict[int, _Reset] = {}  # those in the marks that `claims` gave last
         # Per evidence partition: the broker's time of our newest acknowledged record, and our monotonic clock when
         # it was sent. Sent before it was appended, so adding what has passed since gives a time that is not too early.
         self._newest: dict[int, tuple[float, float]] = {}
@@ -98,38 +104,46 @@ class Forwarder:
             self._marks[source_partition].note(end, w, not_before=min(w.values()), not_after=not_after)
 
     def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
-        """Return the marks to send, by evidence partition.
+        """Return the marks to send, by evidence partition; without a claim where there is only a reset to tell.
 
         `positions` tells up to where each source partition is forwarded and acknowledged, `source_partitions` how
         many the topic has.
         """
-        sources: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        self._telling = dict(self._resets)
+        told_to = range(self.partitions if self._telling else 0)  # each evidence partition, whatever is claimed there
+        sources: dict[int, list[tuple[int, float]]] = defaultdict(list, {partition: [] for partition in told_to})
         for source_partition, position in sorted(positions.items()):
             w = self._marks[source_partition].claim(position)
             for partition, at in (w or {}).items():
                 sources[partition].append((source_partition, at))
-        resets = tuple(sorted(self._resets))
+        resets = tuple(sorted(self._telling))
         return {
             partition: Mark(self.topic_id, source_partitions, tuple(claims), resets)
             for partition, claims in sorted(sources.items())
         }
 
-    def claimed(self, marks: Iterable[Mark]) -> None:
-        """Note that these marks are acknowledged: their resets have been told."""
-        for mark in marks:
-            self._resets.difference_update(source for source, _ in mark.sources if source in mark.reset)
+    def claimed(self) -> None:
+        """Note that the marks that `claims` gave last are acknowledged: each reset is told once."""
+        for source_partition, reset in self._telling.items():
+            if self._resets.get(source_partition) is reset:
+                del self._resets[source_partition]
+        self._telling = {}
+
+    @property
+    def has_resets(self) -> bool:
+        """Whether there is a reset to tell."""
+        return bool(self._resets)
 
     def assigned(self) -> None:
         """Note that reading began anew: which topic the positions belong to has to be asked.
 
-        What was reset before is not ours to tell any more: a source that is no longer marked here would have every
-        mark of ours make a feed gap, for ever.
+        What was reset before is still ours to tell. A position behind the loss may have been committed, and then
+        whoever goes on from there is not out of range.
         """
         self.topic_id = ""
-        self._resets.clear()
 
     def reset(self, source_partition: int, *, from_position: int, to_position: int) -> None:
         """Note that the source's offsets were out of range: what lies between is lost, or the topic is new."""
-        self._resets.add(source_partition)
+        self._resets[source_partition] = _Reset()
         if to_position < from_position:
             self.topic_id = ""  # made anew: what was seen of its offsets counts no longer

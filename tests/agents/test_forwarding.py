@@ -43,6 +43,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.topic, self.end, self.position = Topic("first", 1), 0, 0
+        self.owned: Sequence[int] = (0, 1)
         self.read_up_to = 0
         self.cached = self.topic
         self.log: list[Any] = []
@@ -55,7 +56,7 @@ class Broker:
         return float(len(self.log))
 
     def positions(self) -> dict[int, int]:
-        return {0: self.position, 1: self.position}
+        return dict.fromkeys(self.owned, self.position)
 
     def handed_over(self, source_partition: int) -> int:
         assert source_partition in self.positions()
@@ -170,20 +171,35 @@ async def test_a_position_beyond_the_end_claims_nothing_and_keeps_the_id_its_bat
     assert broker.bundles()[-1].topic_id == "first"
 
 
-async def test_a_reset_is_told_no_longer_once_reading_began_anew() -> None:
+async def test_a_reset_is_told_once_whatever_is_read_then() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)
     broker.end = 1
     await forwarding.forward(reports(0))
     broker.position = 1
-    forwarding.forwarder.reset(5, from_position=9, to_position=20)  # a source that the new assignment has not
+    forwarding.forwarder.reset(5, from_position=9, to_position=20)  # a source that the next assignment has not
+    forwarding.forwarder.assigned()
     await forwarding.mark()
     assert broker.marks()[-1].reset == (5,)
 
-    forwarding.forwarder.assigned()
+    broker.position = broker.end = 2
     await forwarding.mark()
 
     assert broker.marks()[-1].reset == ()
+
+
+async def test_a_reset_is_told_by_a_worker_that_has_no_source_partition_any_more() -> None:
+    """What was committed lies behind the loss, so whoever reads on is not out of range and cannot tell it."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    forwarding.forwarder.reset(0, from_position=9, to_position=20)
+    forwarding.forwarder.assigned()
+    broker.owned = ()
+
+    await forwarding.mark()
+    await forwarding.mark()
+
+    assert broker.marks() == [Mark("first", 1, (), (0,))]
 
 
 async def test_a_batch_fetched_from_a_topic_that_is_no_more_is_told_under_no_id() -> None:

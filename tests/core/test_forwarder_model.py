@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sf_healer.core.combine import Rejected
 
 EVIDENCE_PARTITIONS = 2
+EVIDENCE = range(EVIDENCE_PARTITIONS)
 WORKERS = 2
 MARK_INTERVAL_SECONDS = 1.0
 #: Time goes by in steps that are exact as floats and as milliseconds.
@@ -274,11 +275,12 @@ class Worker:
         return await Question([lambda record=record: appended(record) for record in records], list)
 
     def _check_resets(self, records: Sequence[Addressed]) -> None:
-        """See that a reset is told with every mark, until one with the claim of its source is acknowledged."""
+        """See that a reset is told with every mark until one is acknowledged, whatever is assigned meanwhile."""
         marks = [mark for record in records if isinstance(mark := evidence.decode(record.value), Mark)]
         assert all(self.resets <= set(mark.reset) for mark in marks)
+        assert not marks or not self.resets or {record.partition for record in records} >= set(EVIDENCE)
         if marks:
-            self.told = {source for mark in marks for source, _ in mark.sources if source in mark.reset}
+            self.told = set(self.resets)
 
     async def bury(self, batch: Delivery, rejected: Sequence[Rejected]) -> None:
         raise AssertionError((batch, rejected))
@@ -334,9 +336,9 @@ class Model(RuleBasedStateMachine):
         self.lost: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
         # Offsets that look as if they had been told, for a batch of the topic before was told under the new id.
         self.mistaken: dict[tuple[str, int], set[int]] = defaultdict(set)
-        self.folded: list[set[tuple[str, int, int]]] = [set() for _ in range(EVIDENCE_PARTITIONS)]
-        self.highest: list[dict[tuple[str, int], int]] = [{} for _ in range(EVIDENCE_PARTITIONS)]
-        self.watermarks = [Watermark(feed_gap_seconds=FEED_GAP_SECONDS) for _ in range(EVIDENCE_PARTITIONS)]
+        self.folded: list[set[tuple[str, int, int]]] = [set() for _ in EVIDENCE]
+        self.highest: list[dict[tuple[str, int], int]] = [{} for _ in EVIDENCE]
+        self.watermarks = [Watermark(feed_gap_seconds=FEED_GAP_SECONDS) for _ in EVIDENCE]
         self.workers = [Worker(self, booted_at=self.now) for _ in range(WORKERS)]
         self._assign(0)
 
@@ -488,6 +490,7 @@ class Model(RuleBasedStateMachine):
         elif not start <= tracked.position <= end:
             worker.forwarding.forwarder.reset(source, from_position=tracked.position, to_position=start)
             worker.resets.add(source)
+            worker.told.discard(source)
             self._lose(self.topic, source, range(tracked.position if tracked.topic is self.topic else 0, start))
             if start < tracked.position:
                 for delivery in tracked.open:
@@ -527,6 +530,7 @@ class Model(RuleBasedStateMachine):
         if worker.mark is not None and worker.mark.is_over:
             worker.mark = None
             worker.resets -= worker.told
+            worker.told = set()
 
     def _act(self, number: int) -> None:
         """Have the broker act on a part of what is asked, or on all of it."""
@@ -560,7 +564,7 @@ class Model(RuleBasedStateMachine):
     def _is_broken_off(self, worker: Worker, running: Running) -> None:
         """Have a mark be made again later, and a process end whose batch failed."""
         if running is worker.mark:
-            worker.mark = None
+            worker.mark, worker.told = None, set()
         else:
             self._die(worker)
 
@@ -672,7 +676,6 @@ class Model(RuleBasedStateMachine):
             worker.queue.clear()  # Faust empties its buffers; what the agent has in hand it goes on with
             worker.tracked = {source: Tracked(*self.committed.get(source, (self.topic, None))) for source in mine}
             worker.forwarding.forwarder.assigned()
-            worker.resets.clear()
 
     def _waiting(self) -> list[tuple[Worker, Running]]:
         return [

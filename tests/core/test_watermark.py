@@ -294,3 +294,10 @@ def test_every_mark_read_twice_changes_nothing_more(marks):
         assert repeated is None
     assert (once.value, once.marks, once.gaps.as_tuple()) == (twice.value, twice.marks, twice.gaps.as_tuple())
     assert not math.isnan(once.value)
+
+
+def test_a_reset_that_comes_without_a_claim_makes_the_next_step_a_gap():
+    mark = a_running_watermark()
+    assert mark.apply(of(1, reset=(3,)), T0 + 1) is None
+    assert mark.apply(a_mark(T0 + 1), T0 + 1) == Advance(T0 + 1, gap=True)
+    assert mark.apply(a_mark(T0 + 2), T0 + 2) == Advance(T0 + 2, gap=False)
