@@ -240,11 +240,14 @@ class Forwarding:
         stale = forwarder.stale(now=ports.clock(), interval=self._mark_interval_seconds)
         await self._append([Addressed(partition, evidence.EMPTY) for partition in stale])
         w = forwarder.w()
-        ends = await ports.ends(owned) if owned else {}
+        starting_over = forwarder.starting_over(identity.partitions)
+        asked = owned.keys() | starting_over.keys()
+        ends = await ports.ends(asked) if asked else {}
         if forwarder.topic_id != topic_id or _is_beyond(ports.positions(), ends):
             return 0  # the topic was made anew meanwhile: which one is read will show at the next mark
         forwarder.topic_id = identity.topic_id
-        forwarder.note_ends(ends, w, now=ports.clock())
+        forwarder.note_ends({partition: ends[partition] for partition in owned}, w, now=ports.clock())
+        forwarder.note_starts_over(starting_over, ends)
         reached = {partition: at for partition, at in ports.positions().items() if partition in owned}
         marks = forwarder.claims(reached, identity.partitions)
         await self._append([Addressed(partition, evidence.encode(mark)) for partition, mark in marks.items()])

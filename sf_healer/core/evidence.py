@@ -58,13 +58,15 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):
 
     `sources` gives for each source partition the W up to which that holds: the broker's append time, in epoch
     seconds, of a record of this very evidence partition, acknowledged before the source's end was read.
-    `reset` names source partitions whose offsets were out of range: what lay between is lost.
+    `reset` names source partitions whose offsets were out of range: what lay between is lost. `starts_over` names those
+    among them whose offsets began anew, each with the source's end since: from there on nothing was told before.
     """
 
     topic_id: str
     partitions: Count
     sources: tuple[tuple[Number, Moment], ...]
     reset: tuple[Number, ...] = ()
+    starts_over: tuple[tuple[Number, Offset], ...] = ()
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True, tag="f"):

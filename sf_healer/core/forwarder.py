@@ -17,8 +17,12 @@ from sf_healer.core.marks import SourceMarks
 _NEVER = float("-inf")
 
 
-class _Reset:
-    """That a source partition's offsets were out of range."""
+class Reset:
+    """What is to be told of a source partition whose offsets were out of range; its end if they `started_over`."""
+
+    def __init__(self, *, started_over: bool) -> None:
+        self.started_over = started_over
+        self.end: int | None = None
 
 
 class Forwarder:
@@ -31,8 +35,8 @@ class Forwarder:
         self._marks: dict[int, SourceMarks] = defaultdict(SourceMarks)
         self._marks_of = ""  # the topic whose ends were noted in them
         # By source partition, what is still to be told: each is a thing of its own, though two are of one partition.
-        self._resets: dict[int, _Reset] = {}
-        self._telling: dict[int, _Reset] = {}  # those in the marks that `claims` gave last
+        self._resets: dict[int, Reset] = {}
+        self._telling: dict[int, Reset] = {}  # those in the marks that `claims` gave last
         # Per evidence partition: the broker's time of our newest acknowledged record, and our monotonic clock when
         # it was sent. Sent before it was appended, so adding what has passed since gives a time that is not too early.
         self._newest: dict[int, tuple[float, float]] = {}
@@ -103,6 +107,19 @@ class Forwarder:
         for source_partition, end in ends.items():
             self._marks[source_partition].note(end, w, not_before=min(w.values()), not_after=not_after)
 
+    def starting_over(self, source_partitions: int) -> dict[int, Reset]:
+        """Return the resets whose offsets began anew: `note_starts_over` takes the ends that are asked for then."""
+        for source_partition, reset in self._resets.items():
+            if source_partition >= source_partitions:
+                reset.started_over = False  # the topic has no such partition any more, so none that goes on
+        return {source_partition: reset for source_partition, reset in self._resets.items() if reset.started_over}
+
+    @staticmethod
+    def note_starts_over(resets: Mapping[int, Reset], ends: Mapping[int, int]) -> None:
+        """Take in where source partitions end whose offsets have begun anew; read after `starting_over`."""
+        for source_partition, reset in resets.items():
+            reset.end = ends[source_partition]
+
     def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
         """Return the marks to send, by evidence partition; without a claim where there is only a reset to tell.
 
@@ -117,15 +134,17 @@ class Forwarder:
             for partition, at in (w or {}).items():
                 sources[partition].append((source_partition, at))
         resets = tuple(sorted(self._telling))
+        starts_over = tuple((source, end) for source in resets if (end := self._telling[source].end) is not None)
         return {
-            partition: Mark(self.topic_id, source_partitions, tuple(claims), resets)
+            partition: Mark(self.topic_id, source_partitions, tuple(claims), resets, starts_over)
             for partition, claims in sorted(sources.items())
         }
 
     def claimed(self) -> None:
         """Note that the marks that `claims` gave last are acknowledged: each reset is told once."""
         for source_partition, reset in self._telling.items():
-            if self._resets.get(source_partition) is reset:
+            is_told = reset.end is not None or not reset.started_over
+            if is_told and self._resets.get(source_partition) is reset:
                 del self._resets[source_partition]
         self._telling = {}
 
@@ -144,6 +163,7 @@ class Forwarder:
 
     def reset(self, source_partition: int, *, from_position: int, to_position: int) -> None:
         """Note that the source's offsets were out of range: what lies between is lost, or the topic is new."""
-        self._resets[source_partition] = _Reset()
-        if to_position < from_position:
+        started_over = to_position < from_position
+        self._resets[source_partition] = Reset(started_over=started_over)
+        if started_over:
             self.topic_id = ""  # made anew: what was seen of its offsets counts no longer

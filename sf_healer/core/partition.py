@@ -6,7 +6,8 @@ acknowledges the record, so a crash repeats work and loses none.
 
 Redelivery: a worker forwards its source partitions in order and waits for the broker's acknowledgement, so
 all offsets up to the highest seen from a source partition have been folded. What comes again is passed over;
-otherwise a redelivered `loading` would get a fresh append time and hide a stuck Job.
+otherwise a redelivered `loading` would get a fresh append time and hide a stuck Job. Where a source's offsets start
+over under one topic id a mark tells it, and from which on nothing was folded yet (docs/decisions/0007).
 
 What `take` hands out must be stored in its order, the partition's own state last: it says which offsets have
 been folded, so a crash half way must leave it older than the Jobs, never newer.
@@ -50,6 +51,11 @@ from sf_healer.core.windows import NO_WINDOW, Windows
 #: record is tombstoned.
 FORGET_GONE_SECONDS = 3600.0
 
+#: For so long after a source's offsets started over a worker may still tell some of before, which it had in hand.
+STRAYING_SECONDS = 600.0
+#: Those are known by being far above what the source has again; so near to them nothing is held to be one.
+_STRAYING_OFFSETS = 10_000
+
 _HEALTHY = Verdict.HEALTHY
 #: So many Jobs are judged anew before somebody else has a turn: some milliseconds.
 JUDGED_IN_A_STEP = 1_000
@@ -76,6 +82,8 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     replaced_topic_ids: tuple[str, ...] = ()
     lost_until: float = 0.0
     lost_through: float = 0.0
+    #: Sources whose offsets started over: topic id, partition, the highest offset before, until when that matters.
+    started_over: tuple[tuple[str, int, int, float], ...] = ()
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -133,6 +141,7 @@ class Partition:
         #: back as known might be later than what is stored. So the next sign of life of each is stored.
         self._loosely_stored: set[str] = set()
         self._forwarded: dict[tuple[str, int], int] = {}
+        self._started_over: dict[tuple[str, int], tuple[int, float]] = {}
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
         self._gone_since: OrderedDict[str, float] = OrderedDict()
         self._without_fact_since: OrderedDict[str, float] = OrderedDict()
@@ -236,6 +245,7 @@ class Partition:
             self.watermark.replaced_topic_ids,
             self.watermark.gaps.lost_until,
             self.watermark.lost_through,
+            tuple((*source, *before) for source, before in self._started_over.items()),
         )
 
     def restore(self, meta: Meta | None, states: Iterable[JobState]) -> None:
@@ -255,6 +265,7 @@ class Partition:
         self.last_at = meta.last_at
         self.watermark.reset_pending, self.watermark.lost_through = meta.reset_pending, meta.lost_through
         self.watermark.replaced_topic_ids = meta.replaced_topic_ids
+        self._started_over = {(topic, number): (offset, until) for topic, number, offset, until in meta.started_over}
 
     def restore_jobs(self, states: Iterable[JobState]) -> None:
         """Take stored Jobs; a million come in several calls, for the event loop has more to do."""
@@ -381,12 +392,15 @@ class Partition:
         self._passed_over += passed_over
         self._folded += len(bundle.beats) + len(bundle.words) - passed_over
         if highest > known:
-            self._forwarded[source] = highest
-            # A redelivered `loading` can only make a verdict later; a redelivered word may come with another
-            # source time, for it is bounded anew. So what was folded is stored with every word.
-            self._meta_dirty = self._meta_dirty or bool(bundle.words)
-            if bundle.topic_id != self.watermark.topic_id:
-                self._forget_old_topics(bundle.topic_id)
+            self._note_folded(bundle, source, known, highest, at)
+
+    def _note_folded(self, bundle: Bundle, source: tuple[str, int], known: int, highest: int, at: float) -> None:
+        self._forwarded[source] = self._not_astray(source, known, highest, at) if self._started_over else highest
+        # A redelivered `loading` can only make a verdict later; a redelivered word may come with another
+        # source time, for it is bounded anew. So what was folded is stored with every word.
+        self._meta_dirty = self._meta_dirty or bool(bundle.words)
+        if bundle.topic_id != self.watermark.topic_id:
+            self._forget_old_topics(bundle.topic_id)
 
     def _assume(self, facts: tuple[JobFact, ...], at: float) -> list[JobState]:
         """Fold what is assumed of Jobs; returns those that are to be judged when all that the record says is folded."""
@@ -467,6 +481,8 @@ class Partition:
     def _fold_mark(self, mark: Mark, at: float) -> Advance | None:
         if any(w > at for _, w in mark.sources):  # W is the time of an earlier record here: nobody knows the future
             mark = msgspec.structs.replace(mark, sources=tuple((source, min(w, at)) for source, w in mark.sources))
+        for source_partition, end in mark.starts_over:
+            self._start_over((mark.topic_id, source_partition), end, at)
         known = self._sources()
         advance = self.watermark.apply(mark, at)
         if advance is not None:
@@ -474,6 +490,26 @@ class Partition:
         if advance is not None or self._sources() != known:
             self._meta_dirty = True
         return advance
+
+    def _start_over(self, source: tuple[str, int], end: int, at: float) -> None:
+        """Take a source to be folded up to its end only, for its offsets began anew.
+
+        What it holds below may be what is left of it, and folded. To fold that again could condemn a Job that is well:
+        an `error` of long ago would be dated by the newest mark. If it is new it is lost, as is what the mark tells of.
+        """
+        known = self._forwarded.get(source, -1)
+        if known >= end and source[0] not in self.watermark.replaced_topic_ids:
+            self._forwarded[source] = end - 1
+            self._started_over[source] = known, at + STRAYING_SECONDS
+            self._meta_dirty = True
+
+    def _not_astray(self, source: tuple[str, int], known: int, highest: int, at: float) -> int:
+        """Return up to which offset a source is folded; offsets of before it started over do not count."""
+        before, until = self._started_over.get(source, (-1, 0.0))
+        if at >= until or known > before - _STRAYING_OFFSETS:
+            self._started_over.pop(source, None)
+            return highest
+        return known if highest > before else highest
 
     def _sources(self) -> tuple[str, int, bool, float, dict[int, float]]:
         """Return what holds the watermark back, makes its next step a gap or bounds a clock: it outlives a restart."""
@@ -530,6 +566,7 @@ class Partition:
         """Keep the offsets of the topic that is marked and of the one that just began to speak."""
         keep = {current, self.watermark.topic_id}
         self._forwarded = {source: at for source, at in self._forwarded.items() if source[0] in keep}
+        self._started_over = {source: before for source, before in self._started_over.items() if source[0] in keep}
 
     # ---- judging
 

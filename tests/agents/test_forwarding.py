@@ -42,8 +42,9 @@ class Broker:
     """A source topic with one partition, its metadata as old as one lets it be, and the evidence log."""
 
     def __init__(self) -> None:
-        self.topic, self.end, self.position = Topic("first", 1), 0, 0
+        self.topic, self.end, self.position = Topic("first", 2), 0, 0
         self.owned: Sequence[int] = (0, 1)
+        self.known = 2
         self.read_up_to = 0
         self.cached = self.topic
         self.log: list[Any] = []
@@ -63,6 +64,7 @@ class Broker:
         return self.read_up_to
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+        assert all(number < self.known for number in source_partitions), "unknown topic or partition"
         return dict.fromkeys(source_partitions, self.end)
 
     async def identity(self, *, max_age_seconds: float) -> Topic:
@@ -199,7 +201,56 @@ async def test_a_reset_is_told_by_a_worker_that_has_no_source_partition_any_more
     await forwarding.mark()
     await forwarding.mark()
 
-    assert broker.marks() == [Mark("first", 1, (), (0,))]
+    assert broker.marks() == [Mark("first", 2, (), (0,))]
+
+
+async def test_where_offsets_start_over_the_mark_that_tells_it_says_how_far_the_source_reaches_again() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.position = broker.end = 9
+    await forwarding.mark()
+    broker.position, broker.end = 0, 4
+    forwarding.forwarder.reset(0, from_position=9, to_position=0)
+    forwarding.forwarder.reset(1, from_position=9, to_position=20)
+    forwarding.forwarder.assigned()
+    broker.owned = (1,)  # the next owner goes on from what was committed behind the reset, and knows nothing of it
+    await forwarding.mark()
+    assert (broker.marks()[-1].reset, broker.marks()[-1].starts_over) == ((0, 1), ((0, 4),))
+
+    broker.position = broker.end = 30
+    await forwarding.mark()
+    assert (broker.marks()[-1].reset, broker.marks()[-1].starts_over) == ((), ())
+
+
+async def test_an_end_that_was_found_before_the_offsets_started_over_is_not_told_as_theirs() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.position = broker.end = 9
+    ends = broker.ends
+
+    async def ends_then_a_reset(source_partitions: Iterable[int]) -> dict[int, int]:
+        found = await ends(source_partitions)
+        forwarding.forwarder.reset(0, from_position=9, to_position=0)
+        broker.position, broker.end = 0, 4
+        return found
+
+    broker.ends = ends_then_a_reset  # type: ignore[method-assign]  # the broker answers late
+    await forwarding.mark()
+    broker.ends = ends  # type: ignore[method-assign]
+    await forwarding.mark()
+
+    assert [mark.starts_over for mark in broker.marks() if mark.reset][-1] == ((0, 4),)
+
+
+async def test_a_source_partition_that_the_topic_has_no_more_is_asked_for_nothing() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.owned = (0,)
+    forwarding.forwarder.reset(7, from_position=9, to_position=0)
+    broker.known = 1
+    await forwarding.mark()
+    await forwarding.mark()
+    assert [mark.reset for mark in broker.marks()] == [(7,), ()]
 
 
 async def test_a_batch_fetched_from_a_topic_that_is_no_more_is_told_under_no_id() -> None:

@@ -29,7 +29,7 @@ from tests.core.strategies import JOB, T0, TOPIC, a_beat, a_bundle, a_fact, a_wo
 
 RECORDS = [
     a_bundle(a_beat(T0), a_word(Kind.ERROR, T0 + 1, finished=True, detail="told"), partition=2),
-    Mark(TOPIC, 3, ((0, T0), (2, T0 + 0.5)), (1,)),
+    Mark(TOPIC, 3, ((0, T0), (2, T0 + 0.5)), (1,), ((1, 17),)),
     Fact(a_fact(labels={"team": "data"}, attempt=2, action_id="c1")),
     Snapshot(17, ((JOB, "u1"),)),
     SnapshotPart(17, ((JOB, "u1"),), None, JOB),

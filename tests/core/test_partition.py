@@ -14,7 +14,7 @@ from sf_healer.core.commands import Alive, Command, ProofKind, ProofOfLife, With
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Bundle, Fact, Hold, HoldCause, Mark, OutcomeSeen, Snapshot, Word
 from sf_healer.core.facts import Condition, PodState
-from sf_healer.core.partition import FORGET_GONE_SECONDS, JUDGED_IN_A_STEP, Meta, Partition
+from sf_healer.core.partition import FORGET_GONE_SECONDS, JUDGED_IN_A_STEP, STRAYING_SECONDS, Meta, Partition
 from sf_healer.core.policy import Limits, parse
 from sf_healer.core.state import NEVER, JobState, fold_beat_of_well
 from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Rule, Verdict, judge
@@ -379,6 +379,99 @@ def test_offsets_are_remembered_of_two_topics_at_most():
         driver.apply(a_bundle(a_beat(T0 + 1, offset=10), topic_id=f"topic-{number}"))
     driver.apply(a_bundle(a_beat(T0 + 1, offset=10), partition=1))
     assert {topic for topic, _, _ in driver.partition.meta().forwarded} == {TOPIC, "topic-19"}
+
+
+# ---- offsets that start over under one topic id
+
+
+def a_driver_whose_source_starts_over(end, *, told=True, known=5_000_000):
+    """Make a partition that knows offsets up to 5,000,000, and whose source has only some again."""
+    driver = a_driver()
+    driver.apply(a_bundle(a_beat(T0 + 1, offset=known)))
+    driver.run(5)
+    starts_over = ((0, end),) if told else ()
+    driver.apply(Mark(TOPIC, 1, ((0, driver.now),), (0,), starts_over))
+    driver.run(1)
+    return driver
+
+
+def test_reports_count_though_the_offsets_of_their_source_start_over():
+    """A lost disk, an unclean election, or a broker without topic ids whose topic was made anew."""
+    driver = a_driver_whose_source_starts_over(3)
+    for offset in range(3, 3 + 2 * SILENCE):
+        driver.apply(a_bundle(a_beat(driver.now, offset=offset)))
+        driver.run(1)
+    assert driver.effects() == []
+    assert driver.state().loading_at == driver.now - 1
+
+
+def test_what_the_source_held_when_a_reset_was_told_is_passed_over_still():
+    """It may be what is left of it, and folded: an `error` read again would seem to be said after what came since."""
+    driver = a_driver_whose_source_starts_over(3)
+    driver.loading(partition=1)
+    driver.apply(a_bundle(a_word(Kind.ERROR, T0 + 1, offset=2, finished=True)))
+    assert driver.state().error_at == NEVER
+    driver.apply(a_bundle(a_word(Kind.ERROR, driver.now, offset=3, finished=True)))
+    assert driver.state().error_at == driver.now
+
+
+def test_a_reset_whose_offsets_go_on_leaves_what_was_folded_alone():
+    """Retention has overtaken a reader: what it reads again after that, from what it had committed, is redelivered."""
+    driver = a_driver_whose_source_starts_over(3, told=False)
+    driver.apply(a_bundle(a_beat(driver.now, offset=4_999_999)))
+    assert driver.state().loading_at == T0 + 1
+
+
+def test_a_reset_that_is_told_late_takes_nothing_back():
+    """Whoever was paused tells where the source ends by then; that far others have told of it meanwhile, or nearly."""
+    driver = a_driver_whose_source_starts_over(3)
+    driver.apply(a_bundle(a_beat(driver.now, offset=40)))
+    heard_at = driver.now
+    driver.run(5)
+    driver.apply(Mark(TOPIC, 1, (), (0,), ((0, 41),)))
+    driver.apply(a_bundle(a_beat(driver.now, offset=40)))
+    assert driver.state().loading_at == heard_at
+
+
+def test_a_worker_that_still_tells_the_offsets_of_before_hides_nothing_that_is_told_after():
+    driver = a_driver_whose_source_starts_over(3)
+    driver.apply(a_bundle(a_beat(driver.now, offset=3)))
+    driver.apply(a_bundle(a_beat(driver.now, offset=5_000_020)))  # it was fetched before
+    driver.run(5)
+    driver.partition.restore_meta(msgspec.msgpack.decode(msgspec.msgpack.encode(driver.partition.meta()), type=Meta))
+    driver.apply(a_bundle(a_beat(driver.now, offset=5_000_021)))
+    driver.run(5)
+    driver.apply(a_bundle(a_beat(driver.now, offset=4)))
+    assert driver.state().loading_at == driver.now
+
+
+def test_redelivery_is_known_again_once_nobody_tells_the_offsets_of_before_any_more():
+    driver = a_driver_whose_source_starts_over(3)
+    driver.run(STRAYING_SECONDS)
+    driver.apply(a_bundle(a_beat(driver.now, offset=5_000_021)))
+    heard_at = driver.now
+    driver.run(5)
+    driver.apply(a_bundle(a_beat(driver.now, offset=5_000_021)))
+    assert driver.state().loading_at == heard_at
+
+
+def test_redelivery_is_known_again_when_the_source_has_nearly_as_many_as_before():
+    driver = a_driver_whose_source_starts_over(990_000, known=1_000_000)
+    for offset in (990_002, 1_000_002):
+        driver.apply(a_bundle(a_beat(driver.now, offset=offset)))
+    heard_at = driver.now
+    driver.run(5)
+    driver.apply(a_bundle(a_beat(driver.now, offset=1_000_001)))
+    assert driver.state().loading_at == heard_at
+
+
+def test_where_a_topic_that_is_no_more_started_over_changes_nothing():
+    driver = a_driver()
+    driver.apply(a_bundle(a_beat(T0 + 1, offset=10)))
+    driver.apply(a_mark(driver.now, topic_id="topic-2"))
+    driver.run(1)
+    driver.apply(Mark(TOPIC, 1, (), (0,), ((0, 3),)))
+    assert (TOPIC, 0, 10) in driver.partition.meta().forwarded
 
 
 # ---- a command that is open
