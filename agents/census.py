@@ -64,7 +64,7 @@ class Census:
         listed: set[str] = set()
         for step in _steps(facts):
             for fact in step:
-                self._put(fact, now=now)
+                self._put(fact, now=now, listed_at=version)
                 listed.add(fact.key)
             await asyncio.sleep(0)
         for step in _steps(self.index.facts()):
@@ -106,10 +106,13 @@ class Census:
         for stretch in stretches(self._facts_of(partition), limit_bytes=self._snapshot_bytes):
             await self._ports.append(self._records_of(stretch, partition, version))
 
-    def _put(self, fact: JobFact, *, now: float) -> None:
+    def _put(self, fact: JobFact, *, now: float, listed_at: int | None = None) -> None:
         if self.index.get(fact.key) is None:
             self._keys[partition_of(fact.key, self._partitions)].add(fact.key)
-        self.index.put(fact, now=now)
+        if listed_at is None:
+            self.index.put(fact, now=now)
+        else:
+            self.index.put_listed(fact, listed_at, now=now)
 
     def _facts_of(self, partition: int) -> list[JobFact]:
         """Give the facts of one partition in order of their keys; never a walk through all Jobs."""

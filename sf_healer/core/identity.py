@@ -27,6 +27,8 @@ REMEMBER_GONE_SECONDS = 900.0
 #: Kinds that count for every Job of a queue when only the queue is named.
 SIGNS_OF_LIFE = frozenset({Kind.STARTED, Kind.LOADING})
 _CACHED_NAMES = 200_000
+#: A creationTimestamp is one of whole seconds, so a date of ours is told by its fraction.
+_DATED_AFTER_SECONDS = 0.001
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9-]")
 #: What becomes of each byte of an ASCII text: a table costs a tenth of an expression.
 _IN_A_NAME = bytes(_NOT_IN_A_NAME.sub("-", chr(byte).lower()).encode()[0] for byte in range(256))
@@ -103,8 +105,10 @@ class JobIndex:
     def put(self, fact: JobFact, *, now: float) -> None:
         """Take a fact in; an older one about the same Job is ignored. `now` in epoch seconds."""
         known = self._facts.get(fact.key)
-        if known is not None and order_of(fact) < order_of(known):
-            return
+        if known is not None:
+            fact = dated_after(known, fact)
+            if order_of(fact) < order_of(known):
+                return
         self._facts[fact.key] = share_fact(fact, sys.intern(fact.key))
         if fact.condition is Condition.GONE:
             self._gone_at.setdefault(fact.key, now)
@@ -118,6 +122,13 @@ class JobIndex:
             for names, name in self._called(fact):
                 names.add(name, fact.key)
         self._names_changed()
+
+    def put_listed(self, fact: JobFact, version: int, *, now: float) -> None:
+        """Take in a fact of a list of resourceVersion `version`: any other incarnation known from before it is gone."""
+        known = self._facts.get(fact.key)
+        if known is not None and known.uid != fact.uid and known.resource_version < fact.resource_version <= version:
+            self.put(gone(known, known.resource_version), now=now)
+        self.put(fact, now=now)
 
     def is_gone(self, key: str) -> bool:
         """Say whether the Job is only remembered."""
@@ -248,6 +259,22 @@ def order_of(fact: JobFact) -> tuple[float, int, str]:
     first of them tells which came later (KEP-5504 makes them comparable).
     """
     return (fact.created_at, fact.resource_version, fact.uid)
+
+
+def dated_after(known: JobFact, fact: JobFact) -> JobFact:
+    """Date an incarnation after the one before it that is gone: the API server's clock may have been ahead.
+
+    Its later facts are dated so, too; else each of them, or a late one of the incarnation before, would be in the wrong
+    place. Where the one known is not gone it is left as it is: resourceVersions start over where etcd is restored, and
+    then the dates are right.
+    """
+    if fact.created_at >= known.created_at:
+        return fact
+    if fact.uid == known.uid and known.created_at % 1:
+        return msgspec.structs.replace(fact, created_at=known.created_at)
+    if known.condition is Condition.GONE and fact.uid != known.uid and fact.resource_version > known.resource_version:
+        return msgspec.structs.replace(fact, created_at=known.created_at + _DATED_AFTER_SECONDS)
+    return fact
 
 
 class ConventionIndex:

@@ -27,7 +27,7 @@ from sf_healer.core.admission import Reason
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Hold, OutcomeSeen, Word
 from sf_healer.core.facts import Condition, JobFact, PodState
-from sf_healer.core.identity import order_of
+from sf_healer.core.identity import dated_after, order_of
 
 T = TypeVar("T")
 
@@ -562,8 +562,10 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: floa
     an incarnation may have begun, and an `error` from before that is no ground to restart it.
     """
     known = state.fact
-    if known is not None and (order_of(fact) < order_of(known) or fact == known):
-        return False
+    if known is not None:
+        fact = dated_after(known, fact)
+        if order_of(fact) < order_of(known) or fact == known:
+            return False
     if known is None or fact.uid != known.uid or fact.created_at > known.created_at:
         _start_incarnation(state, fact, at=at, behind_seconds=behind_seconds)
     elif fact.condition is not known.condition:

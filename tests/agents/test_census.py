@@ -102,3 +102,14 @@ async def test_a_job_that_is_forgotten_is_told_no_more_until_it_is_back():
     told.forget_told()
     await told.tell_owned()
     assert [entry.fact.key for entry in log.told[1:-1]] == [JOBS[0].key, JOBS[1].key]
+
+
+async def test_a_job_that_a_list_shows_under_an_earlier_date_is_told_as_the_one_that_is_there():
+    """The API server's clock was ahead when the one before was made."""
+    log = Log()
+    told = Census(JobIndex(), log, partitions=1)
+    await told.take_listing([a_fact("stf/a", uid="ahead", created_at=T0 + 3600, resource_version=5)], 15, now=T0)
+    await told.take_listing([a_fact("stf/a", uid="after", created_at=T0 + 2, resource_version=20)], 25, now=T0)
+    await told.tell_owned()
+    assert [entry.fact.uid for entry in log.told[:-1]] == ["after"]
+    assert log.told[-1] == Snapshot(25, (("stf/a", "after"),))

@@ -301,6 +301,35 @@ def test_of_two_jobs_made_within_one_second_the_resource_version_tells_the_later
     assert order_of(newer) < order_of(a_fact(created_at=T0 + 1, resource_version=1))
 
 
+AHEAD = a_fact(uid="ahead", created_at=T0 + 3600, resource_version=100)
+AFTER = a_fact(uid="after", created_at=T0 + 2, resource_version=200)
+
+
+def test_an_incarnation_dated_before_the_one_that_is_gone_takes_its_place_for_good():
+    """The clock of the API server was ahead when the one before was made."""
+    index = an_index(AHEAD, gone(AHEAD, 150), AFTER)
+    later = a_fact(uid="after", created_at=T0 + 2, resource_version=210, skip=True)
+    index.put(later, now=T0 + 5)
+    index.put(AHEAD, now=T0 + 6)  # late
+    known = index.get(AFTER.key)
+    assert (known.uid, known.resource_version, known.skip) == ("after", 210, True)
+    assert not index.is_gone(AFTER.key)
+
+
+def test_an_incarnation_dated_before_one_that_is_there_is_late():
+    assert an_index(AHEAD, AFTER).get(AHEAD.key).uid == "ahead"
+
+
+def test_a_list_that_holds_another_incarnation_shows_that_the_one_known_is_gone():
+    index = an_index(AHEAD)
+    index.put_listed(a_fact(uid="late", created_at=T0 + 2, resource_version=90), 95, now=T0)  # a list of before
+    assert index.get(AHEAD.key).uid == "ahead"
+    assert not index.is_gone(AHEAD.key)
+    index.put_listed(AFTER, 205, now=T0)
+    assert index.get(AHEAD.key).uid == "after"
+    assert not index.is_gone(AHEAD.key)
+
+
 @given(st.lists(facts(), max_size=8).flatmap(lambda known: st.tuples(st.just(known), st.permutations(known))))
 def test_the_index_is_the_same_in_whatever_order_facts_come(orders):
     given_order, other_order = (an_index(*order) for order in orders)

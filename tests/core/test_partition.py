@@ -729,6 +729,19 @@ def test_a_list_that_holds_a_new_incarnation_of_the_same_second_does_not_hide_it
     assert driver.judgement().verdict is Verdict.STARTING
 
 
+def test_a_job_made_again_under_an_earlier_date_is_judged_once_a_list_has_shown_it():
+    """The clock of the API server was ahead; the worker that tells of it has not known the one before."""
+    driver = Driver()
+    driver.fact(uid="ahead", created_at=T0 + 3600)
+    driver.run(10)
+    for _ in range(2):  # a list
+        driver.fact(uid="after", created_at=T0 + 8, resource_version=200)
+        driver.apply(Snapshot(205, ((JOB, "after"),)))
+    driver.run(STARTUP + SLACK)
+    (command,) = commands_of(driver.take())
+    assert command.uid == "after"
+
+
 def test_a_job_that_is_gone_and_back_is_judged_from_when_it_is_back():
     driver = a_driver()
     driver.loading()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sf_healer.core import policy
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Hold, HoldCause
-from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.facts import Condition, PodState, gone
 from sf_healer.core.remembered import Remembered, checkpoint_of, durable, recalled, remembered
 from sf_healer.core.state import (
     NEVER,
@@ -408,6 +408,23 @@ def test_an_error_before_an_incarnation_under_a_slow_clock_of_the_api_does_not_c
     assert not word(state, Kind.ERROR, T0 + 119, at=T0 + 122, finished=True)
     assert word(state, Kind.ERROR, T0 + 125, at=T0 + 125, finished=True)
     assert has_open_error(state)
+
+
+def test_an_incarnation_dated_before_the_one_that_is_gone_takes_its_place_for_good():
+    """The clock of the API server was ahead when the one before was made, or another server of it answers."""
+    state = JobState(JOB)
+    ahead = a_fact(uid="ahead", created_at=T0 + 3600, resource_version=100)
+    after = a_fact(uid="after", created_at=T0 + 2, resource_version=200)
+    assert fold_fact(state, ahead, at=T0)
+    assert not fold_fact(state, after, at=T0 + 3)  # a late fact, as far as one can tell
+    assert fold_fact(state, gone(ahead, 150), at=T0 + 3)
+    assert fold_fact(state, after, at=T0 + 4)
+    assert (state.fact.uid, state.seen_at, state.created_at) == ("after", T0 + 4, T0 + 4)
+    assert not fold_fact(state, after, at=T0 + 5)
+    assert fold_fact(state, a_fact(uid="after", created_at=T0 + 2, resource_version=210, skip=True), at=T0 + 5)
+    assert not fold_fact(state, ahead, at=T0 + 6)
+    assert state.fact.uid == "after"
+    assert state.seen_at == T0 + 4
 
 
 # ---- holds and outcomes
