@@ -123,7 +123,7 @@ class OfEveryJob(msgspec.Struct, omit_defaults=True, rename=WIRE_NAMES, gc=False
     #: When our log first showed this incarnation, and its condition as it is.
     seen_at: float = NEVER
     condition_at: float = NEVER
-    #: The source time that an `error` has at least, if it is of this incarnation: see fold_fact.
+    #: The source time that an `error` or an end has at least, if it is of this incarnation: see fold_fact.
     errors_from: float = NEVER
 
 
@@ -488,9 +488,7 @@ def fold_word(state: JobState, word: Word, *, at: float, source_partition: int, 
     is_life, is_error = word.kind is Kind.STARTED, word.kind is Kind.ERROR
     if is_life and source_at < state.created_at:
         return _fold_doubtful_life(state, at)
-    if not is_life and source_at < _trusted_from(state.created_at):
-        return False
-    if is_error and source_at < state.errors_from:
+    if not is_life and source_at < max(_trusted_from(state.created_at), state.errors_from):
         return False
     said_at = word.source_at if word.said_at is None else word.said_at
     source_at = min(max(source_at, not_before), at)
@@ -559,7 +557,7 @@ def fold_fact(state: JobState, fact: JobFact, *, at: float, behind_seconds: floa
     """Fold a fact about the Job; returns whether it changed the state.
 
     `behind_seconds`: how far the API server's clock may be behind the broker's. So much later than its creation says
-    an incarnation may have begun, and an `error` from before that is no ground to restart it.
+    an incarnation may have begun: an `error` from before that is no ground to restart it, and an end no excuse.
     """
     known = state.fact
     if known is not None:
@@ -613,21 +611,19 @@ def _start_incarnation(state: JobState, fact: JobFact, *, at: float, behind_seco
 def _forget_words(state: JobState, created_at: float, trusted_from: float) -> None:
     """Forget what an older incarnation said but for its signs of life, and what was done about it."""
     state.pod_ended_at = NEVER
-    errors_from = max(trusted_from, state.errors_from)
-    if state.error_source and (state.error_source < errors_from or state.error_source <= state.command_source):
+    said_from = max(trusted_from, state.errors_from)
+    if state.error_source and (state.error_source < said_from or state.error_source <= state.command_source):
         state.error_at = state.error_source = state.error_said = NEVER
         state.error_finished, state.error_detail = False, ""
         state.error_partition = state.error_offset = -1
     if state.error_since_source and (
-        state.error_since_source < errors_from or state.error_since_source <= state.command_source
+        state.error_since_source < said_from or state.error_since_source <= state.command_source
     ):
         state.error_since_at = state.error_since_source = NEVER
-    if state.finished_source and (
-        state.finished_source < trusted_from or state.finished_source <= state.command_source
-    ):
+    if state.finished_source and (state.finished_source < said_from or state.finished_source <= state.command_source):
         state.finished_at = state.finished_source = state.finished_said = NEVER
     if state.interrupted_source and (
-        state.interrupted_source < trusted_from or state.interrupted_source <= state.command_source
+        state.interrupted_source < said_from or state.interrupted_source <= state.command_source
     ):
         state.interrupted_at = state.interrupted_source = NEVER
     if state.hold_at < created_at:

@@ -427,6 +427,18 @@ def test_an_incarnation_dated_before_the_one_that_is_gone_takes_its_place_for_go
     assert state.seen_at == T0 + 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "source"), [(Kind.FINISHED, "finished_source"), (Kind.INTERRUPTED, "interrupted_source")]
+)
+def test_an_end_before_an_incarnation_under_a_slow_clock_of_the_api_does_not_excuse_it(kind, source):
+    state = a_state()
+    word(state, kind, T0 + 100, at=T0 + 100, finished=True)
+    fold_fact(state, a_fact(uid="u2", created_at=T0 + 60), at=T0 + 121, behind_seconds=61)  # it began at T0 + 120
+    assert getattr(state, source) == NEVER
+    assert not word(state, kind, T0 + 119, at=T0 + 122, finished=True)
+    assert word(state, kind, T0 + 125, at=T0 + 125, finished=True)
+
+
 # ---- holds and outcomes
 
 
