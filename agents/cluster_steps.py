@@ -16,6 +16,9 @@ from sf_healer.core.steps import Step, StepResult, What
 #: A record must fit into a produce request of 1,000,000 bytes (sf_healer/app.py), and the table's into another.
 LARGEST_MANIFEST_BYTES = 800_000
 
+# It says who asks, not whether he may, or whether the Job is right: while the API server starts, or a token is rotated.
+_UNAUTHORIZED = 401
+
 _READS = {
     Failure.INVALID: What.REFUSED,
     Failure.FORBIDDEN: What.REFUSED,
@@ -107,7 +110,7 @@ def _create(cluster: Cluster, action: Action, step: Step) -> StepResult:
 
 def _failed(failure: ApiFailure, meanings: dict[Failure, What]) -> StepResult:
     return StepResult(
-        meanings.get(failure.kind, What.UNKNOWN),
+        What.LATER if failure.status == _UNAUTHORIZED else meanings.get(failure.kind, What.UNKNOWN),
         status=failure.status,
         message=failure.message,
         retry_after_seconds=failure.retry_after_seconds or 0.0,

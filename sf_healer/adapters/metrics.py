@@ -9,6 +9,7 @@ import platform
 from prometheus_client import Counter, Gauge, Histogram, Info
 
 from sf_healer import __version__
+from sf_healer.core.actions import Cause
 from sf_healer.core.admission import Reason
 from sf_healer.core.commands import Result
 from sf_healer.core.verdicts import Verdict
@@ -175,7 +176,7 @@ def _begin_at_zero() -> None:
         VERDICTS.labels(verdict)
     for result in Result:
         OUTCOMES.labels(result)
-    for reason in Reason:
+    for reason in (*Reason, Cause.FORBIDDEN):
         REFUSALS.labels(reason)
 
 

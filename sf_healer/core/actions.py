@@ -51,6 +51,9 @@ _LOSSES = {
     Loss.BEING_DELETED: "a pod of it is being deleted: the Job controller starts another",
     Loss.NODE_GONE: "the node of its pod does not answer: Kubernetes evicts the pod",
 }
+# Whom the API refuses is asked about again: rights and policies are mended without our being told. Each time costs a
+# token of the rate, which others need as well.
+REFUSED_BY_API_RETRY_SECONDS = 300.0
 
 
 _CREATES = frozenset({Step.CREATE, Step.RESTORE})
@@ -94,7 +97,7 @@ class Cause(StrEnum):
     JOB_FAILED = "job_failed"
     VANISHED = "vanished"  # the new incarnation was deleted by somebody else
     NAMESAKE = "namesake"  # somebody else made a Job of this name meanwhile
-    FORBIDDEN = "forbidden"  # the API refused us before anything was touched
+    FORBIDDEN = "forbidden"  # the API refused us before anything was touched; the result is `refused`
     REFUSED_BY_API = "refused_by_api"  # the API refused the new Job
     DELETE_OVERDUE = "delete_overdue"
     CREATE_OVERDUE = "create_overdue"
@@ -670,7 +673,7 @@ def _superseded(action: Action, moment: _Moment) -> Move:
 
 
 def _forbidden(action: Action, moment: _Moment) -> Move:
-    return _conclude(action, Result.FAILED, Cause.FORBIDDEN, moment.now, detail=moment.result.message)
+    return _untouched(action, Cause.FORBIDDEN, moment, moment.result.message)
 
 
 def _observe_again(action: Action, moment: _Moment) -> Move:
@@ -701,7 +704,7 @@ def _delete_refused(action: Action, moment: _Moment) -> Move:
         return _recheck(action, moment)
     if _replaces_own(action):
         return _watch_again(action, moment)
-    return _forbidden(msgspec.structs.replace(action, touched_at=0.0), moment)
+    return _forbidden(action, moment)
 
 
 def _delete_later(action: Action, moment: _Moment) -> Move:
@@ -944,7 +947,6 @@ def _enter(action: Action, state: State, now: float) -> Action:
 
 _STEPS_KEPT = 32  # a delete that is repeated for hours must not outgrow the record
 _NOT_THE_REPAIR = frozenset({Cause.NAMESAKE, Cause.VANISHED, Cause.ABANDONED})
-_QUARANTINE = frozenset({Cause.FORBIDDEN, Cause.REFUSED_BY_API})
 
 
 def repaired(outcome: Outcome) -> bool | None:
@@ -956,10 +958,15 @@ def repaired(outcome: Outcome) -> bool | None:
     return None
 
 
-def _refuse(action: Action, reason: Reason, now: float, detail: str, retry_after: float = 0.0) -> Move:
+def _refuse(action: Action, reason: Cause | Reason, now: float, detail: str, retry_after: float = 0.0) -> Move:
     refused = _conclude(msgspec.structs.replace(action, touched_at=0.0), Result.REFUSED, reason, now, detail=detail)
     assert refused.outcome is not None
     return msgspec.structs.replace(refused, outcome=msgspec.structs.replace(refused.outcome, retry_after=retry_after))
+
+
+def _untouched(action: Action, cause: Cause, moment: _Moment, detail: str) -> Move:
+    """End before the Job was touched because the API refuses something; it is asked about again by and by."""
+    return _refuse(action, cause, moment.now, detail, REFUSED_BY_API_RETRY_SECONDS)
 
 
 def _conclude(action: Action, result: Result, reason: Cause | Reason, now: float, *, detail: str = "") -> Move:
@@ -993,7 +1000,7 @@ def _outcome(
         requested_by=command.requested_by,
         final=not open_,
         needs_person=reason is Cause.NAMESAKE or (open_ and action.overdue) or action.state is State.STRANDED,
-        quarantined=reason in _QUARANTINE,
+        quarantined=reason is Cause.REFUSED_BY_API,
         steps=action.steps,
     )
 

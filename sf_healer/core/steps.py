@@ -48,7 +48,7 @@ class What(StrEnum):
     CONFLICT = "conflict"  # delete: 409, another uid or another resourceVersion
     EXISTS = "exists"  # create: 409 AlreadyExists
     REFUSED = "refused"  # 4xx: asking again will not help
-    LATER = "later"  # 429, nobody to ask, or the worker did not ask: nothing has happened
+    LATER = "later"  # 401, 429, nobody to ask, or the worker did not ask: nothing has happened
     UNKNOWN = "unknown"  # no answer, 5xx, or a worker that died: it may have happened
 
 

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
+from sf_healer.core.actions import Cause
 from sf_healer.core.admission import Fleet, Phase, Reason
 from sf_healer.core.commands import Grounds, Outcome, Result
 from sf_healer.settings import NotifyOn
@@ -15,7 +16,7 @@ from sf_healer.settings import NotifyOn
 SCHEMA_VERSION = 1
 
 #: Refusals that stay until somebody does something; of the others time takes care, or a person wants them.
-NEEDS_PERSON = frozenset({Reason.QUARANTINED, Reason.IDLE_UNKNOWN})
+NEEDS_PERSON = frozenset({Reason.QUARANTINED, Reason.IDLE_UNKNOWN, Cause.FORBIDDEN})
 
 #: Characters; a chat cuts or refuses longer ones (Slack: 40,000), and nobody reads them.
 _LONGEST_TEXT = 2_000

@@ -90,6 +90,39 @@ def test_of_a_request_that_was_heard_and_not_answered_the_result_is_unknown(tmp_
         assert take(cluster_at(port, tmp_path), ACTION, step).what is What.UNKNOWN
 
 
+class Refuses(Served):
+    """An API that answers every request with this status."""
+
+    def __init__(self, status: int) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                answer_json(self, {"code": status, "message": "no"}, status)
+
+            def do_GET(self) -> None:
+                self.answer()
+
+            def do_POST(self) -> None:
+                self.answer()
+
+            def do_DELETE(self) -> None:
+                self.answer()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(Handler)
+
+
+@pytest.mark.parametrize("step", Step)
+def test_an_api_that_does_not_know_who_asks_has_done_nothing_and_the_step_is_taken_later(tmp_path, step):
+    """A 401 comes while an API server starts, or a token is rotated. Then nobody was judged, and no Job."""
+    with Refuses(401) as api:
+        assert take(cluster_at(api.port, tmp_path), ACTION, step).what is What.LATER
+    with Refuses(403) as api:
+        assert take(cluster_at(api.port, tmp_path), ACTION, step).what is What.REFUSED
+
+
 def a_pod(name: str, job_uid: str, *, is_orphan: bool) -> dict[str, object]:
     labels = {"batch.kubernetes.io/job-name": "a", "batch.kubernetes.io/controller-uid": job_uid}
     metadata: dict[str, object] = {"name": name, "labels": labels}

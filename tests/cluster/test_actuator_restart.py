@@ -458,7 +458,7 @@ async def test_a_job_whose_manifest_cannot_be_kept_on_the_log_is_not_deleted(clu
     async with working(cluster) as desk:
         await desk.ask(a_command(old))
         outcome = await desk.outcome()
-    assert (outcome.result, outcome.reason, outcome.attempt) == (Result.FAILED, "forbidden", 0)
+    assert (outcome.result, outcome.reason, outcome.attempt) == (Result.REFUSED, "forbidden", 0)
     assert "too large" in outcome.detail
     assert read(cluster).fact.uid == old.fact.uid
 
@@ -602,7 +602,7 @@ async def test_a_refused_delete_leaves_the_job_as_it_is(local, local_cluster):
     async with working(local) as desk:
         await desk.ask(a_command(old))
         outcome = await desk.outcome()
-    assert (outcome.result, outcome.reason, outcome.attempt) == (Result.FAILED, "forbidden", 0)
+    assert (outcome.result, outcome.reason, outcome.attempt) == (Result.REFUSED, "forbidden", 0)
     assert read(local).manifest == old.manifest
 
 

@@ -123,7 +123,7 @@ def an_outcome(result, reason, **changes):
     [
         (an_outcome(Result.RESTARTED, "verified", new_uid="u2"), [("JobHealed", "u2", False)]),
         (an_outcome(Result.FAILED, "no_pods", new_uid="u2"), [("HealingFailed", "u2", True)]),
-        (an_outcome(Result.FAILED, "forbidden"), [("HealingFailed", "u1", True)]),
+        (an_outcome(Result.REFUSED, "forbidden"), [("JobStuck", "u1", True), ("HealingRefused", "u1", True)]),
         (an_outcome(Result.FAILED, "refused_by_api", final=False), []),
         (an_outcome(Result.REFUSED, "storm"), [("JobStuck", "u1", True), ("HealingRefused", "u1", True)]),
         (

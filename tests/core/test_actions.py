@@ -328,12 +328,12 @@ def test_a_job_read_too_late_is_not_touched():
     assert walk.outcome.reason == "expired"
 
 
-def test_no_rights_to_read_is_a_failure_that_touched_nothing():
+def test_no_rights_to_read_are_a_refusal_that_touched_nothing_and_is_asked_about_again_without_a_person():
     walk = Walk()
     walk.answer(StepResult(What.REFUSED, status=403, message="forbidden"))
-    assert (walk.outcome.result, walk.outcome.reason) == (Result.FAILED, "forbidden")
-    assert walk.outcome.quarantined
-    assert walk.outcome.attempt == 0
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "forbidden")
+    assert walk.outcome.retry_after == 300.0
+    assert not walk.outcome.quarantined
 
 
 @pytest.mark.parametrize("state", [State.ADMITTED, State.SAVED])
@@ -511,10 +511,12 @@ def test_people_are_told_of_a_delete_that_is_put_off_for_too_long_after_one_with
     assert not holds_slot(walk.action)
 
 
-def test_a_forbidden_delete_fails_and_touches_nothing():
+def test_a_forbidden_delete_touches_nothing_and_is_asked_about_again_without_a_person():
     walk = Walk().to(State.SAVED)
-    walk.answer(REFUSED)
-    assert (walk.outcome.result, walk.outcome.reason, walk.outcome.attempt) == (Result.FAILED, "forbidden", 0)
+    walk.answer(StepResult(What.REFUSED, status=403, message="no rights"))
+    assert (walk.outcome.result, walk.outcome.reason, walk.outcome.attempt) == (Result.REFUSED, "forbidden", 0)
+    assert walk.outcome.retry_after == 300.0
+    assert not walk.outcome.quarantined
 
 
 def test_a_delete_that_did_not_happen_is_sent_again():
