@@ -156,7 +156,10 @@ def fact_from_manifest(job: Mapping[str, object], pods: Sequence[Mapping[str, ob
         attempt=_count(annotations.get(ATTEMPT_ANNOTATION, ""), _ATTEMPT_DIGITS),
         action_id=_short(annotations.get(ACTION_ID_ANNOTATION, "")),
     )
-    return with_pods(fact, pods)
+    fact = with_pods(fact, pods)
+    if fact.pod is not PodState.NONE:
+        return fact
+    return msgspec.structs.replace(fact, pod=_pod_counted(_mapping(job.get("status"))))
 
 
 def with_pods(fact: JobFact, pods: Sequence[Mapping[str, object]]) -> JobFact:
@@ -319,6 +322,20 @@ def _are_containers_ready(status: Mapping[str, object], conditions: Mapping[str,
     return bool(containers) and all(
         each.get("ready") is True and "running" in _mapping(each.get("state")) for each in containers
     )
+
+
+def _pod_counted(status: Mapping[str, object]) -> PodState:
+    """Say what the pods do that a Job's status counts, for one of which none is found.
+
+    Pods are found by a label, which manualSelector leaves to whoever wrote the Job.
+    """
+    active, ready, leaving = (
+        number if isinstance(number := status.get(name), int) and not isinstance(number, bool) else 0
+        for name in ("active", "ready", "terminating")
+    )
+    if ready:
+        return PodState.RUNNING
+    return PodState.PENDING if active or leaving else PodState.NONE
 
 
 def _pod_ip(pods: Sequence[Mapping[str, object]]) -> str:

@@ -642,6 +642,21 @@ async def test_a_job_recreated_without_pods_is_recreated_once_more(local, local_
     assert without_marks(new.manifest) == without_marks(old.manifest)
 
 
+async def test_a_job_whose_pods_no_label_names_is_not_taken_for_empty_and_deleted_once_more(cluster):
+    """With manualSelector nothing puts job-name on a pod; its Job's status counts it."""
+    labels = {"mine": "loader-a"}
+    manifest = a_job(manualSelector=True, selector={"matchLabels": labels})
+    manifest["spec"]["template"]["metadata"] = {"labels": labels}
+    old = await asyncio.to_thread(create, cluster, manifest)
+    assert old.fact.pod in {PodState.PENDING, PodState.RUNNING}
+    limits = msgspec.structs.replace(LIMITS, pod_deadline_seconds=0.5)
+    async with working(cluster, limits=limits) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+    assert (outcome.result, outcome.reason) == (Result.RESTARTED, "verified"), desk.story()
+    assert desk.steps_taken().count(Step.DELETE) == 1
+
+
 # ---- deletes that take their time, on the real control plane
 
 

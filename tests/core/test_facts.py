@@ -101,6 +101,26 @@ def test_a_streamforge_job_tells_who_it_is():
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, PodState.NONE),
+        ({"active": 0, "ready": 0, "terminating": 0}, PodState.NONE),
+        ({"active": 1}, PodState.PENDING),
+        ({"active": 2, "ready": 1}, PodState.RUNNING),
+        ({"terminating": 1}, PodState.PENDING),
+        ({"active": "1", "ready": None, "terminating": True}, PodState.NONE),
+    ],
+)
+def test_a_job_of_which_no_pod_is_found_has_those_that_its_status_counts(status, expected):
+    """With manualSelector nothing puts the labels on its pods by which pods are found."""
+    assert fact_from_manifest(job(status=status), []).pod is expected
+
+
+def test_pods_that_are_found_say_more_than_a_status_that_may_be_old():
+    assert fact_from_manifest(job(status={"active": 1, "ready": 1}), [pod("Failed")]).pod is PodState.ENDED
+
+
 def test_labels_that_the_server_puts_on_every_job_are_left_out():
     labels = {"app": "x", "job-name": "j", "batch.kubernetes.io/controller-uid": UID}
     assert fact_from_manifest(job(labels=labels), []).labels == {"app": "x"}
