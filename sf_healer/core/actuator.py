@@ -379,7 +379,8 @@ class Actuator:
 
     def _group_of(self, command: Command) -> tuple[Idle, str]:
         """Say what is known of the group of a command's Job, and in words on what that rests."""
-        if not command.consumer or command.verdict not in SILENT:
+        rests_on_silence = command.verdict in SILENT or command.evidence.grace_over
+        if not command.consumer or not rests_on_silence:
             return Idle.NOT_ASKED, ""
         inquiry = self.ledger.inquiries.get(command.id, Inquiry())
         return inquiry.idle, inquiry.told

@@ -59,6 +59,7 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True):
     pod_ended: bool = False  # it rests on this that the pod had ended while the Job goes on
     detail: str = ""
     group: str = ""  # what the consumer group of a silent consumer showed (core/groups.py)
+    grace_over: bool = False  # it failed because no sign of life followed its `error` within the grace
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="restart"):

@@ -43,7 +43,7 @@ from sf_healer.core.state import (
     has_open_error,
     mark_gone,
 )
-from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, SILENT, Judgement, Rule, Verdict, judge, plainly_healthy
+from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Judgement, Rule, Verdict, judge, plainly_healthy
 from sf_healer.core.watermark import Advance, Gaps, Watermark
 from sf_healer.core.windows import NO_WINDOW, Windows
 
@@ -345,9 +345,10 @@ class Partition:
     def _is_suspected(self, state: JobState, now: float) -> bool:
         """Say whether a Job counts as unhealthy only for want of a look at its group; two looks have time."""
         return (
-            state.verdict in SILENT
+            state.verdict in RESTARTABLE
             and now - state.unhealthy_at < 2 * self.policies.limits.idle_look_seconds
             and self.policy_of(state).consumer
+            and self.judgement(state).rests_on_silence
         )
 
     # ---- folding
@@ -669,6 +670,7 @@ class Partition:
                 condition=fact.condition,
                 pod_ended=judgement.rule is Rule.ERROR_AND_POD_ENDED and fact.condition is Condition.ACTIVE,
                 detail=f"{judgement.rule}: {state.error_detail}" if error and state.error_detail else judgement.rule,
+                grace_over=judgement.grace_over,
             ),
             decided_at=watermark,
             expires_at=watermark + self.policies.limits.command_expires_seconds,

@@ -149,7 +149,7 @@ class Seldom(msgspec.Struct, gc=False):
     #: Where the newest `error` was read.
     error_partition: int = -1
     error_offset: int = -1
-    #: The first `error` of the open row: errors with no sign of life between them.
+    #: The first `error` of the open row: errors with no sign of life between them, nor a look that found it idle.
     error_since_at: float = NEVER
     error_since_source: float = NEVER
     #: Newest sign of life that looks older than the incarnation: see fold_beat.
@@ -379,6 +379,11 @@ def error_open_since(state: JobState) -> float:
     return state.error_since_at if state.error_since_source > state.life_source else state.error_at
 
 
+def is_error_excused(state: JobState) -> bool:
+    """Say whether the Job's consumer group was found idle after its newest `error`: nothing had to follow that."""
+    return state.error_source != NEVER and state.idle_at > state.error_at
+
+
 def fold_beat(state: JobState, beat: Beat, *, at: float, source_partition: int, not_before: float = NEVER) -> bool:
     """Fold the newest `loading` of a batch; returns whether it is news.
 
@@ -531,7 +536,8 @@ def _fold_error(
     given = (not is_doubtful, source_at, word.finished, source_partition, word.offset)
     if is_known and (given, said_at or source_at) <= (newest, state.error_said or state.error_source):
         return False
-    if state.error_since_source <= state.life_source or was_doubtful:
+    was_excused = state.error_since_at < state.idle_at
+    if state.error_since_source <= state.life_source or was_doubtful or was_excused:
         state.error_since_source, state.error_since_at = source_at, at
     state.error_source, state.error_at, state.error_said = source_at, at, said_at
     state.error_finished, state.error_detail = word.finished, word.detail

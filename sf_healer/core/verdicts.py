@@ -13,7 +13,9 @@ Rules, in this order (design §6 and the platform's facts):
 - for a while after a stop command for its queue a Job is left alone, whatever it says;
 - the Job's condition Failed is a failure;
 - an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the Job is
-  Complete), when the pod has ended and the Job controller starts no other, else after the grace;
+  Complete), when the pod has ended and the Job controller starts no other, else after the grace; a consumer says one
+  for each bad record and goes on, so after the grace it is as silent as one that said none: a look that finds its
+  consumer group idle excuses the errors before it;
 - silence is measured from the newest of `loading`, `started`, the start of the running pod, and the last look
   that found the Job's consumer group idle;
 - where the policy asks for it, `loading` that goes on with the same `records_written` is no progress.
@@ -37,6 +39,7 @@ from sf_healer.core.state import (
     error_open_since,
     has_open_error,
     is_doubtful_error,
+    is_error_excused,
     is_from_before,
     perhaps_after,
     surely_after,
@@ -78,7 +81,7 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-#: A consumer that is one of these may be idle: its group has to be looked at.
+#: A consumer that is one of these may be idle, as one that failed after a grace may: its group has to be looked at.
 SILENT = frozenset({Verdict.STUCK, Verdict.NEVER_STARTED})
 RESTARTABLE = frozenset({Verdict.STUCK, Verdict.NEVER_STARTED, Verdict.FAILED, Verdict.STALLED})
 
@@ -132,6 +135,16 @@ class Judgement(msgspec.Struct, frozen=True):
     def restartable(self) -> bool:
         """Whether a Job so judged may be restarted."""
         return self.verdict in RESTARTABLE
+
+    @property
+    def grace_over(self) -> bool:
+        """Whether a failure rests on what did not follow an `error`; a grace of 0 asks for nothing to follow."""
+        return self.rule is Rule.ERROR_GRACE_OVER and self.threshold > 0.0
+
+    @property
+    def rests_on_silence(self) -> bool:
+        """Whether it is what a Job has not said that makes it sick: its group may excuse a consumer."""
+        return self.verdict in SILENT or self.grace_over
 
 
 def judge(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgement:
@@ -312,7 +325,7 @@ def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
     failure = _failure(state)
     if failure is not None and failure.due_in(now, gaps) <= 0.0:
         return Judgement(Verdict.FAILED, failure.rule, since=failure.proven_at)
-    if not has_open_error(state) or (failure is not None and now < failure.proven_at):
+    if not _has_grace(state, policy) or (failure is not None and now < failure.proven_at):
         return None
     since, grace = _grace_since(state), policy.error_grace_seconds
     waited = gaps.silence(since, now)
@@ -347,9 +360,15 @@ def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
     """Return when a failure that is none yet may become one; asked only where `_failed` found none."""
     failure = _failure(state)
     look_at = now + failure.due_in(now, gaps) if failure is not None else NO_LOOK
-    if not has_open_error(state) or (failure is not None and now < failure.proven_at):
+    if not _has_grace(state, policy) or (failure is not None and now < failure.proven_at):
         return look_at
     return min(look_at, now + policy.error_grace_seconds - gaps.silence(_grace_since(state), now))
+
+
+def _has_grace(state: JobState, policy: Policy) -> bool:
+    """Say whether the grace of an open error runs, or is over."""
+    may_be_excused = policy.consumer and policy.error_grace_seconds > 0.0
+    return has_open_error(state) and not (may_be_excused and is_error_excused(state))
 
 
 def _grace_since(state: JobState) -> float:

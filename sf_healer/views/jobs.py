@@ -9,7 +9,7 @@ import msgspec
 
 from sf_healer.core.cadence import p99_seconds, silence_threshold
 from sf_healer.core.partition import Partition
-from sf_healer.core.state import NEVER, JobState
+from sf_healer.core.state import NEVER, JobState, is_error_excused
 from sf_healer.core.verdicts import NO_LOOK, Judgement
 from sf_healer.views.holding import Held, Holding, held
 from sf_healer.views.words import RULES
@@ -78,6 +78,7 @@ def build_job(partition: Partition, state: JobState) -> dict[str, Any]:
             "error_at": _time(state.error_source),
             "error": state.error_detail,
             "error_finished": state.error_finished,
+            "error_excused": is_error_excused(state),
             "finished_at": _time(state.finished_source),
             "interrupted_at": _time(state.interrupted_source),
             "records_written": state.records_written if state.records_written >= 0 else None,

@@ -255,10 +255,14 @@ def said_lines(said: Mapping[str, Any]) -> Iterator[Line]:
     yield "said", ", ".join(kind for kind in _SAID if said[f"{kind}_at"]) or "nothing"
     for kind in _SAID:
         if said[f"{kind}_at"]:
-            more = f": {said['error']}" if kind == "error" and said["error"] else ""
-            yield f"  {kind}", f"{moment(said[f'{kind}_at'])}{more}"
+            yield f"  {kind}", f"{moment(said[f'{kind}_at'])}{_of_the_error(said) if kind == 'error' else ''}"
     if said["records_written"] is not None:
         yield "  records written", f"{said['records_written']}, another number since {moment(said['progress_at'])}"
+
+
+def _of_the_error(said: Mapping[str, Any]) -> str:
+    told = f": {said['error']}" if said["error"] else ""
+    return f"{told} (its group was found idle after it)" if said.get("error_excused") else told
 
 
 def incarnation_lines(fact: Mapping[str, Any] | None, *, running_since: float | None) -> Iterator[Line]:

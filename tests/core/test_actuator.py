@@ -249,6 +249,15 @@ def test_a_consumer_of_which_nothing_was_ever_heard_is_looked_at_too():
     assert [outcome.reason for outcome in log.outcomes] == ["idle"]
 
 
+def test_a_consumer_that_failed_because_nothing_followed_its_error_is_looked_at_too():
+    """One bad record among its last hundred, and then its topic is drained: it says no more."""
+    grounds = Grounds(unhealthy_at=START, grace_over=True)
+    log = Log().append(counts(), a_silent_consumer(verdict="failed", evidence=grounds)).drain()
+    assert not log.tasks
+    see(log, DRAINED)
+    assert [outcome.reason for outcome in log.outcomes] == ["idle"]
+
+
 @pytest.mark.parametrize("changes", [{"verdict": "failed"}, {"verdict": "requested"}])
 def test_only_silence_is_excused_by_a_group(changes):
     log = Log().append(counts(), a_silent_consumer(**changes)).drain()

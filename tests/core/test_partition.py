@@ -1098,6 +1098,44 @@ def found_idle(driver, command):
     driver.apply(an_outcome(command.id, at=driver.now, reason="idle", retry_after=RETRY))
 
 
+def a_consumer_after_an_error():
+    """Make a partition that has just sent a command for a consumer that had a bad record; hands out the command too."""
+    driver = Driver()
+    driver.fact(target="consumer", pod_ip="10.0.0.1")
+    driver.run(1)
+    driver.loading()
+    for _ in range(2):
+        driver.run(10)
+        driver.says(Kind.ERROR)
+        driver.run(1)
+        driver.loading()
+    driver.says(Kind.ERROR)
+    driver.run(SILENCE + SLACK)
+    (command,) = driver.effects()
+    return driver, command
+
+
+def test_the_command_for_a_consumer_whose_error_nothing_followed_says_so():
+    driver, command = a_consumer_after_an_error()
+    assert (command.verdict, command.evidence.grace_over) == ("failed", True)
+    assert (driver.partition.counts().unhealthy, driver.partition.counts().suspected) == (1, 1)
+    driver.run(2 * Limits().idle_look_seconds)
+    assert (driver.partition.counts().unhealthy, driver.partition.counts().suspected) == (1, 0)
+
+
+def test_a_consumer_found_idle_after_an_error_is_idle_and_then_as_silent_as_any():
+    driver, command = a_consumer_after_an_error()
+    found_idle(driver, command)
+    assert driver.judgement().verdict is Verdict.IDLE
+    driver.run(SILENCE - 1)
+    assert driver.effects() == []
+    driver.run(SLACK)
+    (again,) = driver.effects()
+    assert (again.verdict, again.evidence.grace_over) == ("stuck", False)
+    found_idle(driver, again)
+    assert driver.judgement().verdict is Verdict.IDLE
+
+
 def test_a_consumers_command_says_where_its_group_is_found():
     _, command = a_silent_consumer()
     assert (command.consumer, command.pod_ip) == (True, "10.0.0.1")

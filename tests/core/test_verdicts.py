@@ -527,11 +527,63 @@ def test_a_consumers_error_is_given_its_silence_threshold():
     assert short(judged(state, 9 + SILENCE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
 
 
+CONSUMER = a_fact(target="consumer")
+
+
+def test_a_consumer_whose_group_was_found_idle_after_its_error_is_idle():
+    """One bad record, then fewer than it reports of, then nothing: its topic is drained."""
+    state = said((LOADING, 5), (ERROR, 9), fact=CONSUMER, idle_at=T0 + 50)
+    for now in (50, 9 + SILENCE + 2, 50 + SILENCE):
+        assert short(judged(state, now)) == (Verdict.IDLE, Rule.GROUP_IDLE)
+    assert judged(state, 50).look_at == T0 + 50 + SILENCE
+    assert short(judged(state, 51 + SILENCE)) == (Verdict.STUCK, Rule.LOADING_STOPPED)
+
+
+def test_an_error_that_a_consumer_says_after_such_a_look_has_a_grace_of_its_own():
+    state = said((LOADING, 5), (ERROR, 9), (ERROR, 20), fact=CONSUMER, idle_at=T0 + 50)
+    for seconds in (60, 75):
+        fold_word(state, a_word(ERROR, T0 + seconds, offset=900 + seconds), at=T0 + seconds, source_partition=0)
+    short_grace = msgspec.structs.replace(BOOK.for_job(state.fact), error_grace_seconds=25.0)
+    before = judge(state, T0 + 60 + GRACE - 1, short_grace, Gaps())
+    assert (before.verdict, before.look_at) == (Verdict.IDLE, T0 + 60 + GRACE)
+    after = judge(state, T0 + 60 + GRACE, short_grace, Gaps())
+    assert short(after) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+    assert after.rests_on_silence
+
+
+@pytest.mark.parametrize(
+    ("reports", "changes", "rule"),
+    [
+        ([(LOADING, 5), (ERROR, 9, True)], {}, Rule.ERROR_FINAL),
+        ([(LOADING, 5), (ERROR, 9), (FINISHED, 9.04, True)], {}, Rule.ERROR_THEN_FINISHED),
+        ([(LOADING, 5), (ERROR, 9)], {"pod": PodState.ENDED}, Rule.ERROR_AND_POD_ENDED),
+        ([(LOADING, 5), (ERROR, 9)], {"condition": Condition.COMPLETE}, Rule.ERROR_AND_POD_ENDED),
+        ([(LOADING, 5), (ERROR, 9)], {"condition": Condition.FAILED}, Rule.JOB_FAILED),
+    ],
+)
+def test_no_group_excuses_a_failure_that_needs_no_grace(reports, changes, rule):
+    times = {"idle_at": T0 + 50, "idle_pod_at": T0 + 11, "pod_ended_at": T0 + 11}
+    state = said(*reports, fact=a_fact(target="consumer", **changes), **times)
+    judgement = judged(state, 60)
+    assert short(judgement) == (Verdict.FAILED, rule)
+    assert not judgement.rests_on_silence
+
+
+def test_a_loader_has_no_group_that_could_excuse_it():
+    state = said((LOADING, 5), (ERROR, 9), idle_at=T0 + 33)
+    assert short(judged(state, 9 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
 def test_a_grace_of_zero_is_the_literal_rule():
     state = said((LOADING, 5), (ERROR, 9))
     literal = msgspec.structs.replace(BOOK.for_job(state.fact), error_grace_seconds=0.0)
     assert judge(state, T0 + 8.9, literal, Gaps()).look_at == T0 + 9
-    assert short(judge(state, T0 + 9, literal, Gaps())) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+    judgement = judge(state, T0 + 9, literal, Gaps())
+    assert short(judgement) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+    assert not judgement.rests_on_silence
+    state = said((LOADING, 5), (ERROR, 9), fact=CONSUMER, idle_at=T0 + 50)
+    literal = msgspec.structs.replace(BOOK.for_job(state.fact), error_grace_seconds=0.0)
+    assert judge(state, T0 + 51, literal, Gaps()).verdict is Verdict.FAILED
 
 
 def test_errors_that_come_faster_than_the_grace_are_a_failure_all_the_same():

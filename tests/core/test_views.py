@@ -9,13 +9,14 @@ from sf_healer.core.actions import Cause, State
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Phase, Reason
 from sf_healer.core.commands import Command, Grounds, Pause
+from sf_healer.core.events import Kind
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts
 from sf_healer.core.verdicts import Rule
 from sf_healer.views import words
 from sf_healer.views.admission import build_admission
 from sf_healer.views.jobs import build_job
-from sf_healer.views.lines import policy_file_lines, policy_notes
+from sf_healer.views.lines import policy_file_lines, policy_notes, said_lines
 from tests.core.strategies import Driver, an_outcome
 
 NOW = 1_000_000.0
@@ -80,6 +81,23 @@ def test_a_job_says_why_it_is_not_restarted():
     assert (shown["last_outcome"]["reason"], shown["last_outcome"]["detail"]) == ("idle", "its group g has no lag")
     assert shown["group_found_idle_at"] == driver.now
     assert shown["why"]["looks_again_at"] == driver.now + 40
+
+
+def test_an_error_that_a_look_at_the_group_excused_is_told_as_such():
+    driver = Driver()
+    driver.fact(target="consumer")
+    driver.run(1)
+    driver.loading()
+    driver.says(Kind.ERROR)
+    driver.run(50)
+    (command,) = driver.effects()
+    assert not build_job(driver.partition, driver.state())["said"]["error_excused"]
+    driver.apply(an_outcome(command.id, at=driver.now, reason="idle", detail="its group g has no lag"))
+    said = build_job(driver.partition, driver.state())["said"]
+    assert said["error_excused"]
+    assert "(its group was found idle after it)" in dict(said_lines(said))["  error"]
+    driver.says(Kind.ERROR)
+    assert not build_job(driver.partition, driver.state())["said"]["error_excused"]
 
 
 # ---- the policy files that the workers go by

@@ -38,6 +38,7 @@ class Story(StrEnum):
     FINISH = "finish"
     FINISH_AND_EXIT = "finish_and_exit"
     DRAINED = "drained"  # a consumer with nothing to do: silent for good, and well
+    DRAINED_AFTER_ERROR = "drained_after_error"  # the same, and its last word is of a bad record
 
 
 _COMMON = {
@@ -57,7 +58,7 @@ _COMMON = {
 }
 CONSUMERS = {"arango-connector"}
 STORIES = {
-    "arango-connector": _COMMON | {Story.BAD_RECORDS: 12, Story.DRAINED: 3},
+    "arango-connector": _COMMON | {Story.BAD_RECORDS: 12, Story.DRAINED: 3, Story.DRAINED_AFTER_ERROR: 6},
     "loader-producer": _COMMON,
     "visualizer": {Story.STARTED_ONLY: 10, Story.ERROR: 2, Story.FINISH: 2},
     "odd-target": _COMMON,
@@ -259,9 +260,9 @@ class Loader:
             self._later((pause, pause), self._work)
             return
         self.over = True
-        if story is Story.DRAINED:
+        if story in {Story.DRAINED, Story.DRAINED_AFTER_ERROR}:
             self._truth.drained_since = self._scheduler.now
-        if story in {Story.ERROR, Story.ERROR_AND_EXIT, Story.FATAL}:
+        if story in {Story.ERROR, Story.ERROR_AND_EXIT, Story.FATAL, Story.DRAINED_AFTER_ERROR}:
             self._say(Kind.ERROR)
         if story is Story.ERROR_FINAL:
             self._say(Kind.ERROR, finished=True)
