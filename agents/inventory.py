@@ -24,10 +24,13 @@ from sf_healer.adapters.threads import in_thread
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import steps
+from sf_healer.core.commands import Command
 from sf_healer.core.facts import Condition, JobFact
+from sf_healer.core.groups import neighbours_of
 from sf_healer.core.identity import ConventionIndex, JobIndex
 from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
+from sf_healer.core.policy import PolicyBook
 from sf_healer.core.steps import Seen
 from sf_healer.settings import Identity
 from tables.jobs import JOBS_IN_A_STEP, hot
@@ -175,6 +178,15 @@ def problems() -> list[str]:
 def take_assumed() -> list[JobFact]:
     """Hand out the facts made up for Jobs that reports named, with `identity = convention`."""
     return names.take_new() if isinstance(names, ConventionIndex) else []
+
+
+def with_neighbours(command: Command, policies: PolicyBook) -> Command:
+    """Say in a consumer's command where the other Jobs of its queue run: whose a consumer group is, that may tell."""
+    if not command.consumer or not isinstance(names, JobIndex) or not first_list.is_set():
+        return command
+    queue = names.of_queue(command.queue_id)
+    neighbours = neighbours_of(command.key, queue, lambda fact: policies.for_job(fact).consumer)
+    return msgspec.structs.replace(command, neighbours=neighbours)
 
 
 async def remember_stored() -> None:

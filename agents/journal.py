@@ -25,7 +25,7 @@ from sf_healer.core.actuator import Actuator, Effects, Look, Task
 from sf_healer.core.admission import Fleet, Phase, fleet_of
 from sf_healer.core.commands import Command, Outcome, Result, Resume, Unreadable
 from sf_healer.core.evidence import UnknownSchema
-from sf_healer.core.groups import GroupLook
+from sf_healer.core.groups import GroupLook, Neighbours
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import (
     Admitted,
@@ -77,7 +77,7 @@ class Ports(Protocol):
 class Groups(Protocol):
     """Looks at consumer groups (sf_healer/adapters/groups.py)."""
 
-    async def look(self, *, queue_id: str, topic: str, pod_ip: str) -> GroupLook:
+    async def look(self, *, queue_id: str, topic: str, pod_ip: str, neighbours: Neighbours | None) -> GroupLook:
         """Look at the group of the Job of this queue, topic and pod; says so when there is no answer."""
 
 
@@ -213,7 +213,12 @@ class Journal:
         command = look.command
         seen = GroupLook(unknown="nobody here looks at groups")
         if self._groups is not None:
-            seen = await self._groups.look(queue_id=command.queue_id, topic=command.kafka_topic, pod_ip=command.pod_ip)
+            seen = await self._groups.look(
+                queue_id=command.queue_id,
+                topic=command.kafka_topic,
+                pod_ip=command.pod_ip,
+                neighbours=command.neighbours,
+            )
         metrics.GROUP_LOOKS.labels(result="unknown" if seen.unknown else "seen").inc()
         log.info(
             "group_looked_at",
@@ -225,6 +230,7 @@ class Journal:
             committed=seen.committed,
             lag=seen.lag,
             unknown=seen.unknown,
+            elsewhere=seen.elsewhere,
         )
         await self._ports.append([GroupLooked(key=command.key, command_id=command.id, seq=look.seq, look=seen)])
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import structlog
 from faust.types import StreamT
 
-from agents import topics
+import tables.policies
+from agents import inventory, topics
 from agents.batches import unacknowledged
 from agents.counting import LOOK_SECONDS, Counting
 from agents.dead_letters import dead_letter
@@ -35,7 +36,7 @@ class _Faust:
         return hot.get(number)
 
     async def command(self, effects: Sequence[Effect]) -> None:
-        await acknowledged(_outgoing(effect) for effect in effects)
+        await acknowledged(_outgoing(_told(effect)) for effect in effects)
 
     async def bury(self, batch: EvidenceBatch, reject: Rejected) -> None:
         await acknowledged([dead_letter(topics.dead_letters, EVIDENCE, batch.partition, reject)])
@@ -72,6 +73,13 @@ async def sweeper(stream: StreamT[Batch]) -> None:
         metrics.SWEEP_SECONDS.observe(folded_at[batch.partition] - began_at)
         _report(partition, changes)
         event.ack()
+
+
+def _told(effect: Effect) -> Effect:
+    """Add to a command what no single evidence partition knows."""
+    if not isinstance(effect, Command):
+        return effect
+    return inventory.with_neighbours(effect, tables.policies.current.book)
 
 
 def _outgoing(effect: Effect) -> Outgoing:

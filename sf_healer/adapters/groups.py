@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import BrokerResponseError, GroupAuthorizationFailedError, KafkaError, for_code
 
 from sf_healer.adapters import kafka
-from sf_healer.core.groups import Group, GroupLook, candidates, own_group
+from sf_healer.core.groups import Elsewhere, Group, GroupLook, Neighbours, address_of, candidates, own_group
 from sf_healer.settings import Settings
 
 #: The lists of all groups and topics are asked for at most this often, and a failure is remembered this long.
@@ -56,14 +56,14 @@ class GroupReader:
         self._lists: _Lists | None = None
         self._failure: tuple[float, str] | None = None
 
-    async def look(self, *, queue_id: str, topic: str, pod_ip: str) -> GroupLook:
+    async def look(self, *, queue_id: str, topic: str, pod_ip: str, neighbours: Neighbours | None) -> GroupLook:
         """Look at the group of the Job of this queue, topic and pod; ends within LOOK_LIMIT_SECONDS of its turn."""
         async with self._turn:
             if self._failure is not None and self._clock() - self._failure[0] < LISTS_SECONDS:
                 return GroupLook(unknown=self._failure[1])
             try:
                 async with asyncio.timeout(LOOK_LIMIT_SECONDS):
-                    return await self._look(queue_id, topic, pod_ip)
+                    return await self._look(queue_id, topic, pod_ip, neighbours)
             except _UnknownError as problem:
                 return GroupLook(unknown=str(problem))
             except BrokerResponseError as problem:
@@ -81,7 +81,7 @@ class GroupReader:
         if opened is not None:
             await opened.aclose()
 
-    async def _look(self, queue_id: str, topic: str, pod_ip: str) -> GroupLook:
+    async def _look(self, queue_id: str, topic: str, pod_ip: str, neighbours: Neighbours | None) -> GroupLook:
         clients, lists = await self._asked()
         partitions = lists.partitions.get(topic, 0)
         if not partitions:
@@ -91,9 +91,11 @@ class GroupReader:
             # A list leaves out what we may not see. Whoever may describe this name may see all groups.
             await self._described(clients, [f"{self._settings.namespace}-sf-healer-consumer-{queue_id}"])
             return GroupLook()
-        group = own_group((await self._described(clients, names)).values(), pod_ip)
+        group = own_group((await self._described(clients, names)).values(), pod_ip, neighbours)
         if group is None:
             return GroupLook()
+        if isinstance(group, Elsewhere):
+            return GroupLook(elsewhere=group.why)
         if isinstance(group, str):
             raise _UnknownError(group)
         places = [TopicPartition(topic, number) for number in range(partitions)]
@@ -148,7 +150,7 @@ class GroupReader:
             if group["error_code"]:
                 raise for_code(group["error_code"])(f"group {name} was not described")
             if group["state"] != _DEAD:
-                found[name] = Group(name, tuple(member["client_host"].lstrip("/") for member in group["members"]))
+                found[name] = Group(name, tuple(address_of(member["client_host"]) for member in group["members"]))
         return found
 
     async def _committed(

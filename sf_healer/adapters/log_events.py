@@ -100,8 +100,9 @@ SECTIONS: tuple[Section, ...] = (
             _event(
                 "group_looked_at",
                 Level.INFO,
-                "job command look group members committed lag unknown",
-                "The consumer group of a silent consumer was looked at; `unknown` says why there is no answer.",
+                "job command look group members committed lag unknown elsewhere",
+                "The consumer group of a silent consumer was looked at; `unknown` says why there is no answer, "
+                "`elsewhere` why the Job is a member of none.",
                 "If `unknown` speaks of rights: manifests/kafka has the two that are missing.",
             ),
             _event(

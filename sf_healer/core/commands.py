@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from sf_healer.core.groups import Neighbours
 from sf_healer.core.wire import Count, JobKey, Moment, Number, Offset, Seconds, other_version
 
 SCHEMA_VERSION = 1
@@ -67,7 +68,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 
     `decided_at` and `expires_at` are watermark time. `attempt` counts restarts of the Job before this one.
     `startup_seconds` is how long the new incarnation may take to its first sign of life. `consumer`: before the
-    Job is taken for stuck its own group on `kafka_topic` is looked at, told from others by `pod_ip`.
+    Job is taken for stuck its own group on `kafka_topic` is looked at, told from others by `pod_ip` and by where
+    the other Jobs of its queue run (`neighbours`; None: nobody knows).
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -91,6 +93,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     consumer: bool = False
     kafka_topic: str = ""
     pod_ip: str = ""
+    neighbours: Neighbours | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="withdraw"):

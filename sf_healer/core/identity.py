@@ -130,6 +130,10 @@ class JobIndex:
             self.put(gone(known, known.resource_version), now=now)
         self.put(fact, now=now)
 
+    def of_queue(self, queue_id: str) -> tuple[JobFact, ...]:
+        """All Jobs of a queue by its exact id, those remembered as gone included."""
+        return tuple(self._facts[key] for key in sorted(self._by_queue.get(queue_id)))
+
     def is_gone(self, key: str) -> bool:
         """Say whether the Job is only remembered."""
         return key in self._gone_at

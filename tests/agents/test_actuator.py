@@ -20,7 +20,7 @@ from sf_healer.core.actuator import Actuator, shown
 from sf_healer.core.admission import Phase
 from sf_healer.core.commands import Alive, Command, Decision, Grounds, Outcome, Pause, Result, Resume
 from sf_healer.core.evidence import UnknownSchema
-from sf_healer.core.groups import GroupLook
+from sf_healer.core.groups import GroupLook, Neighbours
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts, Resulted, Step, StepResult, Tick, What
 from sf_healer.views.actions import waits_for_a_person
@@ -268,7 +268,10 @@ def test_an_outcome_is_described_with_its_numbers():
 
 # ---- consumer groups
 
-CONSUMER = msgspec.structs.replace(COMMAND, consumer=True, kafka_topic="q1", queue_id="q1", pod_ip="10.0.0.1")
+NEIGHBOURS = Neighbours(consumers=1, addresses=("10.0.0.2",))
+CONSUMER = msgspec.structs.replace(
+    COMMAND, consumer=True, kafka_topic="q1", queue_id="q1", pod_ip="10.0.0.1", neighbours=NEIGHBOURS
+)
 
 
 class Groups:
@@ -294,7 +297,7 @@ async def test_a_group_is_looked_at_beside_the_log_and_decides_only_by_what_is_r
     assert len(ports.log) == 2
     groups.may_answer.set()
     await drain(journal, ports, start=2)
-    assert groups.asked == [{"queue_id": "q1", "topic": "q1", "pod_ip": "10.0.0.1"}]
+    assert groups.asked == [{"queue_id": "q1", "topic": "q1", "pod_ip": "10.0.0.1", "neighbours": NEIGHBOURS}]
     assert [type(steps.decode(value)).__name__ for value, _ in ports.log] == ["FleetCounts", "Command", "GroupLooked"]
     assert [(outcome.result, outcome.reason) for outcome in ports.outcomes] == [(Result.REFUSED, "idle")]
     assert "its group g has 1 live member and no lag" in describe(ports.outcomes[0])

@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from aiokafka.errors import NotEnoughReplicasError
 
@@ -12,10 +13,13 @@ from agents import inventory
 from sf_healer.adapters.cluster import ApiFailure, Change, Failure, Listing
 from sf_healer.app import settings
 from sf_healer.core import steps
+from sf_healer.core.commands import Command, Grounds
 from sf_healer.core.evidence import Fact, Snapshot, SnapshotPart, decode, encode
 from sf_healer.core.facts import JobFact, gone
+from sf_healer.core.groups import Neighbours
 from sf_healer.core.partitioning import partition_of
 from sf_healer.topics import EVIDENCE, STEPS
+from tables import policies
 from tables.jobs import hot
 from tests.agents.recording import BROKER_EPOCH, WAIT_SECONDS, edges, key_on
 from tests.core.strategies import a_fact
@@ -336,3 +340,36 @@ async def test_a_job_that_has_gone_is_told_to_the_actuator_for_a_restart_may_wai
 
     await until_async(told, "the actuator to be told", seconds=WAIT_SECONDS)
     assert [steps.decode(record.value).fact for record in edge.producer.to(STEPS)] == [gone(job(OURS), 703)]
+
+
+async def test_a_consumers_command_says_where_the_other_jobs_of_its_queue_run_once_they_are_listed(edge, following):
+    own, sibling, loader = (
+        a_fact(f"stf/{name}", target=target, pod_ip=f"10.0.0.{number}", producer_id=f"{target}__x")
+        for number, (name, target) in enumerate(
+            [("own", "arango-connector"), ("sibling", "graph-builder"), ("loader", "loader-producer")]
+        )
+    )
+    other_queue = a_fact("stf/other", queue_id="another", target="graph-builder", pod_ip="10.0.0.9")
+    command = Command(
+        id="c1",
+        key=own.key,
+        namespace="stf",
+        name="own",
+        uid=own.uid,
+        verdict="stuck",
+        evidence=Grounds(),
+        decided_at=BROKER_EPOCH,
+        expires_at=BROKER_EPOCH + 60.0,
+        queue_id=own.queue_id,
+        consumer=True,
+    )
+    book = policies.current.book
+    inventory.first_list.clear()
+    assert inventory.with_neighbours(command, book) == command
+    following(ScriptedCluster(own, sibling, loader, other_queue))
+    async with asyncio.timeout(WAIT_SECONDS):
+        await inventory.first_list.wait()
+    known = Neighbours(consumers=1, addresses=("10.0.0.1", "10.0.0.2"))
+    assert inventory.with_neighbours(command, book) == msgspec.structs.replace(command, neighbours=known)
+    of_a_loader = msgspec.structs.replace(command, consumer=False)
+    assert inventory.with_neighbours(of_a_loader, book) == of_a_loader

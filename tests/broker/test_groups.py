@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from sf_healer.adapters import kafka
 from sf_healer.adapters.groups import GroupReader
-from sf_healer.core.groups import GroupLook, Idle, is_idle
+from sf_healer.core.groups import GroupLook, Idle, Neighbours, is_idle
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.settings import Settings
 from tests.lab.kafka import KafkaCluster, acls
@@ -77,8 +77,10 @@ async def take(consumer: AIOKafkaConsumer, count: int) -> None:
     await consumer.commit()
 
 
-async def look(reader: GroupReader, topic: str, *, pod_ip: str = HERE, queue_id: str = "") -> GroupLook:
-    return await reader.look(queue_id=queue_id or topic, topic=topic, pod_ip=pod_ip)
+async def look(
+    reader: GroupReader, topic: str, *, pod_ip: str = HERE, queue_id: str = "", neighbours: Neighbours | None = None
+) -> GroupLook:
+    return await reader.look(queue_id=queue_id or topic, topic=topic, pod_ip=pod_ip, neighbours=neighbours)
 
 
 async def test_a_drained_consumer_is_idle_and_one_that_leaves_data_lying_is_not(kafka_single, reader, topic):
@@ -134,9 +136,20 @@ async def test_of_two_groups_of_a_queue_the_pods_address_decides(kafka_single, r
         a_member(kafka_single.bootstrap, topic, service="graph-build"),
     ):
         elsewhere = await look(reader, topic, pod_ip="10.0.0.1")
-        assert "none has a live member at 10.0.0.1" in elsewhere.unknown
+        assert "nobody knows whose they are, and none is at 10.0.0.1" in elsewhere.unknown
         here = await look(reader, topic)
-        assert f"several have a live member at {HERE}" in here.unknown
+        assert f"have a live member at {HERE}" in here.unknown
+
+
+async def test_the_group_of_another_job_of_the_queue_is_left_out(kafka_single, reader, topic):
+    async with a_member(kafka_single.bootstrap, topic):
+        sibling = Neighbours(consumers=1, addresses=(HERE,))
+        hangs = await look(reader, topic, pod_ip="10.0.0.1", neighbours=sibling)
+        assert (hangs.group, hangs.unknown) == ("", "")
+        assert "at addresses of other Jobs of the queue" in hangs.elsewhere
+        assert is_idle(None, hangs) is Idle.BUSY
+        alone = await look(reader, topic, pod_ip="10.0.0.1", neighbours=Neighbours())
+        assert (alone.group, alone.members) == (f"arango-trades-consumer-{topic}", 1)
 
 
 async def test_a_topic_that_does_not_exist_is_unknown_and_is_not_made_by_asking(kafka_single, reader):
@@ -186,7 +199,7 @@ async def test_the_embedded_broker_tells_of_groups_too():
             await send(broker.bootstrap, "q1", 3)
             async with a_member(broker.bootstrap, "q1", session_timeout_ms=1000, heartbeat_interval_ms=200) as consumer:
                 await take(consumer, 3)
-                answer = await look(reader, "q1")
+                answer = await look(reader, "q1", neighbours=Neighbours())  # it tells no addresses
         finally:
             await reader.close()
     assert (answer.members, answer.committed, answer.lag, answer.unknown) == (1, 3, 0, "")

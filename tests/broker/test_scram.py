@@ -369,7 +369,7 @@ async def test_the_actuator_sees_the_group_of_a_silent_consumer_and_without_the_
     ):
 
         async def look() -> GroupLook:
-            return await reader.look(queue_id=topic, topic=topic, pod_ip="127.0.0.1")
+            return await reader.look(queue_id=topic, topic=topic, pod_ip="127.0.0.1", neighbours=None)
 
         async def seen() -> bool:
             found = await look()

@@ -23,10 +23,10 @@ from sf_healer.core import commands, evidence, steps, stop_commands
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.changelog import InOrder, meta_key, meta_of, persisted_after, states_of, writes_of
 from sf_healer.core.combine import Rejected
-from sf_healer.core.commands import Outcome
+from sf_healer.core.commands import Command, Outcome
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
-from sf_healer.core.groups import GroupLook
+from sf_healer.core.groups import GroupLook, Neighbours, neighbours_of
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.partitioning import partition_of
@@ -97,7 +97,7 @@ class Surroundings(msgspec.Struct, kw_only=True):
     policies_change: bool = False
     pieces: Pieces
     watch: Any  # the oracle's ear, see Ear
-    look: Callable[[str], GroupLook]  # at the consumer group of the pod of this address
+    look: Callable[[str, str, Neighbours | None], GroupLook]  # at the group of a queue's pod of this address
     observe_only: bool = False
 
 
@@ -444,8 +444,19 @@ class Detector(App):
     async def command(self, effects: Sequence[Effect]) -> None:
         await self.worker.point()
         await self.worker.send(
-            [Outgoing((topics.ACTIONS, 0), commands.encode(effect), effect.key.encode()) for effect in effects]
+            [
+                Outgoing((topics.ACTIONS, 0), commands.encode(self._with_neighbours(effect)), effect.key.encode())
+                for effect in effects
+            ]
         )
+
+    def _with_neighbours(self, effect: Effect) -> Effect:
+        """Do as agents/inventory.py."""
+        if not isinstance(effect, Command) or not effect.consumer or not self._first_list.done():
+            return effect
+        queue = self.index.of_queue(effect.queue_id)
+        found = neighbours_of(effect.key, queue, lambda fact: self.worker.policies.for_job(fact).consumer)
+        return msgspec.structs.replace(effect, neighbours=found)
 
     async def store(self, number: int, changes: Changes, offset: int) -> None:
         await self.worker.point()
@@ -731,13 +742,13 @@ class Worker:
         await self.process.sleep(self.client.answer_seconds)
         return result
 
-    async def look(self, *, queue_id: str, topic: str, pod_ip: str) -> GroupLook:
+    async def look(self, *, queue_id: str, topic: str, pod_ip: str, neighbours: Neighbours | None) -> GroupLook:
         """Look at a consumer group, as adapters/groups.py does."""
         assert queue_id == topic
         await self.process.sleep(self.rng.uniform(0.01, 0.5))
         if self.world.broker.is_down:
             return GroupLook(unknown="the broker is away")
-        return self.world.look(pod_ip)
+        return self.world.look(queue_id, pod_ip, neighbours)
 
     async def _commits(self) -> None:
         while True:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import msgspec
 
 from sf_healer import topics
-from sf_healer.core import commands
+from sf_healer.core import commands, groups
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.commands import Decision, Pause, Resolve, Resume
 from sf_healer.core.events import Kind
-from sf_healer.core.groups import GroupLook
+from sf_healer.core.groups import Elsewhere, GroupLook, Neighbours, own_group
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.partition import Partition
 from sf_healer.core.policy import PolicyBook, parse
@@ -20,7 +20,7 @@ from tests.simulation.clock import Life, Process, Scheduler
 from tests.simulation.faults import Faults
 from tests.simulation.kafka import Broker, Group, Place
 from tests.simulation.kube import BACKOFF_LIMIT, NAMESPACE, Job, Kube, Manifest, Pod
-from tests.simulation.loaders import CURED, SOURCE, STORIES, Loader, Telemetry, Weather
+from tests.simulation.loaders import CONSUMERS, CURED, SOURCE, STORIES, Loader, Story, Telemetry, Weather
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.reckoning import reckon
 from tests.simulation.truth import Incarnation, MadeBy
@@ -131,6 +131,7 @@ class World:
         self._second_thoughts = self.rng("second thoughts")
         self._names = 0
         self._loaders = 0
+        self._met: set[str] = set()  # consumer groups that have had a member
         self._starts = 0
         setup = self._setup(self.rng("setup"))
         self.setup = setup
@@ -711,14 +712,34 @@ class World:
             number=self._loaders,
         )
 
-    def _look(self, pod_ip: str) -> GroupLook:
-        """Show the consumer group of a Job: a drained one has no lag, a stuck one does nothing about it."""
-        job = next((each for each in self.kube.jobs.values() if pod_ip in each.addresses()), None)
-        if job is None:
+    def _look(self, queue_id: str, pod_ip: str, neighbours: Neighbours | None) -> GroupLook:
+        """Show the consumer group of a Job: a drained one has no lag, a stuck one does nothing about it.
+
+        One that says nothing at all hangs before it has joined its group.
+        """
+        jobs = {
+            f"{job.name}-consumer-{queue_id}": job
+            for job in self.kube.jobs.values()
+            if job.truth.queue_id == queue_id and job.truth.target in CONSUMERS
+        }
+        described = [groups.Group(name, _members(job)) for name, job in jobs.items()]
+        found = own_group([group for group in described if self._has_met(group)], pod_ip, neighbours)
+        if isinstance(found, str):
+            return GroupLook(unknown=found)
+        if isinstance(found, Elsewhere):
+            return GroupLook(elsewhere=found.why)
+        if found is None:
             return GroupLook()
-        idle = job.truth.drained_since is not None
-        done = sum(1 for each in job.truth.said if each.kind is Kind.LOADING)
-        return GroupLook(group=f"arango-consumer-{job.truth.queue_id}", members=1, committed=done, lag=0 if idle else 7)
+        truth = jobs[found.name].truth
+        done = sum(1 for each in truth.said if each.kind is Kind.LOADING)
+        lag = 0 if truth.drained_since is not None else 7
+        return GroupLook(group=found.name, members=len(found.hosts), committed=done, lag=lag)
+
+    def _has_met(self, group: groups.Group) -> bool:
+        """Say whether a group has ever had a member: till then nobody has heard of it."""
+        if group.hosts:
+            self._met.add(group.name)
+        return group.name in self._met
 
     # ---- for the reckoning
 
@@ -772,3 +793,9 @@ def job_manifest(name: str, env: dict[str, str], *, managed_by: str = "") -> Man
 
 def _annotate(manifest: Manifest, name: str, value: str) -> None:
     manifest["metadata"].setdefault("annotations", {})[name] = value
+
+
+def _members(job: Job) -> tuple[str, ...]:
+    """Give the addresses of a Job's pods whose process is a member of its consumer group."""
+    alive = [pod for pod in job.pods if pod.phase == "Running" and pod.process is not None and pod.process.running]
+    return tuple(pod.address for pod in alive if pod.process.story is not Story.MUTE)
