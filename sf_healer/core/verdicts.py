@@ -327,7 +327,7 @@ def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
         return Judgement(Verdict.FAILED, failure.rule, since=failure.proven_at)
     if not _has_grace(state, policy) or (failure is not None and now < failure.proven_at):
         return None
-    since, grace = _grace_since(state), policy.error_grace_seconds
+    since, grace = _grace_since(state, policy), policy.error_grace_seconds
     waited = gaps.silence(since, now)
     if waited < grace:
         return None
@@ -362,21 +362,33 @@ def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
     look_at = now + failure.due_in(now, gaps) if failure is not None else NO_LOOK
     if not _has_grace(state, policy) or (failure is not None and now < failure.proven_at):
         return look_at
-    return min(look_at, now + policy.error_grace_seconds - gaps.silence(_grace_since(state), now))
+    return min(look_at, now + policy.error_grace_seconds - gaps.silence(_grace_since(state, policy), now))
 
 
 def _has_grace(state: JobState, policy: Policy) -> bool:
     """Say whether the grace of an open error runs, or is over."""
-    may_be_excused = policy.consumer and policy.error_grace_seconds > 0.0
-    return has_open_error(state) and not (may_be_excused and is_error_excused(state))
+    assert state.fact is not None
+    if not has_open_error(state):
+        return False
+    if not _is_as_good_as_silence(policy):
+        return True
+    return state.fact.pod is PodState.RUNNING and not is_error_excused(state)
 
 
-def _grace_since(state: JobState) -> float:
+def _grace_since(state: JobState, policy: Policy) -> float:
     """Return the append time that the grace of an open error counts from.
 
     A sign of life that came to our log later may have been said later as well: a mark bounds a slow clock only so far.
+    Nobody speaks while a Job is suspended. The next pod of a consumer goes on with the next record, so it has the grace
+    for itself; that of any other has to undo an end, and pods that end again and again must not hold that off.
     """
-    return max(error_open_since(state), state.life_at)
+    since = max(error_open_since(state), state.life_at, state.condition_at)
+    return max(since, state.running_at) if _is_as_good_as_silence(policy) else since
+
+
+def _is_as_good_as_silence(policy: Policy) -> bool:
+    """Say whether an `error` is to be expected now and then, and only what does not follow it is a failure."""
+    return policy.consumer and policy.error_grace_seconds > 0.0
 
 
 #: The rules of verdicts that hold because a clock has not run out.

@@ -468,7 +468,8 @@ FAILURES = [
 @pytest.mark.parametrize(("reports", "changes", "rule", "since"), FAILURES)
 def test_a_failure_counts_when_the_watermark_has_passed_everything_it_rests_on(reports, changes, rule, since):
     idle_pod_at = NEVER if changes.get("pod", PodState.RUNNING) is PodState.RUNNING else T0 + 11
-    times = {"idle_pod_at": idle_pod_at, "pod_ended_at": idle_pod_at, "condition_at": T0 + 12}
+    condition_at = T0 + 12 if "condition" in changes else T0
+    times = {"idle_pod_at": idle_pod_at, "pod_ended_at": idle_pod_at, "condition_at": condition_at}
     state = said(*reports, fact=a_fact(**changes), **times)
     before, after = judged(state, since - 0.01), judged(state, since)
     assert not before.restartable
@@ -607,6 +608,43 @@ def test_an_error_of_a_job_whose_pod_does_not_run_is_still_looked_at_when_its_gr
     assert short(waiting) == (Verdict.NOT_RUNNING, Rule.POD_NOT_RUNNING)
     assert waiting.look_at == T0 + 95 + GRACE
     assert short(judged(state, 95 + GRACE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+@pytest.mark.parametrize("target", ["loader", "consumer"])
+def test_an_error_does_not_age_while_its_job_is_suspended(target):
+    """Its pods are gone, and the one after the resume has said nothing yet."""
+    state = said((LOADING, 5), (ERROR, 9), fact=a_fact(target=target))
+    grace = BOOK.for_job(state.fact).error_grace_seconds
+    fold_fact(
+        state, a_fact(target=target, condition=Condition.SUSPENDED, pod=PodState.NONE, resource_version=11), at=T0 + 20
+    )
+    assert judged(state, HOUR).verdict is Verdict.SUSPENDED
+    fold_fact(state, a_fact(target=target, pod=PodState.NONE, resource_version=12), at=T0 + HOUR)
+    fold_fact(state, a_fact(target=target, resource_version=13), at=T0 + HOUR + 3)
+    assert not any(judged(state, HOUR + after).restartable for after in (4, grace - 1))
+    assert judged(state, HOUR + 3 + grace).restartable
+
+
+def test_a_consumers_error_does_not_age_while_no_pod_of_it_runs():
+    """Its node was drained after a bad record, and the image takes its time on the next one."""
+    state = said((LOADING, 5), (ERROR, 9), fact=CONSUMER)
+    fold_fact(state, a_fact(target="consumer", pod=PodState.PENDING, resource_version=11), at=T0 + 40)
+    assert short(judged(state, 9 + SILENCE)) == (Verdict.STARTING, Rule.POD_NOT_RUNNING)
+    assert short(judged(state, 41 + NOT_RUNNING)) == (Verdict.NOT_RUNNING, Rule.POD_NOT_RUNNING)
+    fold_fact(state, a_fact(target="consumer", resource_version=12), at=T0 + 200)
+    waiting = judged(state, 201)
+    assert (waiting.verdict, waiting.look_at) == (Verdict.HEALTHY, T0 + 200 + SILENCE)
+    assert short(judged(state, 200 + SILENCE)) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+
+
+def test_a_consumer_whose_pods_end_again_and_again_after_an_error_is_found_all_the_same():
+    state = said((LOADING, 5), (ERROR, 9), fact=CONSUMER)
+    for number in range(3):  # the Job controller starts the next after 10, 20, 40 s
+        began = T0 + 20 + 60 * number
+        fold_fact(state, a_fact(target="consumer", resource_version=20 + 2 * number), at=began)
+        ended = a_fact(target="consumer", pod=PodState.ENDED, resource_version=21 + 2 * number)
+        fold_fact(state, ended, at=began + 5)
+    assert short(judged(state, 145 + POD_RETRY_SECONDS)) == (Verdict.FAILED, Rule.ERROR_AND_POD_ENDED)
 
 
 # ---- holds

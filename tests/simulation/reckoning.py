@@ -111,9 +111,12 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
         and (each.landed or 0.0) > arrived + _unsure_for(world, each)
         and each.clock > dated
     ]
-    if errors and not ends and not job.ended:
-        since = min(each.landed or 0.0 for each in errors)
-        return "failed", since, policy.error_grace_seconds
+    is_running = bool(truth.running) and truth.running[-1][1] is None
+    if errors and not ends and not job.ended and (is_running or truth.target not in CONSUMERS):
+        # Nobody speaks while a Job is suspended, and the next pod of a consumer has the grace for itself.
+        since = max(min(each.landed or 0.0 for each in errors), truth.conditions[-1][0])
+        ran = truth.running[-1][0] if truth.target in CONSUMERS else 0.0
+        return "failed", max(since, ran), policy.error_grace_seconds
     if job.ended or not truth.running or truth.running[-1][1] is not None or not policy.judge_silence:
         return None
     if not policy.reporting and not any(
