@@ -5,10 +5,18 @@ A write that gave no clear answer is UNKNOWN: a server may finish it after we ga
 LATER: an API server that is away for an hour leaves nothing in doubt.
 """
 
+import re
+
 import msgspec
 
 from sf_healer.adapters.cluster import ApiFailure, Cluster, Failure, LiveJob
-from sf_healer.core.actions import Action, State, manifest_to_create, resource_version_to_delete
+from sf_healer.core.actions import (
+    Action,
+    State,
+    manifest_to_create,
+    manifest_to_rehearse,
+    resource_version_to_delete,
+)
 from sf_healer.core.facts import Condition, Loss, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.steps import Step, StepResult, What
@@ -18,6 +26,11 @@ LARGEST_MANIFEST_BYTES = 800_000
 
 # It says who asks, not whether he may, or whether the Job is right: while the API server starts, or a token is rotated.
 _UNAUTHORIZED = 401
+
+# What the API server says for a webhook whose side effects forbid a dry run (apiserver's webhook/errors).
+_TAKES_NO_DRY_RUN = "does not support dry run"
+# What a ResourceQuota refuses: "exceeded quota: NAME, requested: A=1, used: A=5,B=2, limited: A=5,B=9".
+_NO_ROOM = re.compile(r"exceeded quota: .*, used: (?P<used>\S+), limited: (?P<limited>\S+)")
 
 _READS = {
     Failure.INVALID: What.REFUSED,
@@ -37,8 +50,8 @@ _CREATES = _READS | {
 }
 
 
-def take(cluster: Cluster | None, action: Action, step: Step) -> StepResult:
-    """Take one step of an action and say what came of it.
+def take(cluster: Cluster | None, action: Action, step: Step, *, observe_only: bool = False) -> StepResult:
+    """Take one step of an action and say what came of it; `observe_only`: this worker may delete and create nothing.
 
     Without a cluster (identity = convention) a Job can only be observed, and is what the command says.
     """
@@ -47,18 +60,20 @@ def take(cluster: Cluster | None, action: Action, step: Step) -> StepResult:
         return StepResult(What.FOUND, uid=action.uid, condition=condition)
     match step:
         case Step.OBSERVE | Step.LOOK:
-            return _look(cluster, action, step)
+            return _look(cluster, action, step, observe_only=observe_only)
         case Step.DELETE:
             return _delete(cluster, action)
         case Step.CREATE | Step.RESTORE:
             return _create(cluster, action, step)
 
 
-def _look(cluster: Cluster, action: Action, step: Step) -> StepResult:
+def _look(cluster: Cluster, action: Action, step: Step, *, observe_only: bool) -> StepResult:
     namespace, name = action.command.namespace, action.command.name
     answer = cluster.read_job(namespace, name)
     if isinstance(answer, LiveJob):
-        return _found(answer, step)
+        found = _found(answer, step)
+        manifest = None if observe_only else manifest_to_rehearse(action, found)
+        return found if manifest is None else _rehearsed(cluster, action, found, manifest)
     if answer.kind is not Failure.NOT_FOUND:
         return _failed(answer, _READS)
     # The Job is gone; its pods may not be, and two incarnations must not run side by side.
@@ -93,6 +108,36 @@ def _found(job: LiveJob, step: Step) -> StepResult:
         loss=job.lost.loss if job.lost is not None else Loss.NONE,
         lost_seconds=max(0.0, job.api_at - job.lost.since) if job.lost is not None else 0.0,
     )
+
+
+def _rehearsed(cluster: Cluster, action: Action, found: StepResult, manifest: dict[str, object]) -> StepResult:
+    """Add to what was found whether the API would take the Job again: what it would not must not be deleted."""
+    failure = cluster.rehearse_create(action.command.namespace, manifest)
+    if failure is None or failure.kind is Failure.ALREADY_EXISTS or _says_nothing_of_the_create(failure):
+        return found
+    answer = _failed(failure, _CREATES)
+    return msgspec.structs.replace(found, refusal=answer.message) if answer.what is What.REFUSED else answer
+
+
+def _says_nothing_of_the_create(failure: ApiFailure) -> bool:
+    """Say whether a rehearsal was refused for what will not be there: the dry run, or the Job that is deleted first.
+
+    A quota counts that Job. If more is used than the limit, as after the limit was lowered, there is no room without
+    it either.
+    """
+    if failure.kind is Failure.INVALID and _TAKES_NO_DRY_RUN in failure.message:
+        return True
+    counted = _NO_ROOM.search(failure.message) if failure.kind is Failure.FORBIDDEN else None
+    if counted is None:
+        return False
+    used, limited = (_numbers(counted[name]) for name in ("used", "limited"))
+    return all(used[name] <= limited[name] for name in used.keys() & limited.keys())
+
+
+def _numbers(amounts: str) -> dict[str, int]:
+    """Read the counts of a quota, `name=number` with `,` between; other amounts, as of memory, are left out."""
+    pairs = (amount.partition("=") for amount in amounts.split(","))
+    return {name: int(number) for name, _, number in pairs if number.isdecimal()}
 
 
 def _delete(cluster: Cluster, action: Action) -> StepResult:

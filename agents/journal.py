@@ -190,7 +190,7 @@ class Journal:
             late = self._clock() - announced_at > FENCE_SECONDS
             if step in _WRITES and (late or not self._ports.owns_log()):
                 return StepResult(What.LATER, message="this worker was late, or the log is another's now")
-            return take(self._cluster, action, step)
+            return take(self._cluster, action, step, observe_only=self.actuator.observe_only)
 
         try:
             async with asyncio.timeout(CALL_SECONDS):

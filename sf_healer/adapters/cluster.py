@@ -343,6 +343,18 @@ class Cluster:
         answer = _ask(create, "batch", "v1", namespace, "jobs", manifest, name="create_namespaced_job")
         return answer if isinstance(answer, ApiFailure) else LiveJob(fact_from_manifest(answer, ()), answer)
 
+    def rehearse_create(self, namespace: str, manifest: Manifest) -> ApiFailure | None:
+        """Ask what `create_job` would give, and create nothing (dryRun=All).
+
+        Under the name of a Job that is there the answer is ALREADY_EXISTS, and by then validation and all of
+        admission have let the manifest pass: the API server compares names last (apiserver's registry/store.go,
+        create; registry/dryrun.go). An admission webhook that takes no dry run is answered for with INVALID, 400.
+        """
+        create = self._as_is.create_namespaced_custom_object
+        place = ("batch", "v1", namespace, "jobs")
+        answer = _ask(create, *place, manifest, dry_run="All", name="create_namespaced_job_dry_run")
+        return answer if isinstance(answer, ApiFailure) else None
+
     def annotate_job(self, namespace: str, name: str, annotations: Mapping[str, str | None]) -> LiveJob | ApiFailure:
         """Set annotations of a Job, None removes one; for people: the healer's own rights do not include it."""
         answer = _ask(
@@ -768,8 +780,11 @@ def _failure_of_status(status: int, told: Mapping[str, Any], headers: Mapping[st
 def _message(status: int, told: Mapping[str, Any]) -> str:
     causes = (told.get("details") or {}).get("causes")
     if status == _UNPROCESSABLE and causes:
-        # The message of a refused manifest may quote it, secrets of its env included.
-        return "; ".join(f"{cause.get('field', '?')}: {cause.get('reason', '?')}" for cause in causes)
+        # The message about a field may quote it, secrets of env included; that of a policy names none, and is its own.
+        return "; ".join(
+            f"{cause['field']}: {cause.get('reason', '?')}" if cause.get("field") else str(cause.get("message", "?"))
+            for cause in causes
+        )
     return str(told.get("message") or f"HTTP status {status}")
 
 

@@ -176,7 +176,7 @@ def _begin_at_zero() -> None:
         VERDICTS.labels(verdict)
     for result in Result:
         OUTCOMES.labels(result)
-    for reason in (*Reason, Cause.FORBIDDEN):
+    for reason in (*Reason, Cause.FORBIDDEN, Cause.WOULD_BE_REFUSED):
         REFUSALS.labels(reason)
 
 

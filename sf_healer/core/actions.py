@@ -57,6 +57,8 @@ REFUSED_BY_API_RETRY_SECONDS = 300.0
 
 
 _CREATES = frozenset({Step.CREATE, Step.RESTORE})
+# The condition in which a Job of ours without pods is made again.
+_EMPTY = Condition.ACTIVE
 
 
 class State(StrEnum):
@@ -98,6 +100,7 @@ class Cause(StrEnum):
     VANISHED = "vanished"  # the new incarnation was deleted by somebody else
     NAMESAKE = "namesake"  # somebody else made a Job of this name meanwhile
     FORBIDDEN = "forbidden"  # the API refused us before anything was touched; the result is `refused`
+    WOULD_BE_REFUSED = "would_be_refused"  # the API would not take the Job again, so it was not touched; `refused`
     REFUSED_BY_API = "refused_by_api"  # the API refused the new Job
     DELETE_OVERDUE = "delete_overdue"
     CREATE_OVERDUE = "create_overdue"
@@ -313,6 +316,28 @@ def asks_for_a_person(state: str, *, overdue: bool, refusal: str) -> bool:
     It has given up, takes too long, or its Job is gone and the API will not have it back.
     """
     return state == State.STRANDED or overdue or bool(refusal)
+
+
+def manifest_to_rehearse(action: Action, result: StepResult) -> Manifest | None:
+    """Give what will be created if the Job that was just read is deleted next; None where it is not going to be.
+
+    Whether the API takes it is asked before the delete, for afterwards it is too late: 0027.
+    """
+    if result.what is not What.FOUND or action.observe_only or action.withdrawn:
+        return None
+    sign = _sign(action, result)
+    if action.state is State.VERIFYING:
+        is_empty = sign is Sign.OURS and not (result.pods or action.pod_seen or _its_own_objection(result, _EMPTY))
+        replaced = msgspec.structs.replace(action, creates=action.creates + 1)
+        return manifest_to_create(replaced, Step.CREATE) if is_empty and action.creates < EMPTY_REPLACEMENTS else None
+    if STEP_OF.get(action.state) is not Step.OBSERVE or sign is not Sign.SAME:
+        return None
+    if _replaces_own(action):
+        is_empty = not (result.pods or _its_own_objection(result, _EMPTY))
+        return manifest_to_create(action, Step.CREATE) if is_empty else None
+    if _its_own_objection(result, action.command.evidence.condition):
+        return None
+    return manifest_to_create(_with_manifest_of(action, result), Step.CREATE)
 
 
 # ---- a clock that was ahead
@@ -533,6 +558,8 @@ def _observed(action: Action, moment: _Moment) -> Move:
         return _refuse(action, objection[0], moment.now, objection[1], _retry_after(moment.result))
     if action.observe_only:
         return _conclude(action, Result.WOULD_RESTART, Cause.OBSERVE_MODE, moment.now)
+    if moment.result.refusal:
+        return _untouched(action, Cause.WOULD_BE_REFUSED, moment, moment.result.refusal)
     return _save(action, moment)
 
 
@@ -594,11 +621,13 @@ def _still_there(action: Action, moment: _Moment) -> Move:
     if its_own is not None:
         action = msgspec.structs.replace(action, manifest=moment.result.manifest or action.manifest)
     objection = _held_back(moment) or _objection(action, moment)
-    if objection is None:
+    if objection is None and not moment.result.refusal:
         return _save(action, moment)
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
         return _look_again(action, moment)
     untouched = msgspec.structs.replace(action, deleting_since=0.0)
+    if objection is None:
+        return _untouched(untouched, Cause.WOULD_BE_REFUSED, moment, moment.result.refusal)
     return _refuse(untouched, objection[0], moment.now, objection[1], _retry_after(moment.result))
 
 
@@ -607,9 +636,9 @@ def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
     result = moment.result
     if result.condition is Condition.COMPLETE:  # then a delete that may yet come takes nothing away
         return _look_at_ours(_watched_again(action, moment), moment)
-    its_own = _its_own_objection(result, Condition.ACTIVE)
+    its_own = _its_own_objection(result, _EMPTY)
     action = msgspec.structs.replace(action, spared_for="" if its_own is None else its_own[1], skip=result.skip)
-    if not (result.pods or action.spared_for or _spares_own(action, moment)):
+    if not (result.pods or result.refusal or action.spared_for or _spares_own(action, moment)):
         return _save(action, moment)
     if moment.now - action.delete_sent_at <= LATE_DELETE_SECONDS:
         return _look_again(action, moment)
@@ -664,7 +693,11 @@ def _save(action: Action, moment: _Moment) -> Move:
     )
     if _replaces_own(action):
         return Move(saved)
-    return Move(msgspec.structs.replace(saved, manifest=result.manifest, attempt=result.attempt + 1))
+    return Move(_with_manifest_of(saved, result))
+
+
+def _with_manifest_of(action: Action, result: StepResult) -> Action:
+    return msgspec.structs.replace(action, manifest=result.manifest, attempt=result.attempt + 1)
 
 
 def _superseded(action: Action, moment: _Moment) -> Move:
@@ -889,7 +922,7 @@ def _look_at_ours(action: Action, moment: _Moment) -> Move:
     if result.pod is PodState.RUNNING and action.command.proof_of_life is ProofOfLife.POD:
         return _conclude(action, Result.RESTARTED, Cause.VERIFIED, now)
     empty = not action.pod_seen and now - action.since > moment.limits.pod_deadline_seconds
-    if empty and not _exemption(result) and not _spares_own(action, moment):
+    if empty and not result.refusal and not _exemption(result) and not _spares_own(action, moment):
         return _replace_empty(action, moment)
     return _await_life(action, moment)
 
@@ -914,7 +947,8 @@ def _replace_empty(action: Action, moment: _Moment) -> Move:
 
 def _await_life(action: Action, moment: _Moment) -> Move:
     if moment.now - action.since > action.command.startup_seconds:
-        return _conclude(action, Result.FAILED, Cause.NO_SIGN_OF_LIFE, moment.now)
+        detail = f"not made again: {moment.result.refusal}" if moment.result.refusal else ""
+        return _conclude(action, Result.FAILED, Cause.NO_SIGN_OF_LIFE, moment.now, detail=detail)
     by_telemetry = action.pod_seen and action.command.proof_of_life is ProofOfLife.TELEMETRY
     pace = moment.pace.slow_look_seconds if by_telemetry else moment.pace.look_seconds
     return Move(msgspec.structs.replace(action, due_at=moment.now + pace, tries=0))

@@ -72,6 +72,7 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: Seconds = 0.0
     loss: Loss = Loss.NONE  # of the pod that was lost last, if any is
     lost_seconds: Seconds = 0.0  # since when, by the API server's clock
+    refusal: str = ""  # what the API says of the Job that would be made; "": it takes it, or was not asked
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="admitted"):

@@ -16,7 +16,7 @@ from sf_healer.settings import NotifyOn
 SCHEMA_VERSION = 1
 
 #: Refusals that stay until somebody does something; of the others time takes care, or a person wants them.
-NEEDS_PERSON = frozenset({Reason.QUARANTINED, Reason.IDLE_UNKNOWN, Cause.FORBIDDEN})
+NEEDS_PERSON = frozenset({Reason.QUARANTINED, Reason.IDLE_UNKNOWN, Cause.FORBIDDEN, Cause.WOULD_BE_REFUSED})
 
 #: Characters; a chat cuts or refuses longer ones (Slack: 40,000), and nobody reads them.
 _LONGEST_TEXT = 2_000

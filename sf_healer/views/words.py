@@ -64,6 +64,7 @@ CAUSES: Mapping[str, str] = {
     Cause.VANISHED: "somebody else deleted the new incarnation",
     Cause.NAMESAKE: "somebody else made a Job of this name meanwhile; it was left alone",
     Cause.FORBIDDEN: "the API refused before anything was touched; see the rights of the actuator; asked again",
+    Cause.WOULD_BE_REFUSED: "the API would not take the Job again, so it was not touched; mend the policy; asked again",
     Cause.REFUSED_BY_API: "the API refused the new Job; what was there is put back without our marks",
     Cause.DELETE_OVERDUE: "the delete takes longer than its limit; it goes on, and asks for a person",
     Cause.CREATE_OVERDUE: "the Job is gone for longer than a create may take; it goes on, and asks for a person",

@@ -18,7 +18,7 @@ from sf_healer.adapters.cluster import Cluster
 from sf_healer.core.actions import Action, State
 from sf_healer.core.commands import Command, Grounds
 from sf_healer.core.facts import Loss
-from sf_healer.core.steps import Step, What
+from sf_healer.core.steps import Step, StepResult, What
 from tests.lab.beside import Served, answer_json
 
 if TYPE_CHECKING:
@@ -121,6 +121,103 @@ def test_an_api_that_does_not_know_who_asks_has_done_nothing_and_the_step_is_tak
         assert take(cluster_at(api.port, tmp_path), ACTION, step).what is What.LATER
     with Refuses(403) as api:
         assert take(cluster_at(api.port, tmp_path), ACTION, step).what is What.REFUSED
+
+
+JOB = {
+    "metadata": {"name": "a", "namespace": "stf", "uid": "u1", "resourceVersion": "7"},
+    "spec": {
+        "template": {
+            "spec": {
+                "containers": [
+                    {
+                        "env": [
+                            {"name": "QUEUE_ID", "value": "q"},
+                            {"name": "TELEMETRY_PRODUCER_ID", "value": "arango-connector__q"},
+                        ]
+                    }
+                ]
+            }
+        }
+    },
+}
+NO_ROOM = (
+    'jobs.batch "a" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, used: {used}, limited: {limited}'
+)
+
+
+class Rehearses(Served):
+    """An API with this Job, that answers a create which is only tried with this; another write makes it fail."""
+
+    def __init__(self, status: int, told: dict[str, object]) -> None:
+        self.rehearsed: list[dict[str, object]] = []
+        rehearsed = self.rehearsed
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                pods = self.path.partition("?")[0].endswith("/pods")
+                answer_json(self, {"metadata": {}, "items": []} if pods else JOB)
+
+            def do_POST(self) -> None:
+                assert "dryRun=All" in self.path.partition("?")[2].split("&")
+                rehearsed.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                answer_json(self, {"code": status, **told}, status)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(Handler)
+
+
+def observed(directory: Path, status: int, told: dict[str, object], **options: bool) -> tuple[StepResult, int]:
+    """Observe the Job of such an API; returns what came of it, and how often a create was tried."""
+    action = msgspec.structs.replace(ACTION, state=State.ADMITTED, manifest=None)
+    with Rehearses(status, told) as api:
+        result = take(cluster_at(api.port, directory), action, Step.OBSERVE, **options)
+    return result, len(api.rehearsed)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (409, {"reason": "AlreadyExists", "message": "already there"}),  # after all of admission
+        (201, JOB),  # it has just gone
+        (403, {"message": NO_ROOM.format(used="count/jobs.batch=5", limited="count/jobs.batch=5")}),
+        (400, {"message": 'admission webhook "w.example" does not support dry run'}),
+    ],
+)
+def test_a_job_that_the_api_would_take_again_is_found_as_it_is(tmp_path, status, told):
+    result, tries = observed(tmp_path, status, told)
+    assert (result.what, result.refusal, result.uid, tries) == (What.FOUND, "", "u1", 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (403, {"message": "denied by a policy"}),
+        (403, {"message": NO_ROOM.format(used="count/jobs.batch=6", limited="count/jobs.batch=5")}),
+        (403, {"message": NO_ROOM.format(used="count/jobs.batch=2,x=9", limited="count/jobs.batch=2,x=8")}),
+        (422, {"message": "metadata.annotations: Too long"}),
+        (404, {"message": "the namespace is gone"}),
+        (400, {"message": "strict decoding error"}),
+    ],
+)
+def test_what_the_api_would_say_to_the_new_job_is_known_before_the_old_one_is_deleted(tmp_path, status, told):
+    result, _ = observed(tmp_path, status, told)
+    assert (result.what, result.refusal) == (What.FOUND, told["message"])
+
+
+@pytest.mark.parametrize(
+    ("status", "what"),
+    [(500, What.UNKNOWN), (503, What.UNKNOWN), (504, What.UNKNOWN), (429, What.LATER), (401, What.LATER)],
+)
+def test_an_unclear_answer_about_the_new_job_is_one_to_the_look(tmp_path, status, what):
+    result, _ = observed(tmp_path, status, {"message": "no"})
+    assert (result.what, result.manifest) == (what, None)
+
+
+def test_a_worker_that_only_observes_asks_for_no_create(tmp_path):
+    result, tries = observed(tmp_path, 403, {"message": "no rights"}, observe_only=True)
+    assert (result.what, result.refusal, tries) == (What.FOUND, "", 0)
 
 
 def a_pod(name: str, job_uid: str, *, is_orphan: bool) -> dict[str, object]:

@@ -23,7 +23,7 @@ from sf_healer.core.commands import Alive, Command, Decision, Grounds, ProofOfLi
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.policy import Limits
-from sf_healer.core.steps import Admitted, Announced, FleetCounts, Resulted, Step, Tick
+from sf_healer.core.steps import Admitted, Announced, FleetCounts, Resulted, Step, Tick, What
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.kube.api import Fault
 from tests.lab.api_proxy import ApiProxy
@@ -537,10 +537,10 @@ HANG_UP = 0  # the request is carried out and the answer never comes
         Fault(status=500, method="DELETE"),
         Fault(status=HANG_UP, method="DELETE"),
         Fault(status=409, method="DELETE"),
-        Fault(status=429, method="POST", path="/jobs", retry_after_seconds=1),
-        Fault(status=500, method="POST", path="/jobs", times=2),
-        Fault(status=HANG_UP, method="POST", path="/jobs"),
-        Fault(status=409, method="POST", path="/jobs"),
+        Fault(status=429, method="POST", path="/jobs", dry_run=False, retry_after_seconds=1),
+        Fault(status=500, method="POST", path="/jobs", dry_run=False, times=2),
+        Fault(status=HANG_UP, method="POST", path="/jobs", dry_run=False),
+        Fault(status=409, method="POST", path="/jobs", dry_run=False),
     ],
     ids=lambda fault: f"{fault.method}-{fault.status or 'hang-up'}",
 )
@@ -585,7 +585,7 @@ async def test_an_api_that_is_away_before_the_create_for_longer_than_a_create_ma
 @pytest.mark.parametrize("status", [403, 422])
 async def test_a_refused_create_puts_back_what_was_there(local, local_cluster, status):
     old = await asyncio.to_thread(create, local)
-    local_cluster.answer_next(Fault(status=status, method="POST", path="/jobs", times=3))
+    local_cluster.answer_next(Fault(status=status, method="POST", path="/jobs", dry_run=False, times=3))
     async with working(local) as desk:
         await desk.ask(a_command(old))
         outcome = await desk.outcome()
@@ -594,6 +594,33 @@ async def test_a_refused_create_puts_back_what_was_there(local, local_cluster, s
     new = read(local)
     assert new.fact.action_id == ""
     assert sanitize(new.manifest) == sanitize(old.manifest)
+
+
+@pytest.mark.parametrize("status", [403, 422])
+async def test_a_job_that_would_be_refused_is_not_touched_and_is_restarted_once_the_policy_is_mended(
+    local, local_cluster, status
+):
+    old = await asyncio.to_thread(create, local)
+    local_cluster.answer_next(Fault(status=status, method="POST", path="/jobs", dry_run=True))
+    async with working(local) as desk:
+        await desk.ask(a_command(old))
+        refused = await desk.outcome()
+        assert (refused.result, refused.reason) == (Result.REFUSED, "would_be_refused")
+        assert read(local).manifest == old.manifest
+        again = a_command(old, decided_at=time.time())
+        await desk.ask(again)
+        await desk.until(lambda: desk.outcomes[-1] is not refused, "the second outcome")
+    assert desk.outcomes[-1].result is Result.RESTARTED, desk.story()
+
+
+async def test_an_api_that_cannot_say_whether_it_would_take_the_job_is_asked_again(local, local_cluster):
+    old = await asyncio.to_thread(create, local)
+    for status in (500, 429):
+        local_cluster.answer_next(Fault(status=status, method="POST", path="/jobs", dry_run=True))
+    async with working(local) as desk:
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).result is Result.RESTARTED, desk.story()
+    assert [each.result.what for each in desk.records(Resulted)][:3] == [What.UNKNOWN, What.LATER, What.FOUND]
 
 
 async def test_a_refused_delete_leaves_the_job_as_it_is(local, local_cluster):
@@ -608,7 +635,7 @@ async def test_a_refused_delete_leaves_the_job_as_it_is(local, local_cluster):
 
 async def test_a_create_refused_for_too_long_waits_for_a_person_with_its_manifest(local, local_cluster):
     old = await asyncio.to_thread(create, local)
-    local_cluster.answer_next(Fault(status=422, method="POST", path="/jobs", times=1000))
+    local_cluster.answer_next(Fault(status=422, method="POST", path="/jobs", dry_run=False, times=1000))
     limits = Limits(create_deadline_seconds=1.0, rate_per_minute=6000.0)
     async with working(local, limits=limits) as desk:
         command = a_command(old)
@@ -655,6 +682,82 @@ async def test_a_job_whose_pods_no_label_names_is_not_taken_for_empty_and_delete
         outcome = await desk.outcome()
     assert (outcome.result, outcome.reason) == (Result.RESTARTED, "verified"), desk.story()
     assert desk.steps_taken().count(Step.DELETE) == 1
+
+
+# ---- what the real API server would not take
+
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+ONLY_NEW_IMAGES = {
+    "metadata": {"name": "only-new-images"},
+    "spec": {
+        "failurePolicy": "Fail",
+        "matchConstraints": {
+            "resourceRules": [
+                {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+            ]
+        },
+        "matchConditions": [{"name": "here", "expression": ""}],
+        "validations": [
+            {
+                "expression": "object.spec.template.spec.containers.all(c, !c.image.startsWith('registry.example/'))",
+                "message": "only images of the new registry",
+            }
+        ],
+    },
+}
+
+
+@contextmanager
+def only_new_images(control_plane, cluster):
+    """Let the real API server refuse the images of our Jobs, in this namespace."""
+    policy = copy.deepcopy(ONLY_NEW_IMAGES)
+    policy["spec"]["matchConditions"][0]["expression"] = f"request.namespace == '{cluster.namespace}'"
+    binding = {
+        "metadata": {"name": "only-new-images"},
+        "spec": {"policyName": "only-new-images", "validationActions": ["Deny"]},
+    }
+    for path, made in ((POLICIES, policy), (BINDINGS, binding)):
+        answer = control_plane.call("POST", path, made)
+        assert answer.status == 201, answer.body
+
+    def holds():
+        failure = cluster.rehearse_create(cluster.namespace, a_job())
+        return failure is not None and failure.kind is not Failure.ALREADY_EXISTS
+
+    try:
+        until(holds, "the policy to hold", seconds=SECONDS)
+        yield
+    finally:
+        control_plane.call("DELETE", f"{BINDINGS}/only-new-images")
+        control_plane.call("DELETE", f"{POLICIES}/only-new-images")
+
+
+async def test_a_job_that_a_new_policy_would_not_take_again_stays_as_it_is(control_plane, real):
+    old = await asyncio.to_thread(create, real)
+    with only_new_images(control_plane, real):
+        async with working(real) as desk:
+            await desk.ask(a_command(old))
+            outcome = await desk.outcome()
+    assert (outcome.result, outcome.reason) == (Result.REFUSED, "would_be_refused")
+    assert "only images of the new registry" in outcome.detail
+    assert read(real).manifest == old.manifest
+    assert [step.value for step in desk.steps_taken()] == ["observe"]
+
+
+async def test_a_quota_that_is_full_with_the_job_itself_is_no_reason_against_its_restart(control_plane, real):
+    old = await asyncio.to_thread(create, real)
+    quotas = f"/api/v1/namespaces/{real.namespace}/resourcequotas"
+    control_plane.call("POST", quotas, {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/jobs.batch": "1"}}})
+
+    def is_full():
+        failure = real.rehearse_create(real.namespace, a_job())
+        return failure is not None and "exceeded quota" in failure.message
+
+    await asyncio.to_thread(until, is_full, "the quota to be full", seconds=SECONDS)
+    async with working(real) as desk:
+        await desk.ask(a_command(old))
+        assert (await desk.outcome()).result is Result.RESTARTED, desk.story()
 
 
 # ---- deletes that take their time, on the real control plane

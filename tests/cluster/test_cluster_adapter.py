@@ -276,6 +276,22 @@ def test_an_invalid_manifest_is_refused_by_field_and_never_quoted(cluster):
     assert "hunter2" not in refused.message
 
 
+def test_a_create_that_is_only_rehearsed_answers_as_one_would_and_changes_nothing(cluster, place):
+    """Under a name in use: last of all, so what admission says of it comes first."""
+    assert cluster.rehearse_create(cluster.namespace, job_manifest("one")) is None
+    assert isinstance(cluster.read_job(cluster.namespace, "one"), ApiFailure)
+    must(cluster.create_job(cluster.namespace, job_manifest("one", {"whose": "theirs"})))
+    before = must(cluster.read_job(cluster.namespace, "one")).manifest["metadata"]
+    named = cluster.rehearse_create(cluster.namespace, job_manifest("one"))
+    assert (named.kind, named.status) == (Failure.ALREADY_EXISTS, 409)
+    invalid = job_manifest("one")
+    invalid["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+    refused = cluster.rehearse_create(cluster.namespace, invalid)
+    assert (refused.kind, refused.status) == (Failure.INVALID, 422)
+    after = must(cluster.read_job(cluster.namespace, "one")).manifest["metadata"]
+    assert (after["uid"], after["annotations"]) == (before["uid"], before["annotations"])
+
+
 def test_a_manifest_is_given_back_as_the_server_has_it(cluster, place):
     must(cluster.create_job(cluster.namespace, job_manifest("one", {"team": "αβ"})))
     live = must(cluster.read_job(cluster.namespace, "one"))

@@ -18,6 +18,7 @@ from sf_healer.core.actions import (
     holds_slot,
     is_lost,
     manifest_to_create,
+    manifest_to_rehearse,
     next_step,
     open_action,
     resource_version_to_delete,
@@ -309,6 +310,91 @@ def test_observe_mode_reports_and_touches_nothing():
     walk.answer(found())
     assert walk.outcome.result is Result.WOULD_RESTART
     assert walk.steps == [Step.OBSERVE]
+
+
+# ---- what the API says of the Job that would be made, before anything is deleted
+
+UNWANTED = "ValidatingAdmissionPolicy 'images' denied request: only images of the new registry"
+
+
+def test_a_job_that_the_api_would_not_take_again_is_not_touched_and_is_asked_about_again_without_a_person():
+    walk = Walk()
+    walk.answer(found(refusal=UNWANTED))
+    assert (walk.outcome.result, walk.outcome.reason) == (Result.REFUSED, "would_be_refused")
+    assert walk.outcome.detail == UNWANTED
+    assert walk.outcome.retry_after == 300.0
+    assert (walk.outcome.final, walk.outcome.quarantined, walk.outcome.attempt) == (True, False, 0)
+    assert walk.steps == [Step.OBSERVE]
+
+
+def test_what_the_job_itself_says_comes_before_what_the_api_says():
+    walk = Walk()
+    walk.answer(found(skip=True, refusal=UNWANTED))
+    assert walk.outcome.reason == "exempt"
+
+
+def test_a_delete_without_an_answer_is_not_sent_again_where_the_api_would_not_take_the_job_again():
+    walk = Walk(a_command(expires_at=1e6)).to(State.RECHECKING)
+    since, before = walk.now, len(walk.steps)
+    while not walk.outcomes:
+        walk.answer(found(refusal=UNWANTED))
+    assert set(walk.steps[before:]) == {Step.OBSERVE}
+    assert walk.now - since > LATE_DELETE_SECONDS - 1.0  # the one that was sent may come for so long
+    assert (walk.outcome.reason, walk.outcome.retry_after, walk.outcome.attempt) == ("would_be_refused", 300.0, 0)
+
+
+def test_a_delete_without_an_answer_is_sent_again_once_the_api_takes_the_job_again():
+    walk = Walk().to(State.RECHECKING)
+    walk.answer(found(refusal=UNWANTED))
+    walk.answer(found())
+    assert walk.action.state is State.SAVED
+
+
+def test_an_empty_job_that_the_api_would_not_take_again_is_watched_on():
+    walk = Walk().to(State.VERIFYING)
+    while not walk.outcomes:
+        walk.answer(msgspec.structs.replace(OURS, pods=0, refusal=UNWANTED))
+    assert walk.steps.count(Step.DELETE) == 1
+    assert (walk.outcome.reason, walk.outcome.detail) == ("no_sign_of_life", f"not made again: {UNWANTED}")
+
+
+def test_a_delete_of_an_empty_job_is_not_sent_again_where_the_api_would_not_take_it_again():
+    walk = an_empty_job_being_replaced()
+    walk.answer(UNKNOWN)
+    walk.answer(found("u2", refusal=UNWANTED))
+    assert walk.action.state is State.RECHECKING
+    walk.now += LATE_DELETE_SECONDS
+    walk.answer(found("u2", refusal=UNWANTED))
+    assert walk.action.state is State.VERIFYING
+
+
+def test_what_is_rehearsed_is_what_will_be_created():
+    walk = Walk()
+    rehearsed = manifest_to_rehearse(walk.action, found(attempt=1))
+    walk.answer(found(attempt=1))
+    assert rehearsed == manifest_to_create(walk.action, Step.CREATE)
+    assert rehearsed["metadata"]["annotations"]["sf-healer.io/attempt"] == "2"
+    walk = Walk().to(State.VERIFYING)
+    rehearsed = manifest_to_rehearse(walk.action, msgspec.structs.replace(OURS, pods=0))
+    assert rehearsed == manifest_to_create(an_empty_job_being_replaced().action, Step.CREATE)
+
+
+@pytest.mark.parametrize(
+    ("walk", "seen"),
+    [
+        (Walk(observe_only=True), found()),
+        (Walk(), found("u9")),
+        (Walk(), found(skip=True)),
+        (Walk(), found(condition=Condition.COMPLETE)),
+        (Walk(), ABSENT),
+        (Walk().to(State.DELETING), found()),
+        (Walk().to(State.UNSURE), OURS),
+        (Walk().to(State.VERIFYING), OURS),
+        (Walk().to(State.VERIFYING), msgspec.structs.replace(OURS, pods=0, condition=Condition.SUSPENDED)),
+    ],
+)
+def test_where_nothing_is_to_be_deleted_nothing_is_rehearsed(walk, seen):
+    assert manifest_to_rehearse(walk.action, seen) is None
 
 
 def test_a_cluster_that_cannot_be_read_is_tried_until_the_command_expires():

@@ -31,6 +31,7 @@ def outcome(result: Result, reason: str, **changes: object) -> Outcome:
         ),
         (outcome(Result.REFUSED, Reason.IDLE_UNKNOWN), "refused", {NotifyOn.REFUSED}),
         (outcome(Result.REFUSED, "forbidden"), "refused", {NotifyOn.REFUSED}),
+        (outcome(Result.REFUSED, "would_be_refused"), "refused", {NotifyOn.REFUSED}),
         (outcome(Result.WOULD_RESTART, "observe_mode"), "would_restart", {NotifyOn.WOULD_RESTART}),
     ],
 )

@@ -139,12 +139,10 @@ class Kube:
         return LiveJob(self._fact(job), copy.deepcopy(job.manifest))
 
     def create(self, manifest: Manifest, made_by: MadeBy) -> Job | ApiFailure:
+        refused = self.rehearse(manifest)
+        if refused is not None:
+            return refused
         name = manifest["metadata"]["name"]
-        if name in self.jobs:
-            return ApiFailure(Failure.ALREADY_EXISTS, 409, f'jobs.batch "{name}" already exists')
-        metadata = manifest["metadata"]
-        if "uid" in metadata or "resourceVersion" in metadata or "selector" in manifest["spec"]:
-            return ApiFailure(Failure.INVALID, 422, "fields that only the server may set")
         created = copy.deepcopy(manifest)
         self._uids += 1
         self.version += 1
@@ -168,6 +166,15 @@ class Kube:
         delay = self._rng.choice((90.0, 300.0)) if job.overlooked else self._rng.uniform(*_CONTROLLER_SECONDS)
         self._scheduler.after(delay, self._reconcile, job)
         return job
+
+    def rehearse(self, manifest: Manifest) -> ApiFailure | None:
+        """Say what a create is refused for; whether the name is free is asked last."""
+        name, metadata = manifest["metadata"]["name"], manifest["metadata"]
+        if "uid" in metadata or "resourceVersion" in metadata or "selector" in manifest["spec"]:
+            return ApiFailure(Failure.INVALID, 422, "fields that only the server may set")
+        if name in self.jobs:
+            return ApiFailure(Failure.ALREADY_EXISTS, 409, f'jobs.batch "{name}" already exists')
+        return None
 
     def delete(
         self, name: str, *, uid: str = "", version: str = "", by: str, foreground: bool = True
@@ -471,6 +478,9 @@ class Client:
         if failed is not None and failed.kind in {Failure.TIMEOUT, Failure.SERVER}:
             self._kube.done_at_last(name)
         return failed
+
+    def rehearse_create(self, _namespace: str, manifest: Manifest) -> ApiFailure | None:
+        return self._fault() or self._kube.rehearse(manifest)
 
     def create_job(self, _namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:
         def call() -> LiveJob | ApiFailure:

@@ -67,6 +67,7 @@ class Fault(msgspec.Struct):
     times: int = 1
     retry_after_seconds: int | None = None
     delay_seconds: float = 0.0
+    dry_run: bool | None = None  # whether it is to be one; None: either
 
     def refuse(self) -> None:
         """Raise the answer, unless what is asked for is to be done."""
@@ -176,7 +177,9 @@ class Api:
 
     def _fault(self, request: web.Request) -> Fault | None:
         for fault in self.faults:
-            if fault.method in {"", request.method} and fault.path in request.path:
+            is_dry_run = _is_dry_run(request, {})
+            is_meant = fault.method in {"", request.method} and fault.dry_run in {None, is_dry_run}
+            if is_meant and fault.path in request.path:
                 fault.times -= 1
                 if fault.times <= 0:
                     self.faults.remove(fault)
