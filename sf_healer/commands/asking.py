@@ -11,7 +11,18 @@ from sf_healer.adapters.kafka import BrokerRefusedError, BrokerUnreachableError
 from sf_healer.cli import ExitCode, say
 from sf_healer.commands.reading import Worker
 from sf_healer.control import Answer, RequestRefusedError, send_action
-from sf_healer.core.commands import Command, Outcome, Resolve, Result
+from sf_healer.core.commands import (
+    ActionRecord,
+    Command,
+    ControlRecord,
+    Outcome,
+    Resolve,
+    Result,
+    Unreadable,
+    decode_action,
+    decode_control,
+    encode,
+)
 from sf_healer.settings import Settings
 from sf_healer.views.words import explained
 
@@ -42,6 +53,21 @@ def read_restarts(asked: Worker) -> Mapping[str, Any]:
     if page["admission"] is None:
         raise ConnectionError(f"{asked.url} does not see what admission sees")
     return page
+
+
+def as_sent(request: ActionRecord | ControlRecord) -> bytes:
+    """Give the bytes of a request as workers read it; raises click.UsageError for one that they would not take.
+
+    Called before anything is sent: what cannot be read is a dead letter, and whoever sent it believes that it holds.
+    """
+    try:
+        value = encode(request)
+    except UnicodeEncodeError as problem:
+        raise click.UsageError(f"{problem.object!r} is no text in UTF-8") from None
+    read = decode_control(value) if isinstance(request, ControlRecord) else decode_action(value)
+    if isinstance(read, Unreadable):
+        raise click.UsageError(f"no worker would take that: {read.detail}")
+    return value
 
 
 def ask(settings: Settings, request: Command | Resolve, *, wait_seconds: float) -> Answer:

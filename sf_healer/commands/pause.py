@@ -5,12 +5,12 @@ import time
 import click
 
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.asking import read_restarts, reason_option, send
+from sf_healer.commands.asking import as_sent, read_restarts, reason_option, send
 from sf_healer.commands.options import seconds_of
 from sf_healer.commands.reading import Worker, url_option, worker
 from sf_healer.commands.scopes import dry_run_option, jobs_in_scope, scope_of, scope_options
 from sf_healer.control import person, send_control
-from sf_healer.core.commands import Pause, encode
+from sf_healer.core.commands import Pause
 from sf_healer.views.lines import moment, span
 
 #: A tick is on the steps log each second: what is told of it is older than this where it is read late.
@@ -44,8 +44,9 @@ def command(
     now, doubt = (time.time(), "") if seconds is None else _log_time(asked)
     until = None if seconds is None else now + seconds
     pause = Pause(scope=scope, reason=reason, by=person(), at=now, until=until)
+    value = as_sent(pause)
     if dry_run:
-        click.echo(encode(pause))
+        click.echo(value)
     else:
         send(send_control(settings, pause))
     ends = "until resumed" if until is None else f"until {moment(until)}"

@@ -5,12 +5,12 @@ import time
 import click
 
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.asking import ask, in_words, told
+from sf_healer.commands.asking import as_sent, ask, in_words, told
 from sf_healer.commands.reading import Worker, job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
 from sf_healer.commands.shared import NumberRange
 from sf_healer.control import RequestRefusedError, person, resolve_of
-from sf_healer.core.commands import Decision, Result, encode
+from sf_healer.core.commands import Decision, Result
 from sf_healer.settings import Settings
 
 #: What a decision is meant to end with.
@@ -66,8 +66,9 @@ def _resolve(
     except RequestRefusedError as problem:
         say(str(problem))
         return ExitCode.REFUSED
+    value = as_sent(resolve)
     if dry_run:
-        click.echo(encode(resolve))
+        click.echo(value)
         say(f"would be decided: {decision} {key}")
         return ExitCode.OK
     answer = ask(settings, resolve, wait_seconds=wait_seconds)

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.asking import ask, in_words, read_restarts, reason_option, told
+from sf_healer.commands.asking import as_sent, ask, in_words, read_restarts, reason_option, told
 from sf_healer.commands.reading import job_key, url_option, worker
 from sf_healer.commands.scopes import dry_run_option
 from sf_healer.commands.shared import NumberRange
 from sf_healer.control import RequestRefusedError, person, restart_of
-from sf_healer.core.commands import Result, encode
+from sf_healer.core.commands import Result
 from sf_healer.views.requests import attempts_in_words, attempts_of, verdict_in_words
 
 _ANSWERS = {
@@ -66,8 +66,9 @@ def command(
         say(f"how many attempts it has used cannot be told: {problem}")
     else:
         say(attempts_in_words(attempts_of(request.key, page, restarts)))
+    value = as_sent(request)
     if dry_run:
-        click.echo(encode(request))
+        click.echo(value)
         say(f"would be asked for: a restart of {request.key}, uid {request.uid}")
         return ExitCode.OK
     answer = ask(settings, request, wait_seconds=wait_seconds)

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from sf_healer.cli import ExitCode, say
-from sf_healer.commands.asking import read_restarts, send
+from sf_healer.commands.asking import as_sent, read_restarts, send
 from sf_healer.commands.reading import Worker, url_option, worker
 from sf_healer.commands.scopes import dry_run_option, scope_of, scope_options
 from sf_healer.control import person, send_control
-from sf_healer.core.commands import Resume, encode
+from sf_healer.core.commands import Resume
 from sf_healer.views.lines import moment
 from sf_healer.views.requests import Resumption, resumption
 
@@ -47,8 +47,9 @@ def command(
     except ConnectionError as problem:
         ends, follows = True, [f"whether it was paused, and what still is, cannot be told: {problem}"]
     resume = Resume(scope=scope, reason=reason, by=person(), at=time.time())
+    value = as_sent(resume)
     if dry_run:
-        click.echo(encode(resume))
+        click.echo(value)
     else:
         send(send_control(settings, resume))
     if ends:

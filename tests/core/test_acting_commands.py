@@ -371,6 +371,25 @@ def test_a_pause_without_an_end_asks_nobody_for_the_time(pages, capsys):
     assert "/actions/" not in pages.asked
 
 
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_a_pause_that_no_worker_would_read_is_neither_sent_nor_said_to_hold(pages, capsys, dry_run):
+    """A worker counts such a record as a dead letter, and nothing is paused."""
+    restarts(pages, at=1e12)
+    assert run(["pause", "--queue", "q1", "--reason", "x", "--for", "10m", *dry_run]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Error: no worker would take that: Expected `float` <= 1000000000000.0 - at `$.until`\n" in printed.err
+
+
+@pytest.mark.parametrize("arguments", [["pause", "--reason", "x"], ["resume"]])
+def test_what_is_no_text_is_not_sent(pages, capsys, arguments):
+    restarts(pages)
+    assert run([*arguments, "--target", "caf\udce9", "--dry-run"]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Error: 'caf\\udce9' is no text in UTF-8\n" in printed.err.replace("target:", "")
+
+
 # ---- reasons
 
 
