@@ -20,7 +20,7 @@ from sf_healer.core import steps
 from sf_healer.core.actions import Pace, State
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.commands import Alive, Command, Decision, Grounds, ProofOfLife, Resolve, Result, Withdraw
-from sf_healer.core.facts import Condition, PodState
+from sf_healer.core.facts import Condition, Loss, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Admitted, Announced, FleetCounts, Resulted, Step, Tick, What
@@ -840,6 +840,19 @@ async def test_a_job_whose_node_has_died_is_left_to_the_job_controller_which_men
     assert (now.fact.uid, now.fact.condition) == (old.fact.uid, Condition.ACTIVE)
     assert now.fact.pod_ip != old.fact.pod_ip
     assert desk.steps_taken() == [Step.OBSERVE, Step.OBSERVE]
+
+
+@pytest.mark.soak
+def test_kubernetes_tells_of_a_dead_node_what_we_read_of_it(control_plane, real):
+    """What lose_node writes, by the node controller itself: that takes 50 s."""
+    create(real)
+    control_plane.silence_node()
+    try:
+        lost = until(lambda: read(real).lost, "the node to be taken for dead", seconds=3 * SECONDS)
+    finally:
+        control_plane.make_whole()
+    assert lost.loss is Loss.NODE_GONE
+    assert 0.0 <= time.time() - lost.since < SECONDS
 
 
 async def test_a_node_that_dies_between_the_last_look_and_the_delete_is_noticed(control_plane, real):

@@ -48,6 +48,7 @@ class Faults(msgspec.Struct, kw_only=True):
     overlooked: float = 0.0
     pending_long: float = 0.0
     lingering: float = 0.0
+    dead_nodes: float = 0.0
     done_at_last: float = 0.0  # chance, when a delete of a Job has given no answer
     api_skew_seconds: float = 0.0
     # -- people and the platform
@@ -96,6 +97,7 @@ _FULL = {
     "overlooked": (0.05, 0.4),
     "pending_long": (0.05, 0.3),
     "lingering": (0.05, 0.3),
+    "dead_nodes": (1.0, 6.0),
     "done_at_last": (0.1, 0.5),
     "api_skew_seconds": (0.1, 2.0),
     "pauses": (0.5, 4.0),

@@ -3,7 +3,8 @@
 Modelled: uids, one resourceVersion for all, creationTimestamp in whole seconds of the API server's clock,
 preconditions, foreground deletion, AlreadyExists while a namesake is still being deleted, back-off of pods,
 backoffLimit, TTL, suspend, list and watch (late, and broken now and then), pods that do not come for minutes
-(kubernetes #142142) or do not go. Answers that get lost and calls that arrive late are made in `Client`.
+(kubernetes #142142) or do not go, nodes that die with their pods. Answers that get lost and calls that arrive late
+are made in `Client`.
 """
 
 import copy
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sf_healer.adapters.cluster import ApiFailure, Failure, Listing, LiveJob, PodInfo
-from sf_healer.core.facts import ACTION_ID_ANNOTATION, JobFact, fact_from_manifest, gone
+from sf_healer.core.facts import ACTION_ID_ANNOTATION, JobFact, fact_from_manifest, gone, lost_pod
 from tests.simulation.clock import Process, Scheduler
 from tests.simulation.truth import Incarnation, MadeBy
 
@@ -26,6 +27,11 @@ _CONTROLLER_SECONDS = (0.1, 1.0)
 #: Of the creates that are refused: so many for a namesake that is gone a moment later.
 _NAMESAKE_SHARE = 0.3
 _SCHEDULE_SECONDS = (0.5, 4.0)
+#: A node is taken for dead 50 s after its last word, its pods are evicted 300 s later, and some day it is back.
+_TAKEN_FOR_DEAD_SECONDS = (40.0, 60.0)
+_EVICTED_SECONDS = 300.0
+_AWAY_SECONDS = (400.0, 1500.0)
+_EVICTION_GRACE_SECONDS = 30.0
 
 
 class Pod:
@@ -37,6 +43,8 @@ class Pod:
         self.manifest = manifest
         self.process: Any = None  # a Loader
         self.is_leaving = False
+        self.is_on_dead_node = False
+        self.lost_since: float | None = None  # since when the API shows it
 
     @property
     def phase(self) -> str:
@@ -136,7 +144,8 @@ class Kube:
         return self.jobs.get(name)
 
     def live(self, job: Job) -> LiveJob:
-        return LiveJob(self._fact(job), copy.deepcopy(job.manifest))
+        lost = lost_pod([pod.manifest for pod in job.pods], job.uid)
+        return LiveJob(self._fact(job), copy.deepcopy(job.manifest), lost, self._scheduler.now + self.clock_offset)
 
     def create(self, manifest: Manifest, made_by: MadeBy) -> Job | ApiFailure:
         refused = self.rehearse(manifest)
@@ -245,7 +254,7 @@ class Kube:
 
     def end_pod(self, job: Job, pod: Pod, *, succeeded: bool) -> None:
         """The process in a pod has ended by itself."""
-        if pod not in job.pods or pod.phase != "Running":
+        if pod not in job.pods or pod.phase != "Running" or pod.is_on_dead_node:
             return
         pod.manifest["status"]["phase"] = "Succeeded" if succeeded else "Failed"
         self._stopped_running(job)
@@ -267,7 +276,7 @@ class Kube:
         """Make the pod of an active Job."""
         if self.jobs.get(job.name) is not job or job.is_leaving or job.suspended or job.ended:
             return
-        if any(pod.phase in {"Pending", "Running"} for pod in job.pods):
+        if any(pod.is_active for pod in job.pods):
             return
         self._pods += 1
         pod = Pod(
@@ -324,13 +333,50 @@ class Kube:
         """Delete a pod: its process gets SIGTERM, and is gone some time later."""
         if pod.is_leaving:
             return
-        pod.is_leaving = True
-        pod.manifest["metadata"]["deletionTimestamp"] = "now"
+        self._leave(job, pod)
+        if pod.is_on_dead_node:
+            return  # its kubelet hears of that when it is back
         if pod.process is not None:
             pod.process.terminate()
         lingers = self._rng.random() < self.chance_lingering
         grace = self._rng.uniform(310.0, 500.0) if lingers else self._rng.uniform(0.1, 8.0)
         self._scheduler.after(grace if pod.phase == "Running" else 0.1, self._remove_pod, job, pod)
+
+    def _leave(self, job: Job, pod: Pod) -> None:
+        pod.is_leaving = True
+        pod.lost_since = self._scheduler.now
+        at = pod.lost_since + self.clock_offset + (_EVICTION_GRACE_SECONDS if pod.phase == "Running" else 0.0)
+        pod.manifest["metadata"]["deletionTimestamp"] = _timestamp(at)
+        self._stopped_running(job)
+
+    # ---- a node that dies
+
+    def lose_node(self, job: Job, pod: Pod) -> None:
+        """Let the node of a running pod die: nobody hears of the pod any more, and Kubernetes acts on that in time."""
+        pod.is_on_dead_node = True
+        pod.process.kill()
+        dead_after = self._rng.uniform(*_TAKEN_FOR_DEAD_SECONDS)
+        self._scheduler.after(dead_after, self._mark_not_ready, job, pod)
+        self._scheduler.after(dead_after + _EVICTED_SECONDS, self._evict_from_dead_node, job, pod)
+        self._scheduler.after(dead_after + self._rng.uniform(*_AWAY_SECONDS), self._remove_pod, job, pod)
+
+    def _mark_not_ready(self, job: Job, pod: Pod) -> None:
+        if pod not in job.pods or pod.is_leaving:
+            return
+        pod.lost_since = self._scheduler.now
+        since = _timestamp(pod.lost_since + self.clock_offset)
+        pod.manifest["status"]["conditions"] = [
+            {"type": "Ready", "status": "False", "lastTransitionTime": since},
+            {"type": "ContainersReady", "status": "True"},
+        ]
+        self._bump_pod(job, pod)
+
+    def _evict_from_dead_node(self, job: Job, pod: Pod) -> None:
+        if pod not in job.pods or pod.is_leaving:
+            return
+        self._leave(job, pod)
+        self._bump_pod(job, pod)
+        self._scheduler.after(self._rng.uniform(*_CONTROLLER_SECONDS), self._reconcile, job)
 
     def _remove_pod(self, job: Job, pod: Pod) -> None:
         if pod.process is not None:
@@ -364,7 +410,11 @@ class Kube:
 
     def _stopped_running(self, job: Job) -> None:
         running = job.truth.running
-        if running and running[-1][1] is None and not any(pod.phase == "Running" for pod in job.pods):
+        if (
+            running
+            and running[-1][1] is None
+            and not any(pod.phase == "Running" and not (pod.is_leaving and pod.is_on_dead_node) for pod in job.pods)
+        ):
             running[-1] = (running[-1][0], self._scheduler.now)
 
     # ---- telling

@@ -168,6 +168,10 @@ def _create_whatever(action: Action, moment: actions._Moment) -> Move:
     return Move(actions._enter(action, actions.State.GONE, moment.now))
 
 
+def _to_nobody(*_result: object) -> bool:
+    return False
+
+
 def _calm(*_fleet: object) -> bool:
     return False
 
@@ -378,6 +382,12 @@ MUTANTS = (
         shows=frozenset({"quarantine"}),
         pieces=Pieces(actuator=SaysNothingOfQuarantine),
         faults=Faults(create_refused=0.9, storms=2.0),
+    ),
+    Mutant(
+        name="a Job is restarted whatever became of its node",
+        shows=frozenset({"lost pod"}),
+        patched=lambda: patch.object(actions, "_is_left_to_kubernetes", _to_nobody),
+        faults=Faults(dead_nodes=6.0),
     ),
     Mutant(
         name="there is no storm rule",

@@ -53,6 +53,8 @@ _ACTING_SECONDS = 120.0
 YOUNG_SECONDS = 4.0
 #: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
 _NOTICE_SECONDS = 10.0
+#: So long a Job with a lost pod is left to Kubernetes, which replaces the pods of a dead node within six minutes.
+_LOST_POD_SECONDS = 600.0
 #: No producer tries for so long to send a report: it was carried over by a mirror that had stood still.
 _LATE_SECONDS = 60.0
 #: A worker that goes on may speak for so long before it hears that another has taken over.
@@ -610,6 +612,11 @@ class Oracle:
             self.fail("suspended", name)
         if command.evidence.pod_ended and restart.touched == now and any(pod.is_active for pod in job.pods):
             self.fail("another pod", f"{name} was judged by a pod that had ended, and another one has started")
+        lost = [
+            pod.lost_since for pod in job.pods if pod.lost_since is not None and pod.phase in {"Pending", "Running"}
+        ]
+        if lost and not job.ended and now - max(lost) < _LOST_POD_SECONDS - 1.0:
+            self.fail("lost pod", f"{name} is deleted, and lost its pod {now - max(lost):.0f} s ago")
         if job.ended.lower() not in {"", command.evidence.condition}:
             self.fail("ended", f"{name} is {job.ended}, and was judged {command.evidence.condition}")
         if truth.drained_since is not None and now - truth.drained_since > 1.0:

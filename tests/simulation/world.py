@@ -279,6 +279,7 @@ class World:
             (faults.storms, self._storm),
             (faults.api_outages, self._api_outage),
             (faults.watch_breaks, self._watch_breaks),
+            (faults.dead_nodes, self._lose_node),
             (faults.pauses, self._pause),
             (faults.skips, self._skip),
             (faults.suspends, self._suspend),
@@ -569,6 +570,15 @@ class World:
         if not self.calm and self._second_thoughts.random() < _SECOND_THOUGHTS:
             self._pause_scope(scope, None)
             self.scheduler.after(self._second_thoughts.uniform(30.0, 900.0), self._resume, scope)
+
+    def _lose_node(self) -> None:
+        job = self._a_job()
+        running = [pod for pod in job.pods if pod.phase == "Running" and pod.is_active] if job is not None else []
+        for pod in running:
+            assert job is not None
+            if not pod.is_on_dead_node:
+                self.trace("kube", "loses the node of", pod.name)
+                self.kube.lose_node(job, pod)
 
     def _skip(self) -> None:
         job = self._a_job()

@@ -183,6 +183,10 @@ class ControlPlane:
         """Let a frozen API server go on (SIGCONT)."""
         self._servers["kube-apiserver"].resume()
 
+    def silence_node(self) -> None:
+        """Let the kubelet say nothing more, as a node that dies (SIGSTOP); `make_whole` brings it back."""
+        self._servers["kwok"].pause()
+
     def make_whole(self) -> None:
         """Resume and restart whatever a test left paused or dead."""
         for name, server in self._servers.items():
