@@ -124,6 +124,10 @@ class LocalCluster:
         """Let the next Job created under this name get no pods (Kubernetes issue 142142)."""
         self._alive.call(lambda parts: parts.controller.withhold_pods(namespace, name))
 
+    def lose_node_of(self, namespace: str, name: str) -> None:
+        """Let the node of a running pod die; the pod is not evicted before somebody deletes it, and then stays."""
+        self._alive.call(lambda parts: parts.kubelet.lose_node_of(namespace, name))
+
     def answer_next(self, fault: Fault) -> None:
         """Answer the next request that matches with a fault instead."""
         self._alive.call(lambda parts: parts.api.faults.append(fault))

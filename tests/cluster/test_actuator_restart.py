@@ -842,6 +842,25 @@ async def test_a_job_whose_node_has_died_is_left_to_the_job_controller_which_men
     assert desk.steps_taken() == [Step.OBSERVE, Step.OBSERVE]
 
 
+async def test_a_job_whose_node_has_died_is_left_alone_by_any_restart_until_kubernetes_has_mended_it(
+    local_cluster, local
+):
+    old = await asyncio.to_thread(create, local)
+    [pod] = must(local.pods_of(local.namespace, "loader-a", old.fact.uid))
+    local_cluster.lose_node_of(local.namespace, pod.name)
+    async with working(local) as desk:
+        await desk.ask(a_command(old))
+        outcome = await desk.outcome()
+        assert (outcome.result, outcome.reason) == (Result.REFUSED, "superseded")
+        assert must(local.list_jobs()).facts[0].pod is PodState.RUNNING
+        assert local.delete_pod(pod.name, at_once=False) is None
+        await desk.until(lambda: len(must(local.pods_of(local.namespace, "loader-a", ""))) == 2, "another pod")
+    assert read(local).fact.uid == old.fact.uid
+    left = {each.name: each.deleting for each in must(local.pods_of(local.namespace, "loader-a", ""))}
+    assert left.pop(pod.name)
+    assert list(left.values()) == [False]
+
+
 @pytest.mark.soak
 def test_kubernetes_tells_of_a_dead_node_what_we_read_of_it(control_plane, real):
     """What lose_node writes, by the node controller itself: that takes 50 s."""

@@ -78,6 +78,7 @@ class Kubelet:
         self._running: dict[str, _Running] = {}  # by uid
         self._pending_since: dict[str, float] = {}  # by uid, on the loop's clock
         self._incarnations: dict[tuple[str, str], list[str]] = {}
+        self._lost: set[str] = set()  # uids
         store.listen(self._notice)
 
     def pods(self) -> tuple[LocalPod, ...]:
@@ -87,6 +88,14 @@ class Kubelet:
     def log_of(self, pod: Object) -> Path:
         """Say where the output of a pod's process is."""
         return self._logs / f"{uid_of(pod)}.log"
+
+    def lose_node_of(self, namespace: str, name: str) -> None:
+        """Let a running pod's node die: its process is gone, nobody says so, and the node controller finds out."""
+        pod = self._store.get(POD, namespace, name)
+        assert pod is not None, f"there is no pod {namespace}/{name}"
+        self._lost.add(uid_of(pod))
+        self._running[uid_of(pod)].process.kill()
+        self._store.put(POD, _not_ready(pod))
 
     def kill_all(self) -> None:
         """End every process; returns when they are gone."""
@@ -106,7 +115,7 @@ class Kubelet:
 
     def _sync(self, namespace: str, name: str) -> None:
         pod = self._store.get(POD, namespace, name)
-        if pod is None:
+        if pod is None or uid_of(pod) in self._lost:
             return
         running = self._running.get(uid_of(pod))
         if is_deleting(pod):
@@ -174,7 +183,7 @@ class Kubelet:
             running.kill.cancel()
         code = running.process.wait()
         pod = self._store.get(POD, running.pod.namespace, running.pod.name)
-        if pod is not None and uid_of(pod) == uid:
+        if pod is not None and uid_of(pod) == uid and uid not in self._lost:
             self._store.put(POD, _ended(pod, code if code >= 0 else _SIGNALLED - code))
         for waiting in self._store.all_of(POD):  # there is room for another
             if waiting["status"]["phase"] == "Pending":
@@ -216,6 +225,15 @@ def _started(pod: Object) -> Object:
                 }
             ],
         }
+
+    return edited(pod, change)
+
+
+def _not_ready(pod: Object) -> Object:
+    """Say of a pod what the node controller says when its node does not answer: what its containers did stays."""
+
+    def change(copied: Object) -> None:
+        copied["status"]["conditions"] = [_condition("PodScheduled", is_true=True), _condition("Ready", is_true=False)]
 
     return edited(pod, change)
 
