@@ -70,7 +70,7 @@ async def fold(batch: EvidenceBatch, ports: Ports) -> Changes | None:
         except msgspec.DecodeError as error:
             await ports.bury(batch, Rejected(record, "not_evidence", str(error)))
             continue
-        advance = partition.apply(entry, record.timestamp / 1000)
+        advance = partition.apply(entry, record.timestamp / 1000, record.offset)
         if advance is not None:
             ports.advanced(partition, advance)
         since_yield += 1 + (len(entry.beats) + len(entry.words) if isinstance(entry, Bundle) else 0)

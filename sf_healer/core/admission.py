@@ -210,6 +210,10 @@ def change_limits(ledger: Ledger, limits: Limits, now: float) -> Ledger:
     )
 
 
+#: A count from so far in the future is of a partition whose broker's clock was ahead.
+_COUNTED_AHEAD_SECONDS = 60.0
+
+
 def put_right(ledger: Ledger, now: float) -> Ledger:
     """Bring times that are still to come back to now, and forget counts of then: a clock that was ahead wrote them."""
     return msgspec.structs.replace(
@@ -253,7 +257,7 @@ def count(ledger: Ledger, counts: FleetCounts, limits: Limits, now: float) -> Le
     """Take in what one evidence partition counts, and see whether there is a storm."""
     known = {number: known for number, known in ledger.counts.items() if known.partitions == counts.partitions}
     older = known.get(counts.partition)
-    if older is None or counts.at >= older.at:
+    if older is None or counts.at >= older.at or older.at > now + _COUNTED_AHEAD_SECONDS:
         known[counts.partition] = counts
     ledger = msgspec.structs.replace(ledger, counts=known)
     return watch_fleet(ledger, fleet_of(ledger), limits, now)

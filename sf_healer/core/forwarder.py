@@ -9,6 +9,7 @@ that is acknowledged. Monotonic clock readings are arguments.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from math import inf
+from operator import itemgetter
 
 from sf_healer.core.combine import Combined, Combiner, Gathered, Names, SourceRecord
 from sf_healer.core.evidence import Mark
@@ -82,8 +83,12 @@ class Forwarder:
         return max((appended_at + now - sent_at for appended_at, sent_at in self._newest.values()), default=inf)
 
     def acknowledged(self, partition: int, *, appended_at: float, sent_at: float) -> None:
-        """Note that the broker appended a record of ours (epoch seconds) that was sent at `sent_at` (monotonic)."""
-        self._newest[partition] = max(self._newest.get(partition, (0.0, _NEVER)), (appended_at, sent_at))
+        """Note that the broker appended a record of ours (epoch seconds) that was sent at `sent_at` (monotonic).
+
+        The one sent last is the newest: its time may be the earlier one, if the broker's clock was ahead.
+        """
+        known = self._newest.get(partition, (0.0, _NEVER))
+        self._newest[partition] = max(known, (appended_at, sent_at), key=itemgetter(1, 0))
 
     def stale(self, *, now: float, interval: float) -> list[int]:
         """Name the evidence partitions that have had nothing of ours for an interval: their W would be old."""

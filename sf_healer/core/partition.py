@@ -42,6 +42,7 @@ from sf_healer.core.state import (
     fold_word,
     has_open_error,
     mark_gone,
+    put_right,
 )
 from sf_healer.core.verdicts import NO_LOOK, RESTARTABLE, Judgement, Rule, Verdict, judge, plainly_healthy
 from sf_healer.core.watermark import Advance, Gaps, Watermark
@@ -50,6 +51,10 @@ from sf_healer.core.windows import NO_WINDOW, Windows
 #: A Job that has been gone for this long is forgotten, and so is a name that never got a fact; the changelog
 #: record is tombstoned.
 FORGET_GONE_SECONDS = 3600.0
+
+#: Append times that go back by more are of a clock that is right again, so time goes back too; by less they are made
+#: monotonic.
+CLOCK_AHEAD_SECONDS = 60.0
 
 #: For so long after a source's offsets started over a worker may still tell some of before, which it had in hand.
 STRAYING_SECONDS = 600.0
@@ -84,6 +89,8 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     lost_through: float = 0.0
     #: Sources whose offsets started over: topic id, partition, the highest offset before, until when that matters.
     started_over: tuple[tuple[str, int, int, float], ...] = ()
+    #: The offset of the newest record folded; older ones are read again, and tell nothing of the broker's clock.
+    folded_to: int = -1
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -135,6 +142,7 @@ class Partition:
         self.windows = Windows(window_seconds)
         self.counts_by_verdict: Counter[str] = Counter()
         self.last_at = 0.0
+        self._folded_to = -1
         self._source_topic = source_topic
         self._take_policies(policies)
         #: Jobs whose stored times end no checkpoint as these are now long, but one that was shorter: what would be kept
@@ -150,9 +158,12 @@ class Partition:
 
     # ---- the log
 
-    def apply(self, evidence: Evidence, at: float) -> Advance | None:
-        """Fold one record appended at `at` (epoch seconds); returns how the watermark moved, if it did."""
-        at = self.last_at = max(at, self.last_at)
+    def apply(self, evidence: Evidence, at: float, offset: int = -1) -> Advance | None:
+        """Fold one record appended at `at` (epoch seconds); returns how the watermark moved, if it did.
+
+        `offset` is the record's own; without one append times never go back.
+        """
+        at = self._append_time(at, offset)
         match evidence:
             case Bundle():
                 self._fold_bundle(evidence, at)
@@ -174,6 +185,35 @@ class Partition:
                 if fold_outcome(state, evidence, at=at, retry_seconds=retry_seconds):
                     self._changed(state, at)
         return None
+
+    def _append_time(self, at: float, offset: int) -> float:
+        if offset > self._folded_to:
+            self._folded_to = offset
+            if at < self.last_at - CLOCK_AHEAD_SECONDS:
+                self._put_right(at)
+        self.last_at = max(at, self.last_at)
+        return self.last_at
+
+    def _put_right(self, now: float) -> None:
+        """Bring back what a broker's clock that was ahead has dated beyond `now`, and judge every Job anew.
+
+        Or nobody would be judged, nor any claim count, until that time has come. What was stored then has that time in
+        it, so who takes over goes back as well. Nobody looks silent by it: the next step of the watermark is a gap that
+        re-bases everybody.
+        """
+        ahead_seconds = self.last_at - now
+        self.last_at = now
+        self.watermark.put_right(now, ahead_seconds)
+        turned = ((at - ahead_seconds if at > now else at, key) for at, key in self._turned_unhealthy)
+        self._turned_unhealthy = deque(sorted(turned))
+        for waiting in (self._gone_since, self._without_fact_since):
+            waiting.update({key: min(since, now) for key, since in waiting.items()})
+        for state in self.jobs.values():
+            if put_right(state, now, ahead_seconds):
+                self._dirty[state.key] = None
+            self.windows.drop(state)
+            self._schedule(state, max(now, self.watermark.value))
+        self._meta_dirty = True
 
     def take(self) -> Changes:
         """Hand out what has been caused since the last call."""
@@ -246,6 +286,7 @@ class Partition:
             self.watermark.gaps.lost_until,
             self.watermark.lost_through,
             tuple((*source, *before) for source, before in self._started_over.items()),
+            self._folded_to,
         )
 
     def restore(self, meta: Meta | None, states: Iterable[JobState]) -> None:
@@ -265,6 +306,7 @@ class Partition:
         self.last_at = meta.last_at
         self.watermark.reset_pending, self.watermark.lost_through = meta.reset_pending, meta.lost_through
         self.watermark.replaced_topic_ids = meta.replaced_topic_ids
+        self._folded_to = meta.folded_to
         self._started_over = {(topic, number): (offset, until) for topic, number, offset, until in meta.started_over}
 
     def restore_jobs(self, states: Iterable[JobState]) -> None:
@@ -480,8 +522,10 @@ class Partition:
         return ends_at - self._checkpoint_seconds + _ROUNDING_SECONDS, ends_at - _ROUNDING_SECONDS
 
     def _fold_mark(self, mark: Mark, at: float) -> Advance | None:
-        if any(w > at for _, w in mark.sources):  # W is the time of an earlier record here: nobody knows the future
-            mark = msgspec.structs.replace(mark, sources=tuple((source, min(w, at)) for source, w in mark.sources))
+        if any(w > at for _, w in mark.sources):
+            # W is the time of an earlier record here, so this one is of a clock that was ahead: what time it means
+            # nobody knows. The claims after it will do.
+            mark = msgspec.structs.replace(mark, sources=tuple(claim for claim in mark.sources if claim[1] <= at))
         for source_partition, end in mark.starts_over:
             self._start_over((mark.topic_id, source_partition), end, at)
         known = self._sources()

@@ -256,6 +256,46 @@ class JobState(OfEveryJob, forbid_unknown_fields=True, gc=False, eq=False):
         return max(self.loading_at, self.started_at)
 
 
+#: Silence and graces count from these: where a clock that was ahead has dated them beyond now, they begin now.
+_COUNTED_FROM = (
+    *("loading_at", "progress_at", "started_at", "running_at", "idle_pod_at", "hold_at", "error_at", "error_since_at"),
+    *("doubtful_life_at", "idle_at"),
+)
+#: These tell what came before what, and how long before, so they go back together. A mark of that clock has raised the
+#: source times among them.
+_IN_ORDER = (
+    *("seen_at", "condition_at", "pod_ended_at", "finished_at", "interrupted_at", "unhealthy_at", "errors_from"),
+    *("loading_source", "started_source", "error_source", "error_since_source", "finished_source"),
+    *("interrupted_source", "command_source"),
+)
+_DEADLINES = ("command_deadline", "retry_at")
+_LONG_AGO = 1.0  # but not NEVER
+
+
+def put_right(state: JobState, now: float, ahead_seconds: float) -> bool:
+    """Bring times that are still to come back, by as much as the broker's clock was ahead; says whether there were any.
+
+    `now` is the log's time by the right clock. Times as said are the producers' own.
+    """
+    changed = False
+    for names, floor in ((_COUNTED_FROM, now), (_IN_ORDER, _LONG_AGO), (_DEADLINES, now)):
+        for name in names:
+            at: float = getattr(state, name)
+            if at > now:
+                setattr(state, name, max(floor, at - ahead_seconds))
+                changed = True
+    if state.dated and any(bounded > now for _, bounded in state.dated.values()):
+        state.dated = {
+            kind: (said, bounded - ahead_seconds if bounded > now else bounded)
+            for kind, (said, bounded) in state.dated.items()
+        }
+        changed = True
+    if state.outcome is not None and state.outcome.at > now:
+        state.outcome = msgspec.structs.replace(state.outcome, at=now)
+        changed = True
+    return changed
+
+
 def fields_of(state: JobState) -> tuple[Any, ...]:
     """Give the values of all fields, those of its Seldom last."""
     *of_every_job, seldom = msgspec.structs.astuple(state)

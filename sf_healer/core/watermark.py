@@ -12,6 +12,9 @@ Rules (design §4):
   said before the mark that tells of it was appended, so that gap lasts until the watermark has come there: a source
   partition that lags may hold it back far before.
 
+- A broker's clock may have been ahead, and be right again. What it dated beyond now goes back by as much, and the next
+  step is a gap that re-bases everybody.
+
 Times are epoch seconds of the broker's clock, as append times are.
 """
 
@@ -80,6 +83,18 @@ class Gaps:
             self._answered = since, now, silence
         return silence
 
+    def put_right(self, now: float, ahead_seconds: float) -> "Gaps":
+        """Return the gaps with what lies beyond `now` that much earlier, still in order of time."""
+        gaps: list[tuple[float, float]] = []
+        before = 0.0
+        for gap in zip(self._starts, self._ends, strict=True):
+            start, end = (at - ahead_seconds if at > now else at for at in gap)
+            start = max(before, start)
+            before = max(start, end)
+            gaps.append((start, before))
+        lost_until = gaps[self._newest_loss][1] if self._newest_loss >= 0 else 0.0
+        return Gaps(tuple(gaps), lost_until)
+
     def as_tuple(self) -> tuple[tuple[float, float], ...]:
         """Return the gaps as (start, end) pairs, oldest first."""
         return tuple(zip(self._starts, self._ends, strict=True))
@@ -118,6 +133,15 @@ class Watermark:
         if len(self.marks) < self.partitions:
             return None
         return self._advance(min(self.marks.values()))
+
+    def put_right(self, now: float, ahead_seconds: float) -> None:
+        """Bring back by `ahead_seconds` what is later than `now`; what comes until then may count for lost."""
+        self.gaps = self.gaps.put_right(now, ahead_seconds)
+        self.marks = {source: max(0.0, w - ahead_seconds) if w > now else w for source, w in self.marks.items()}
+        if self.value > now:
+            newest_gap = self.gaps.as_tuple()[-1:]
+            self.value = max(self.value - ahead_seconds, *(end for _, end in newest_gap), 0.0)
+        self.reset_pending, self.lost_through = True, now
 
     def _advance(self, to: float) -> Advance | None:
         if to <= self.value:

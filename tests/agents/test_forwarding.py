@@ -173,6 +173,14 @@ async def test_a_position_beyond_the_end_claims_nothing_and_keeps_the_id_its_bat
     assert broker.bundles()[-1].topic_id == "first"
 
 
+def test_w_is_the_time_of_the_record_that_was_sent_last_though_the_brokers_clock_was_ahead() -> None:
+    forwarder = Forwarder(JobIndex(), partitions=1)
+    forwarder.acknowledged(0, appended_at=8200.0, sent_at=1.0)
+    forwarder.acknowledged(0, appended_at=1001.0, sent_at=2.0)
+    forwarder.acknowledged(0, appended_at=8201.0, sent_at=1.5)  # its acknowledgement comes late
+    assert forwarder.w() == {0: 1001.0}
+
+
 async def test_a_reset_is_told_once_whatever_is_read_then() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)

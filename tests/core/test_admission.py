@@ -286,6 +286,12 @@ def test_counts_are_added_up_over_partitions_and_an_older_one_is_no_news():
     assert fleet_of(ledger) == Fleet(base=20, unhealthy=6, sick=4, as_of=NOW - 2.0)
 
 
+def test_a_count_of_a_clock_that_was_ahead_gives_way_to_one_that_is_right():
+    ledger = count(Ledger(), counts(NOW + 7200, sick=9), LIMITS, NOW)
+    ledger = count(ledger, counts(NOW + 1, sick=1), LIMITS, NOW + 1)
+    assert (fleet_of(ledger).sick, fleet_of(ledger).as_of) == (1, NOW + 1)
+
+
 def test_counts_of_another_number_of_partitions_replace_those_before():
     ledger = count(Ledger(), counts(partition=5, partitions=6), LIMITS, NOW)
     ledger = count(ledger, counts(NOW + 1, partition=0, partitions=1), LIMITS, NOW + 1)

@@ -298,6 +298,113 @@ def test_append_times_that_step_back_are_made_monotonic():
     assert driver.partition.last_at == T0 + 1
 
 
+AHEAD = 7200.0
+
+
+def numbered(driver):
+    """Have each record come with its offset, as from a log."""
+    offsets, apply = itertools.count(), driver.partition.apply
+    driver.partition.apply = lambda evidence, at: apply(evidence, at, next(offsets))
+    return driver
+
+
+def under_a_clock_that_is_ahead(driver, *, seconds, meanwhile=lambda: None):
+    """Let the broker's clock be two hours ahead for a while; a mark each second, with W by that clock."""
+    for _ in range(seconds):
+        driver.now += 1
+        driver.partition.apply(a_mark(driver.now + AHEAD), driver.now + AHEAD)
+        driver.now += AHEAD
+        meanwhile()
+        driver.now -= AHEAD
+
+
+@pytest.mark.parametrize("seconds", [1, 30])
+@pytest.mark.parametrize("crashing", [False, True])
+def test_a_clock_that_was_ahead_delays_a_verdict_by_no_more_than_a_feed_gap_does(seconds, crashing):
+    driver = numbered(a_driver())
+    driver.loading()
+    driver.run(10)
+    under_a_clock_that_is_ahead(driver, seconds=seconds)
+    if crashing:
+        stored = Stored()
+        stored.store(driver.take())
+        offset = driver.partition.meta().folded_to
+        driver = Driver(stored.restored(), now=driver.now)
+        offsets, apply = itertools.count(offset), driver.partition.apply
+        driver.partition.apply = lambda evidence, at: apply(evidence, at, next(offsets))
+    driver.run(SILENCE + SLACK + 3)
+    (command,) = commands_of(driver.take())
+    assert command.verdict is Verdict.STUCK
+    assert command.decided_at <= driver.now
+    assert driver.partition.watermark.value == driver.partition.last_at == driver.now
+
+
+def test_one_record_under_a_clock_that_is_ahead_holds_up_nobody():
+    """No W was read then: all watermarks are right, and only the log's own time would be wrong for two hours."""
+    driver = numbered(a_driver())
+    driver.loading()
+    driver.run(10)
+    driver.apply(Bundle("", -1, (), ()), at=driver.now + AHEAD)
+    driver.run(1)
+    driver.says(Kind.ERROR, finished=True)
+    driver.run(SLACK + 2)
+    assert [command.verdict for command in commands_of(driver.take())] == [Verdict.FAILED]
+
+
+def test_a_job_that_reports_is_well_before_and_after_a_clock_that_was_ahead_is_right_again():
+    driver = numbered(a_driver())
+    driver.loading()
+    driver.run(SILENCE - 5)
+    driver.loading()
+    under_a_clock_that_is_ahead(driver, seconds=SILENCE + 20, meanwhile=driver.loading)
+    driver.run(SILENCE - 5)
+    driver.loading()
+    driver.run(SILENCE - 5)
+    assert driver.effects() == []
+    assert driver.judgement().verdict is Verdict.HEALTHY
+    assert driver.state().life_source <= driver.now
+
+
+def test_what_was_said_under_a_clock_that_was_ahead_keeps_its_order_and_its_distances():
+    """A mark of that clock has raised both; brought to one moment, an `error` that was answered would stand."""
+    driver = numbered(a_driver())
+    driver.loading()
+    driver.run(10)
+    under_a_clock_that_is_ahead(driver, seconds=1, meanwhile=lambda: driver.says(Kind.ERROR, finished=True))
+    under_a_clock_that_is_ahead(driver, seconds=9)
+    under_a_clock_that_is_ahead(driver, seconds=1, meanwhile=lambda: driver.says(Kind.STARTED, partition=1))
+    driver.run(1)
+    state = driver.state()
+    assert state.started_source - state.error_source == 10
+    driver.run(SILENCE - 2)
+    assert commands_of(driver.take())[1:] == []  # the one for the error itself was withdrawn
+
+
+def test_records_that_are_read_again_tell_nothing_of_the_brokers_clock():
+    """Commits may fail for long: what was stored may be minutes ahead of what is read first."""
+    driver = numbered(a_driver())
+    driver.loading()
+    driver.run(100)
+    driver.loading()
+    meta = driver.partition.meta()
+    driver.partition.restore_meta(meta)
+    Partition.apply(driver.partition, a_mark(T0 + 2), T0 + 2, 3)
+    assert (driver.partition.last_at, driver.partition.watermark.value) == (meta.last_at, meta.watermark)
+    assert driver.state().loading_at == driver.now
+
+
+def test_a_claim_by_the_time_of_a_clock_that_was_ahead_moves_nothing():
+    """A worker that lags claims late what it noted then: it may have come far, or not at all."""
+    driver = numbered(a_driver())
+    driver.run(10)
+    driver.apply(Mark(TOPIC, 2, ((0, driver.now), (1, driver.now))))
+    driver.now += 5
+    driver.apply(Mark(TOPIC, 2, ((0, driver.now), (1, driver.now + AHEAD))))
+    assert driver.partition.watermark.value == driver.now - 5
+    driver.apply(Mark(TOPIC, 2, ((1, driver.now),)))
+    assert driver.partition.watermark.value == driver.now
+
+
 # ---- redelivery
 
 

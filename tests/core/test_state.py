@@ -12,6 +12,7 @@ from sf_healer.core.facts import Condition, PodState, gone
 from sf_healer.core.remembered import Remembered, checkpoint_of, durable, recalled, remembered
 from sf_healer.core.state import (
     NEVER,
+    WIRE_NAMES,
     JobState,
     Seldom,
     error_open_since,
@@ -22,6 +23,7 @@ from sf_healer.core.state import (
     fold_word,
     has_open_error,
     mark_gone,
+    put_right,
 )
 from sf_healer.core.verdicts import judge
 from sf_healer.core.watermark import Gaps
@@ -653,6 +655,31 @@ def test_a_field_that_is_seldom_set_is_one_of_the_state(name):
     assert state != JobState(JOB)
     setattr(state, name, default)
     assert state == JobState(JOB)
+
+
+# ---- a clock that was ahead
+
+
+def test_every_time_of_a_job_that_is_of_the_log_is_put_right():
+    times = [name for name in WIRE_NAMES if name.endswith(("_at", "_source", "_from", "_deadline"))]
+    state = a_state(**dict.fromkeys(times, T0 + 7200), dated={Kind.ERROR: (T0 - 50, T0 + 7200)})
+    assert put_right(state, T0, 7200.0)
+    assert {name: getattr(state, name) for name in times} == dict.fromkeys(times, T0)
+    assert state.dated == {Kind.ERROR: (T0 - 50, T0)}
+    assert not put_right(state, T0, 7200.0)
+
+
+def test_what_silence_counts_from_is_brought_to_now_and_what_tells_an_order_keeps_it():
+    state = a_state(loading_at=T0 + 100, error_source=T0 + 100, loading_source=T0 + 110, retry_at=T0 + 900)
+    put_right(state, T0, 200.0)
+    assert (state.loading_at, state.error_source, state.loading_source) == (T0, T0 - 100, T0 - 90)
+    assert state.retry_at == T0 + 700
+
+
+def test_a_later_outcome_counts_though_a_clock_was_ahead_at_the_one_before():
+    state = a_state(outcome=an_outcome("c1", at=T0 + 7200))
+    assert put_right(state, T0, 7200.0)
+    assert fold_outcome(state, an_outcome("c2", at=T0 + 1), at=T0 + 1, retry_seconds=30.0)
 
 
 # ---- any order, any number of times

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sf_healer.core import watermark
 from sf_healer.core.evidence import Mark
 from sf_healer.core.watermark import GAPS_KEPT, Advance, Gaps, Watermark
-from tests.core.strategies import FEED_GAP_SECONDS, T0, TOPIC, a_mark
+from tests.core.strategies import FEED_GAP_SECONDS, T0, TOPIC, a_mark, moments
 
 
 def a_watermark():
@@ -301,3 +301,28 @@ def test_a_reset_that_comes_without_a_claim_makes_the_next_step_a_gap():
     assert mark.apply(of(1, reset=(3,)), T0 + 1) is None
     assert mark.apply(a_mark(T0 + 1), T0 + 1) == Advance(T0 + 1, gap=True)
     assert mark.apply(a_mark(T0 + 2), T0 + 2) == Advance(T0 + 2, gap=False)
+
+
+def test_what_a_clock_that_was_ahead_has_dated_goes_back_and_the_next_step_is_a_gap_that_rebases():
+    mark = a_running_watermark(partitions=2)
+    mark.apply(of(2, (0, T0 + 5), (1, T0 + 7206)))
+    mark.apply(of(2, (0, T0 + 7208)))
+    assert mark.value == T0 + 7206
+    mark.put_right(T0 + 9, 7199.0)
+    assert (mark.value, mark.marks) == (T0 + 7, {0: T0 + 9, 1: T0 + 7})
+    assert mark.gaps.as_tuple()[-1] == (T0 + 5, T0 + 7)
+    assert mark.apply(of(2, (0, T0 + 10), (1, T0 + 10)), T0 + 10) == Advance(T0 + 10, gap=True)
+    assert mark.gaps.lost_until == T0 + 10
+    assert mark.apply(of(2, (0, T0 + 11), (1, T0 + 11)), T0 + 11) == Advance(T0 + 11, gap=False)
+
+
+@given(st.lists(moments(), max_size=12).map(sorted), moments(), st.floats(60.0, 7200.0), st.booleans())
+def test_gaps_stay_in_order_of_time_when_a_clock_is_put_right(times, now, ahead, lost):
+    gaps = Gaps()
+    for start, end in zip(times[::2], times[1::2], strict=False):
+        gaps.add(start, end, lost=lost)
+    right = gaps.put_right(now, ahead).as_tuple()
+    flat = [at for gap in right for at in gap]
+    assert flat == sorted(flat)
+    assert len(right) == len(gaps.as_tuple())
+    assert all(at <= max(now, times[-1] - ahead) for at in flat)
