@@ -23,6 +23,7 @@ class Faults(msgspec.Struct, kw_only=True):
     outages: float = 0.0
     latency_seconds: float = 0.0  # a slow network: each way takes up to so much longer
     clock_steps: float = 0.0
+    clock_leaps: float = 0.0  # one record is hours ahead
     leader_skew_seconds: float = 0.0
     retention: float = 0.0
     topic_anew: float = 0.0
@@ -74,6 +75,7 @@ _FULL = {
     "outages": (0.5, 3.0),
     "latency_seconds": (0.02, 0.25),
     "clock_steps": (0.5, 2.0),
+    "clock_leaps": (0.5, 2.0),
     "leader_skew_seconds": (0.05, 1.0),
     "retention": (0.5, 2.0),
     "topic_anew": (0.5, 1.0),

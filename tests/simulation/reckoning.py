@@ -210,7 +210,7 @@ def _compare_partition(world: "World", number: int, hot: Partition, position: in
     for record in world.broker.logs[topics.EVIDENCE, number].records:
         if position is None or record.offset >= position:
             break
-        reference.apply(evidence.decode(record.value or b""), record.timestamp / 1000)
+        reference.apply(evidence.decode(record.value or b""), record.timestamp / 1000, record.offset)
         reference.take()
     if hot.watermark.value != reference.watermark.value:
         world.oracle.fail(

@@ -268,6 +268,7 @@ class World:
             (faults.all_down, self._all_down),
             (faults.outages, self._outage),
             (faults.clock_steps, self._clock_step),
+            (faults.clock_leaps, self._clock_leap),
             (faults.retention, self._retention),
             (faults.topic_anew, self._topic_anew),
             (faults.partition_added, self._partition_added),
@@ -455,6 +456,12 @@ class World:
         self.broker.clock_offset += step
         self.oracle.clock_stepped()
         self.trace("broker", f"clock steps by {step:.1f} s")
+
+    def _clock_leap(self) -> None:
+        """A leader appends one record of the evidence log by a clock that is far ahead, and is right again."""
+        place = topics.EVIDENCE, self._events.randrange(self.setup.partitions)
+        self.broker.leaps[place] = ahead = self._events.choice((300.0, 7200.0))
+        self.trace("broker", f"one record of {place} is {ahead:g} s ahead")
 
     def _retention(self) -> None:
         place = self._a_source()
