@@ -16,8 +16,14 @@ TIMEOUT_SECONDS = 5.0
 #: For all of one attempt; httpx's own limits hold for each read, and a receiver may send a byte at a time.
 POST_SECONDS = 10.0
 
+#: For the whole of an answer, in times of what each read of it may take: a page may be long, and a line slow.
+_READS = 6
+
 _MAY_PASS = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _LONGEST_RETRY_AFTER = 6  # digits
+_SHOWN = 200  # characters of an address that is none
+#: What Python's own reader raises; the last for what is nested too deep.
+_NOT_JSON = (ValueError, RecursionError)
 
 
 class WorkerUnreachableError(ConnectionError):
@@ -33,7 +39,7 @@ class WorkerSilentError(WorkerUnreachableError):
 
 
 class WorkerRefusedError(RuntimeError):
-    """A worker answered, but not with what was asked for; `status` is its HTTP status."""
+    """Somebody answered, but not with what was asked for; `status` is its HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -49,7 +55,7 @@ def get_json(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     answer = _asked("GET", url, timeout_seconds=timeout_seconds)
     try:
         return answer.json()
-    except ValueError as problem:
+    except _NOT_JSON as problem:
         raise WorkerRefusedError(f"{url} answered no JSON", answer.status_code) from problem
 
 
@@ -58,10 +64,13 @@ def get_answer(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> tuple[i
 
     Raises NobodyListensError, and WorkerUnreachableError where a connection stood and no answer came.
     """
-    answer = _answer("GET", url, timeout_seconds=timeout_seconds)
+    try:
+        answer = _answer("GET", url, timeout_seconds=timeout_seconds)
+    except WorkerRefusedError as problem:
+        return problem.status, None
     try:
         return answer.status_code, answer.json()
-    except ValueError:
+    except _NOT_JSON:
         return answer.status_code, None
 
 
@@ -82,10 +91,28 @@ def _asked(method: str, url: str, *, body: object = None, timeout_seconds: float
     return answer
 
 
-def _answer(method: str, url: str, *, body: object = None, timeout_seconds: float) -> httpx.Response:
-    headers = {"Accept": "application/json"}
+def is_address(url: str) -> bool:
+    """Say whether a text is an address that can be asked, whoever may listen there."""
     try:
-        return httpx.request(method, url, json=body, timeout=timeout_seconds, follow_redirects=True, headers=headers)
+        return is_http_url(url) and bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        return False
+
+
+def _answer(method: str, url: str, *, body: object = None, timeout_seconds: float) -> httpx.Response:
+    """Give the answer, redirects followed, within `_READS` times what one read may take.
+
+    Raises WorkerUnreachableError, and WorkerRefusedError for an answer that leads or reads nowhere. To be called in a
+    thread that has no event loop.
+    """
+    try:
+        return asyncio.run(_whole_answer(method, url, body=body, timeout_seconds=timeout_seconds))
+    except (httpx.InvalidURL, UnicodeError) as problem:
+        raise NobodyListensError(f"{url:.{_SHOWN}} is no address ({problem})") from problem
+    except httpx.TooManyRedirects as problem:
+        raise WorkerRefusedError(f"{url} is redirected in a circle", HTTPStatus.LOOP_DETECTED) from problem
+    except TimeoutError as problem:
+        raise WorkerSilentError(f"{url} gave no whole answer in {_READS * timeout_seconds:g} s") from problem
     except httpx.ConnectTimeout as problem:
         raise NobodyListensError(f"no connection to {_place(url)} in {timeout_seconds:g} s") from problem
     except httpx.TimeoutException as problem:
@@ -94,6 +121,16 @@ def _answer(method: str, url: str, *, body: object = None, timeout_seconds: floa
         raise NobodyListensError(why_unreached(problem, _place(url))) from problem
     except httpx.TransportError as problem:
         raise WorkerUnreachableError(why_unreached(problem, _place(url))) from problem
+
+
+async def _whole_answer(method: str, url: str, *, body: object, timeout_seconds: float) -> httpx.Response:
+    client = httpx.AsyncClient(timeout=timeout_seconds, follow_redirects=True, headers={"Accept": "application/json"})
+    async with asyncio.timeout(_READS * timeout_seconds), client, client.stream(method, url, json=body) as answer:
+        try:
+            await answer.aread()
+        except httpx.DecodingError as problem:
+            raise WorkerRefusedError(f"{url} answered what cannot be unpacked", answer.status_code) from problem
+        return answer
 
 
 def _place(url: str) -> str:
@@ -106,15 +143,15 @@ def _place(url: str) -> str:
 def get_status(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
     """Give the status of a page; redirects are followed. Raises WorkerUnreachableError."""
     try:
-        return httpx.get(url, timeout=timeout_seconds, follow_redirects=True).status_code
-    except httpx.TransportError as problem:
-        raise WorkerUnreachableError(f"{url}: {type(problem).__name__}") from problem
+        return _answer("GET", url, timeout_seconds=timeout_seconds).status_code
+    except WorkerRefusedError as problem:
+        return problem.status
 
 
 def _reason(answer: httpx.Response) -> str:
     try:
         told = answer.json()
-    except ValueError:
+    except _NOT_JSON:
         return answer.reason_phrase
     return str(told.get("error", answer.reason_phrase)) if isinstance(told, dict) else answer.reason_phrase
 

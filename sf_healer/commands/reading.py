@@ -5,14 +5,21 @@ Shared by the commands that ask a worker before they print or send something. An
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import click
+import msgspec
 
-from sf_healer.adapters.http import WorkerRefusedError, WorkerSilentError, WorkerUnreachableError, get_json
+from sf_healer.adapters.http import (
+    WorkerRefusedError,
+    WorkerSilentError,
+    WorkerUnreachableError,
+    get_json,
+    is_address,
+)
 from sf_healer.cli import (
     Fit,
     Output,
@@ -25,12 +32,19 @@ from sf_healer.cli import (
     settings_for_a_command,
     terminal,
 )
+from sf_healer.commands import pages
 from sf_healer.settings import PREFIX, Settings
 
 URL_VARIABLE = f"{PREFIX}URL"
 WATCH_SECONDS = 2.0
+_LONGEST_NAME = 253  # characters, of anything in Kubernetes
 _NOT_THERE = 404
 _NOT_YET = 503
+_SHAPES: Mapping[str, type[msgspec.Struct]] = {
+    "/jobs/": pages.Jobs,
+    "/fleet/": pages.Fleet,
+    "/actions/": pages.Actions,
+}
 _STEPS = frozenset({".", ".."})  # of a path, and no names
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104  where to ask, not to listen
 
@@ -73,21 +87,33 @@ class Worker:
     """A worker that answers over HTTP."""
 
     def __init__(self, url: str | None, settings: Settings) -> None:
-        """Take the given address, else that of the settings; raises click.BadParameter for no http address."""
+        """Take the given address, else that of the settings; raises click.BadParameter for what is no http address."""
         if url is not None and not url.startswith(("http://", "https://")):
             raise click.BadParameter(f"{url!r} does not begin with http:// or https://", param_hint="--url")
+        if url is not None and not is_address(url):
+            raise click.BadParameter(f"{url!r} is no address", param_hint="--url")
         self.url = (url or _url_of(settings)).rstrip("/")
 
     def read(self, page: str) -> Any:
-        """Read a page as JSON.
+        """Read a page of `_SHAPES` as JSON.
 
         Raises ConnectionError when no worker answers or none can yet, click.ClickException with the worker's own
-        words when it declines.
+        words when it declines, and where what answers is no worker.
         """
         try:
-            return get_json(f"{self.url}{page}")
+            told = get_json(f"{self.url}{page}")
         except (WorkerUnreachableError, WorkerRefusedError) as problem:
             raise self._told(problem) from problem
+        return self._checked(told, _SHAPES[page.partition("?")[0]])
+
+    def _checked(self, told: Any, shape: type[msgspec.Struct]) -> Any:
+        """Give what was told, as it is, where it is a page of that shape."""
+        try:
+            msgspec.convert(told, shape)
+        except msgspec.ValidationError as problem:
+            what = f"{self.url} answers, and is no worker of sf-healer of this version ({problem})"
+            raise click.ClickException(what) from None
+        return told
 
     def _told(self, problem: WorkerUnreachableError | WorkerRefusedError) -> ConnectionError | click.ClickException:
         """Say what went wrong, and what to do about it."""
@@ -106,16 +132,21 @@ class Worker:
     def read_job(self, key: str) -> Any:
         """Read the page of a Job; raises as `read`, and click.ClickException when nobody knows the Job."""
         parts = key.split("/")
-        if not _STEPS.isdisjoint(parts):  # quoted or not, they lead to another page
+        # No object of Kubernetes has such a name. Steps lead to another page, quoted or not.
+        if not _STEPS.isdisjoint(parts) or max(map(len, parts)) > _LONGEST_NAME:
             raise self._unknown(key)
         try:
-            return get_json(f"{self.url}/jobs/{'/'.join(quote(part, safe='') for part in parts)}/")
+            told = get_json(f"{self.url}/jobs/{'/'.join(_quoted(part) for part in parts)}/")
         except WorkerRefusedError as problem:
             if problem.status == _NOT_THERE:
                 raise self._unknown(key) from None
             raise self._told(problem) from problem
         except WorkerUnreachableError as problem:
             raise self._told(problem) from problem
+        page = self._checked(told, pages.Job)
+        if page["job"] != key:  # whatever became of the address on its way
+            raise self._unknown(key)
+        return page
 
     def _unknown(self, key: str) -> click.ClickException:
         return click.ClickException(f"no Job {key} is known; {hint_for(key, self.job_names() or ())}")
@@ -148,6 +179,10 @@ def job_key(job: str, settings: Settings) -> str:
     if not name or "/" in namespace:
         raise click.BadParameter(f"{job!r} is neither NAME nor NAMESPACE/NAME", param_hint="JOB")
     return f"{namespace or settings.namespace}/{name}"
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="", errors="surrogateescape")  # what the terminal gave may be no text
 
 
 class Table(NamedTuple):

@@ -304,6 +304,14 @@ def test_where_nobody_tells_what_is_paused_the_pause_is_ended_and_that_is_told(p
     assert "no worker owns the steps log" in printed.err
 
 
+@pytest.mark.parametrize("body", [{}, [], None, "x", {"actions": {}, "admission": {}}])
+def test_the_end_of_a_pause_is_sent_although_what_answers_is_no_worker(pages, sent, capsys, body):
+    pages.put("/actions/", body)
+    assert run(["resume", "--queue", "q1"]) == ExitCode.OK
+    assert [resume.scope for resume in sent] == ["queue:q1"]
+    assert "is no worker of sf-healer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("at", "told"), [(NOW - 60.0, f"it as it was at {moment(NOW - 60.0)}"), (None, "nothing yet")])
 def test_a_worker_that_lags_does_not_tell_what_is_paused(pages, capsys, at, told):
     restarts(pages, at=at)

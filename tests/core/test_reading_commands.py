@@ -1,6 +1,7 @@
 """The commands that read: jobs, job, actions, fleet, against pages that the real views made."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ from functools import partial
 import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sf_healer import cli
 from sf_healer.adapters import http
@@ -252,13 +255,23 @@ def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
     assert "no Job stf/nobody is known; `sf-healer jobs`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["..", "stf/..", "../jobs", ".", f"{SICK}#x", f"{SICK}?x=1", f"{SICK}%2F", "stf/a b"])
+@pytest.mark.parametrize(
+    "name", ["..", "stf/..", "../jobs", ".", f"{SICK}#x", f"{SICK}?x=1", f"{SICK}%2F", "stf/a b", "a" * 70_000]
+)
 def test_a_name_is_no_way_to_another_page(pages, capsys, name):
     """An address is put right on its way: of `/jobs/stf/../` another page is read, of `NAME#x` that of NAME."""
     assert run(["job", name]) == ExitCode.ERROR
     key = name if "/" in name else f"stf/{name}"
     assert f"no Job {key} is known" in capsys.readouterr().err
     assert not {f"/jobs/{SICK}", f"/jobs/{SICK}/"} & {path.partition("?")[0] for path in pages.asked}
+
+
+def test_a_page_of_another_job_is_not_taken_for_that_of_the_one_that_was_asked_for(pages, capsys):
+    pages.pages[f"/jobs/{WELL}/"] = pages.pages[f"/jobs/{SICK}/"]
+    assert run(["restart", "well", "--reason", "x", "--dry-run"]) == ExitCode.ERROR
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"no Job {WELL} is known" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -482,6 +495,75 @@ def test_a_worker_that_hangs_is_not_taken_for_a_wrong_address(monkeypatch, capsy
             assert "gave no answer in 0.2 s" in said
             assert f"it may hang: look at its log, and at {url}/livez" in said
             assert "--url" not in said
+
+
+FOREIGN = [None, 7, "x", [], {}, {"jobs": None}, {"jobs": [1]}, {"jobs": [{}]}, {"actions": []}, {"job": "stf/sick"}]
+
+
+@pytest.mark.parametrize("body", FOREIGN)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["jobs"],
+        ["jobs", "--check"],
+        ["job", "sick"],
+        ["actions"],
+        ["actions", "--tree"],
+        ["fleet"],
+        ["restart", "sick", "--reason", "x"],
+        ["resolve", "sick", "--abandon"],
+    ],
+)
+def test_whoever_answers_and_is_no_worker_is_told_apart_in_one_line(pages, capsys, arguments, body):
+    for page in pages.pages:
+        pages.put(page, body)
+    assert run(arguments) == ExitCode.ERROR
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"Error: {pages.url} answers, and is no worker of sf-healer of this version (")
+    assert printed.err.count("\n") == 1
+
+
+@given(data=st.data())
+def test_no_wrong_value_in_a_page_ends_in_a_traceback(data):
+    """What a command goes by is what is checked: at any place of a page another value is a clear line or no matter."""
+    told = {path: json.loads(msgspec.json.encode(body)) for path, (_, body) in PAGES.items()}
+    path = data.draw(st.sampled_from(["/jobs/", "/fleet/", "/actions/", f"/jobs/{SICK}/"]))
+    place = data.draw(st.sampled_from(list(places_in(told[path]))))
+    told[path] = changed(told[path], place, data.draw(st.sampled_from([None, 7, "x", [], {}, math.nan])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "get_json", lambda url: told[url.removeprefix("http://w:1").partition("?")[0]])
+        for arguments in (["jobs", "--sick"], ["job", "sick"], ["actions", "--tree"], ["fleet", "-o", "wide"]):
+            assert run([*arguments, "--url", "http://w:1"]) in {ExitCode.OK, ExitCode.ERROR}
+
+
+def places_in(value, here=()):
+    """Give the ways to every part of a page, and to the whole."""
+    yield here
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        yield from places_in(part, (*here, name))
+
+
+def changed(value, place, other):
+    """Give the page with another value at that place."""
+    if not place:
+        return other
+    name, *rest = place
+    copied = value.copy()
+    copied[name] = changed(value[name], rest, other)
+    return copied
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://☃/", "http://w:0", "http://a\x01b", "http://w:99999"]
+)
+@pytest.mark.parametrize("arguments", [["jobs"], ["pause", "--all", "--reason", "x", "--dry-run"], ["resume", "--all"]])
+def test_an_address_that_is_none_is_a_wrong_call_before_anything_is_done(capsys, arguments, url):
+    assert run([*arguments, "--url", url]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Invalid value for --url: " in printed.err
 
 
 def test_nothing_listens_where_nothing_listens(capsys):
