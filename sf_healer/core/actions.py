@@ -191,6 +191,7 @@ class _Moment(msgspec.Struct, frozen=True):
     pace: Pace
     paused: str
     storm: str
+    refused_create: str
     result: StepResult = StepResult(What.UNKNOWN)
 
 
@@ -217,14 +218,15 @@ def advance(
     *,
     paused: str = "",
     storm: str = "",
+    refused_create: str = "",
 ) -> Move:
     """Fold one record about this action, read from the log at append time `now`.
 
     A record that is not its turn (another sequence number, another action, said twice) changes nothing.
-    `paused` names the pause that holds for the Job, `storm` the storm in which nothing is restarted: they stop what
-    has not touched the Job yet.
+    `paused` names the pause that holds for the Job, `storm` the storm in which nothing is restarted, `refused_create`
+    another Job that the API would not have again: they stop what has not touched the Job yet.
     """
-    moment = _Moment(now, limits, pace or Pace(), paused, storm)
+    moment = _Moment(now, limits, pace or Pace(), paused, storm, refused_create)
     action = _put_right(action, now)
     match event:
         case Announced():
@@ -283,6 +285,12 @@ def is_lost(action: Action, now: float, pace: Pace) -> bool:
 def holds_slot(action: Action) -> bool:
     """Say whether the action counts as in flight; one that waits for a person does not."""
     return not (action.overdue or action.refusal or action.state in {State.STRANDED, State.DONE})
+
+
+def create_refused_at(action: Action) -> float | None:
+    """Give when the API refused the create of an action that is open since; None where it did not."""
+    refused = (at for name, at in action.steps if name == State.RESTORING)
+    return max(refused, default=None) if action.refusal else None
 
 
 def resource_version_to_delete(action: Action) -> str | None:
@@ -416,7 +424,9 @@ def _brake(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
 def _held_back(moment: _Moment) -> tuple[Reason, str] | None:
     if moment.paused:
         return Reason.PAUSED, moment.paused
-    return (Reason.STORM, moment.storm) if moment.storm else None
+    if moment.storm:
+        return Reason.STORM, moment.storm
+    return (Reason.CREATES_REFUSED, moment.refused_create) if moment.refused_create else None
 
 
 def _may_create(action: Action, moment: _Moment) -> bool:
@@ -652,7 +662,7 @@ def _replaces_own(action: Action) -> bool:
 
 def _spares_own(action: Action, moment: _Moment) -> bool:
     """Say whether a Job that we made is not to be deleted now, however empty; its action goes on."""
-    return bool(moment.paused or moment.storm) or action.alive_uid == action.uid
+    return _held_back(moment) is not None or action.alive_uid == action.uid
 
 
 def _watch_again(action: Action, moment: _Moment) -> Move:

@@ -27,6 +27,7 @@ from sf_healer.core.actions import (
     advance,
     answer_to,
     call_off,
+    create_refused_at,
     give_up,
     holds_slot,
     is_lost,
@@ -36,6 +37,7 @@ from sf_healer.core.actions import (
 )
 from sf_healer.core.admission import (
     HELD_COMMANDS,
+    REFUSED_CREATE_HOLDS_SECONDS,
     REMEMBERED,
     WAITS,
     Allowed,
@@ -315,6 +317,7 @@ class Actuator:
             history=history,
             idle=idle,
             group=group,
+            refused_create=self.refused_create(but=command.key),
         )
 
     def _admit(self, command: Command, effects: Effects) -> None:
@@ -495,7 +498,16 @@ class Actuator:
         pause = admission.pause_of(self.ledger.pauses, before.command, self.now)
         paused = f"{pause.scope}: {pause.reason}" if pause is not None else ""
         storm = "too many Jobs turned unhealthy together" if self.ledger.phase is admission.Phase.STORM else ""
-        move = advance(before, event, self.now, self.limits, self.pace, paused=paused, storm=storm)
+        move = advance(
+            before,
+            event,
+            self.now,
+            self.limits,
+            self.pace,
+            paused=paused,
+            storm=storm,
+            refused_create=self.refused_create(but=key),
+        )
         if move.action == before and move.outcome is None:
             return
         self._moved(key, record, move, offset, effects)
@@ -632,6 +644,14 @@ class Actuator:
             self._open.setdefault(key)
 
     # ---- what people ask
+
+    def refused_create(self, *, but: str = "") -> str:
+        """Name a Job whose create was refused, and what the API said, as long as it holds others back; else ""."""
+        for key, action in self.open_actions().items():
+            at = create_refused_at(action)
+            if key != but and at is not None and self.now - at <= REFUSED_CREATE_HOLDS_SECONDS:
+                return f"{key}: {action.refusal}"
+        return ""
 
     def open_actions(self) -> Mapping[str, Action]:
         """Give the action of each Job that has one."""

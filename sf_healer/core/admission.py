@@ -29,6 +29,9 @@ _IN_FLIGHT_RETRY_SECONDS = 10.0
 _QUARANTINED_RETRY_SECONDS = 60.0
 # A rate that allows none for long may be another one soon: a policy file is read again while we run.
 _RATE_RETRY_SECONDS = 60.0
+# A create that was refused holds all others back, for what refuses one may refuse every one; but no longer than this,
+# for nobody may see to that Job: 0027.
+REFUSED_CREATE_HOLDS_SECONDS = 3600.0
 
 
 class Reason(StrEnum):
@@ -45,6 +48,7 @@ class Reason(StrEnum):
     QUARANTINED = "quarantined"
     BACKOFF = "backoff"
     PLATFORM_ROLLOUT = "platform_rollout"
+    CREATES_REFUSED = "creates_refused"
     COUNTS = "counts"
     STORM = "storm"
     RATE = "rate"
@@ -157,28 +161,36 @@ def admit(
     job: JobFact | None = None,
     idle: Idle = Idle.NOT_ASKED,
     group: str = "",
+    refused_create: str = "",
 ) -> Allowed | Refused:
     """Say whether a command may be followed now, and if not, the first reason in the order of the design.
 
     `history` is what is remembered of the Job, `job` the newest fact about it where one is at hand; a command
     of a person passes the Job's own brakes (quarantine, back-off), never those of the fleet. `group` says in
-    words what `idle` rests on.
+    words what `idle` rests on, `refused_create` names another Job whose create was refused and what the API said.
     """
     refused = _unfit(ledger, command, now, history, job) or _not_needed(idle, group, limits)
     if refused is None and command.verdict != REQUESTED_VERDICT:
         refused = _tried_too_often(history, limits_of(command, limits), now)
-    return refused or _fleet_brakes(ledger, command.evidence.unhealthy_at or 0.0, fleet, limits, now) or Allowed()
+    unhealthy_at = command.evidence.unhealthy_at or 0.0
+    return (
+        refused or _fleet_brakes(ledger, unhealthy_at, fleet, limits, now, refused_create=refused_create) or Allowed()
+    )
 
 
-def brake(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
+def brake(ledger: Ledger, fleet: Fleet, limits: Limits, now: float, *, refused_create: str = "") -> Refused | None:
     """Say what refuses the restart of any Job now, whichever it is; None where that depends on the Job."""
     pause = pauses_that_hold(ledger.pauses, now).get(ALL_JOBS)
-    return _paused(pause) if pause is not None else _fleet_brakes(ledger, 0.0, fleet, limits, now)
+    return (
+        _paused(pause)
+        if pause is not None
+        else _fleet_brakes(ledger, 0.0, fleet, limits, now, refused_create=refused_create)
+    )
 
 
-def allowed_now(ledger: Ledger, fleet: Fleet, limits: Limits, now: float) -> int:
+def allowed_now(ledger: Ledger, fleet: Fleet, limits: Limits, now: float, *, refused_create: str = "") -> int:
     """Say how many restarts may begin now, of Jobs that nothing of their own holds back."""
-    if brake(ledger, fleet, limits, now) is not None:
+    if brake(ledger, fleet, limits, now, refused_create=refused_create) is not None:
         return 0
     return min(int(tokens_left(ledger, limits, now)), min(ledger.window, limits.in_flight) - len(ledger.slots))
 
@@ -420,12 +432,16 @@ def _tried_too_often(history: History, limits: Limits, now: float) -> Refused | 
     return None
 
 
-def _fleet_brakes(ledger: Ledger, unhealthy_at: float, fleet: Fleet, limits: Limits, now: float) -> Refused | None:
+def _fleet_brakes(
+    ledger: Ledger, unhealthy_at: float, fleet: Fleet, limits: Limits, now: float, *, refused_create: str
+) -> Refused | None:
     """Refuse on account of what happens to all Jobs together, a Job that turned unhealthy at that time."""
     rollout = rollout_in_the_way(ledger, now)
     if rollout and limits.platform_rollout is DuringRollout.HOLD:
         wait = retry_after(ledger.rollout, now, at_least=limits.refused_retry_seconds)
         return Refused(Reason.PLATFORM_ROLLOUT, wait, rollout)
+    if refused_create:
+        return Refused(Reason.CREATES_REFUSED, limits.refused_retry_seconds, refused_create)
     # A count older than the verdict does not know whether this Job is alone: a burst would slip through.
     if not _is_fresh(fleet, limits, now) or fleet.as_of < unhealthy_at:
         detail = f"{fleet.missing} partitions are not counted" if fleet.missing else "the counts are old"

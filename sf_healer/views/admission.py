@@ -20,6 +20,7 @@ def build_admission(actuator: Actuator) -> dict[str, Any]:
     ledger, limits, now = actuator.ledger, actuator.limits, actuator.now
     fleet = admission.fleet_of(ledger)
     pauses = admission.pauses_that_hold(ledger.pauses, now)
+    refused_create = actuator.refused_create()
     return {
         "at": now or None,
         "observe_only": actuator.observe_only,
@@ -27,7 +28,7 @@ def build_admission(actuator: Actuator) -> dict[str, Any]:
         "phase_since": ledger.phase_since or None,
         "in_flight": [{"job": slot.key, "action": slot.action_id, "since": slot.at} for slot in ledger.slots],
         "in_flight_limit": min(ledger.window, limits.in_flight),
-        "restarts_allowed_now": admission.allowed_now(ledger, fleet, limits, now),
+        "restarts_allowed_now": admission.allowed_now(ledger, fleet, limits, now, refused_create=refused_create),
         "restarts_held_by": _held_by(actuator, fleet),
         "restarts_left_by_the_rate": round(admission.tokens_left(ledger, limits, now), 1),
         "held": [_held(actuator, command) for command in ledger.held],
@@ -58,7 +59,7 @@ def build_admission(actuator: Actuator) -> dict[str, Any]:
 def _held_by(actuator: Actuator, fleet: admission.Fleet) -> Held | None:
     """Say what holds every restart back now, None where nothing does; a storm is held until the first canary."""
     ledger, now = actuator.ledger, actuator.now
-    refused = admission.brake(ledger, fleet, actuator.limits, now)
+    refused = admission.brake(ledger, fleet, actuator.limits, now, refused_create=actuator.refused_create())
     match refused:
         case None:
             return None

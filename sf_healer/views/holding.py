@@ -30,6 +30,7 @@ _SHOWN_BY_ADMISSION = frozenset(
         Reason.PAUSED,
         Reason.QUARANTINED,
         Reason.PLATFORM_ROLLOUT,
+        Reason.CREATES_REFUSED,
         Reason.COUNTS,
         Reason.STORM,
         Reason.RATE,

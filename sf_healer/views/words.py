@@ -48,6 +48,7 @@ REASONS: Mapping[str, str] = {
     Reason.QUARANTINED: "all attempts are used up: none until it was well for an hour, or `sf-healer resume --job`",
     Reason.BACKOFF: "it was restarted just now; the pause doubles with each attempt",
     Reason.PLATFORM_ROLLOUT: "a new version of queue-manager is being tried, or was taken back within ten minutes",
+    Reason.CREATES_REFUSED: "the API refuses a Job that was deleted: no other is till it is back, for an hour at most",
     Reason.COUNTS: "the fleet has not been counted since this Job turned sick, or a worker is missing",
     Reason.STORM: "too many Jobs turned unhealthy together: the cause is elsewhere; canaries follow",
     Reason.RATE: "the restarts of this minute are used up",

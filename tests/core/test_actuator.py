@@ -43,6 +43,7 @@ from sf_healer.core.steps import (
     Tick,
     What,
 )
+from sf_healer.views.admission import build_admission
 
 START = 1_000_000.0
 
@@ -139,6 +140,77 @@ def found(uid, **more):
 DONE = StepResult(What.DONE)
 ABSENT = StepResult(What.ABSENT)
 REFUSED = StepResult(What.REFUSED, status=422, message="invalid")
+
+
+# ---- a create that was refused
+
+REFUSED_RESTORE = StepResult(What.REFUSED, status=403, message="denied by a policy")
+
+
+def with_a_refused_create(*others):
+    """A log on which Job `a` was deleted and its create refused; commands of others were admitted before."""
+    log = Log(limits=Limits(in_flight=8, rate_burst=8)).append(counts())
+    log.actuator.ledger = msgspec.structs.replace(log.ledger, window=8)
+    log.append(a_command(), *others).drain()
+    of_others = [task for task in log.tasks if task.action.command.name != "a"]
+    log.tasks = [task for task in log.tasks if task.action.command.name == "a"]
+    for result in (found("u-a"), DONE, ABSENT, REFUSED_RESTORE):
+        log.answer(result)
+    assert log.actuator.open_actions()["stf/a"].state is State.RESTORING
+    log.tasks += of_others
+    return log
+
+
+def asked_for(log, name):
+    """Ask for another restart now; return why it is refused, "" if it is not."""
+    evidence = Grounds(unhealthy_at=log.now)
+    told = len(log.outcomes)
+    command = a_command(name, f"u-{name}-{log.now}", decided_at=log.now, expires_at=log.now + 60.0, evidence=evidence)
+    log.append(counts(log.now), command).drain()
+    return next((each.reason for each in log.outcomes[told:] if each.command_id == command.id), "")
+
+
+def test_while_a_refused_create_is_open_no_other_restart_is_admitted_and_the_refusal_says_of_whom():
+    log = with_a_refused_create()
+    assert asked_for(log, "b") == "creates_refused"
+    assert log.outcomes[-1].detail == "stf/a: denied by a policy"
+    assert asked_for(log.restart(), "c") == "creates_refused"
+    shown = build_admission(log.actuator)
+    assert (shown["restarts_held_by"]["reason"], shown["restarts_allowed_now"]) == ("creates_refused", 0)
+    assert shown["restarts_held_by"]["detail"] == "stf/a: denied by a policy"
+
+
+def test_once_the_refused_job_is_put_back_restarts_go_on():
+    log = with_a_refused_create()
+    log.answer(StepResult(What.DONE, uid="n-a"))
+    assert asked_for(log, "b") == ""
+
+
+def test_once_a_person_has_resolved_it_restarts_go_on():
+    log = with_a_refused_create()
+    log.append(Resolve(key="stf/a", action_id=a_command().id, decision=Decision.ABANDON, by="ada")).drain()
+    assert asked_for(log, "b") == ""
+
+
+def test_one_job_that_nobody_sees_to_does_not_hold_the_others_for_longer_than_an_hour():
+    log = with_a_refused_create()
+    since = log.now
+    while log.actuator.open_actions()["stf/a"].state is not State.STRANDED:
+        log.answer(REFUSED_RESTORE)
+    log.tick(since + 3599.0 - log.now)
+    assert asked_for(log, "b") == "creates_refused"
+    log.tick(2.0)
+    assert asked_for(log, "c") == ""
+
+
+def test_a_restart_that_was_admitted_before_another_create_was_refused_deletes_nothing():
+    log = with_a_refused_create(a_command("b", "u-b"))
+    (look,) = [task for task in log.tasks if task.action.command.name == "b"]
+    log.tasks = [task for task in log.tasks if task.action.command.name == "a"]
+    log.append(answer_to(look.action, look.step, found("u-b"))).drain()
+    refused = [each for each in log.outcomes if each.key == "stf/b"]
+    assert [(each.result, each.reason, each.attempt) for each in refused] == [(Result.REFUSED, "creates_refused", 0)]
+    assert all(task.action.command.name == "a" for task in log.tasks)
 
 
 def test_a_command_becomes_an_action_once_the_fleet_is_counted():

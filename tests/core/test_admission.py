@@ -95,6 +95,7 @@ EVERY_REASON = {
     Reason.QUARANTINED: {"history": THREE},
     Reason.BACKOFF: {"history": ONE},
     Reason.PLATFORM_ROLLOUT: {"ledger": TRIED},
+    Reason.CREATES_REFUSED: {"refused_create": "stf/b: denied by a policy"},
     Reason.COUNTS: {"fleet": msgspec.structs.replace(WELL, missing=1, as_of=0.0)},
     Reason.STORM: {"ledger": STORM},
     Reason.RATE: {"ledger": EMPTY_BUCKET},
@@ -132,6 +133,7 @@ def test_the_reasons_are_checked_in_the_order_of_the_design():
         "history": history,
         "job": a_fact(skip=True),
         "idle": Idle.IDLE,
+        "refused_create": "stf/b: denied by a policy",
     }
     remedies = {
         Reason.EXPIRED: lambda a: a | {"command": a_command()},
@@ -145,6 +147,7 @@ def test_the_reasons_are_checked_in_the_order_of_the_design():
         Reason.QUARANTINED: lambda a: a | {"history": ONE},
         Reason.BACKOFF: lambda a: a | {"history": History()},
         Reason.PLATFORM_ROLLOUT: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], rollout=NO_ROLLOUT)},
+        Reason.CREATES_REFUSED: lambda a: a | {"refused_create": ""},
         Reason.COUNTS: lambda a: a | {"fleet": WELL},
         Reason.STORM: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], phase=Phase.CALM)},
         Reason.RATE: lambda a: a | {"ledger": msgspec.structs.replace(a["ledger"], tokens=1.0)},
