@@ -46,6 +46,7 @@ class Faults(msgspec.Struct, kw_only=True):
     api_outages: float = 0.0
     watch_breaks: float = 0.0
     create_refused: float = 0.0
+    admission_policies: float = 0.0  # each refuses creates for a while
     overlooked: float = 0.0
     pending_long: float = 0.0
     lingering: float = 0.0
@@ -96,6 +97,7 @@ _FULL = {
     "api_outages": (0.5, 3.0),
     "watch_breaks": (1.0, 6.0),
     "create_refused": (0.05, 0.5),
+    "admission_policies": (0.3, 1.5),
     "overlooked": (0.05, 0.4),
     "pending_long": (0.05, 0.3),
     "lingering": (0.05, 0.3),

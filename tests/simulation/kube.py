@@ -126,6 +126,7 @@ class Kube:
         self.chance_lingering = 0.0
         self.chance_create_refused = 0.0
         self.chance_done_at_last = 0.0
+        self.policy_since = self.policy_until = float("-inf")  # of one that refuses what the healer creates
         self.ttl_seconds = ttl_seconds
         self.on_deleted: Callable[[Incarnation], None] = lambda _truth: None
         self.on_created: Callable[[Job], None] = lambda _job: None
@@ -184,6 +185,11 @@ class Kube:
         if name in self.jobs:
             return ApiFailure(Failure.ALREADY_EXISTS, 409, f'jobs.batch "{name}" already exists')
         return None
+
+    def policy(self) -> ApiFailure | None:
+        """Say what the policy of now has against manifests that are older than it; the platform writes new ones."""
+        is_in_force = self._scheduler.now < self.policy_until
+        return ApiFailure(Failure.INVALID, 422, "denied by an admission policy") if is_in_force else None
 
     def delete(
         self, name: str, *, uid: str = "", version: str = "", by: str, foreground: bool = True
@@ -530,10 +536,13 @@ class Client:
         return failed
 
     def rehearse_create(self, _namespace: str, manifest: Manifest) -> ApiFailure | None:
-        return self._fault() or self._kube.rehearse(manifest)
+        return self._fault() or self._kube.policy() or self._kube.rehearse(manifest)
 
     def create_job(self, _namespace: str, manifest: Manifest) -> LiveJob | ApiFailure:
         def call() -> LiveJob | ApiFailure:
+            denied = self._kube.policy()
+            if denied is not None:
+                return denied
             name, chance = manifest["metadata"]["name"], self._kube.chance_create_refused
             drawn = self._rng.random()
             if drawn < _NAMESAKE_SHARE * chance:  # of one that came and went meanwhile

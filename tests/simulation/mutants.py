@@ -229,6 +229,10 @@ class OwnLimits(Actuator):
         return self._asked_for
 
 
+def _nothing_to_rehearse(action: Action, result: StepResult) -> None:
+    del action, result
+
+
 def _all_keys(of: Partition, after: str | None, up_to: str | None) -> list[str]:
     del after, up_to
     return list(of.jobs)
@@ -362,6 +366,12 @@ MUTANTS = (
         shows=frozenset({"lost"}),
         patched=lambda: patch.dict(actions.MOVES[actions.State.RESTORING], {actions.Sign.EXISTS: actions._restored}),
         faults=Faults(create_refused=0.5, storms=2.0),
+    ),
+    Mutant(
+        name="whether a Job can be made again is asked after it is deleted",
+        shows=frozenset({"not made again"}),
+        patched=lambda: patch.object(cluster_steps, "manifest_to_rehearse", _nothing_to_rehearse),
+        faults=Faults(admission_policies=4.0, storms=2.0),
     ),
     Mutant(
         name="what is gone is created, whatever was seen of it last",

@@ -51,6 +51,9 @@ _ACTING_SECONDS = 120.0
 #: A clock in whole seconds, one that is known to a second, and what an answer takes: an error that comes so soon after
 #: a creation may be the last word of the Job before, and nobody is condemned by it.
 YOUNG_SECONDS = 4.0
+#: Of a Job that is deleted it was asked no longer ago than this whether it could be made again: a command is good for
+#: a minute, and a clock may step.
+_LOOKED_BEFORE_SECONDS = 300.0
 #: Counts come every few seconds; a restart that was admitted before them is called off before its delete.
 _NOTICE_SECONDS = 10.0
 #: So long a Job with a lost pod is left to Kubernetes, which replaces the pods of a dead node within six minutes.
@@ -597,6 +600,9 @@ class Oracle:
             restart.touched = now
             self.counts["deleted"] += 1
         self._check_state(job, restart, now)
+        policy_since, policy_until = self._kube.policy_since, self._kube.policy_until
+        if now < policy_until and now - policy_since > _LOOKED_BEFORE_SECONDS:
+            self.fail("not made again", f"{name} is deleted, and creates are refused since {now - policy_since:.0f} s")
         if first:
             self._check_brakes(restart, now)
 

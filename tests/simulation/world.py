@@ -279,6 +279,7 @@ class World:
             (faults.producer_clock_steps, self._producer_clock_step),
             (faults.storms, self._storm),
             (faults.api_outages, self._api_outage),
+            (faults.admission_policies, self._admission_policy),
             (faults.watch_breaks, self._watch_breaks),
             (faults.dead_nodes, self._lose_node),
             (faults.pauses, self._pause),
@@ -318,6 +319,7 @@ class World:
         kube = self.kube
         kube.chance_overlooked = kube.chance_pending_long = kube.chance_lingering = kube.chance_create_refused = 0.0
         kube.chance_done_at_last = 0.0
+        kube.policy_until = self.scheduler.now
         if self.broker.is_down:
             self.broker.down_until = self.scheduler.now
             self.oracle.outage(0.0)
@@ -545,6 +547,14 @@ class World:
         for worker in self.workers.values():
             if worker is not None:
                 worker.client.down_until = self._api_down_until
+
+    def _admission_policy(self) -> None:
+        """Refuse for a while what the healer creates, as a new policy would that old manifests do not meet."""
+        kube, now = self.kube, self.scheduler.now
+        if now >= kube.policy_until:
+            kube.policy_since = now
+        kube.policy_until = now + self._events.choice((60.0, 600.0, 1800.0)) * self._events.uniform(0.5, 1.0)
+        self.trace("kube", f"a policy refuses creates until {kube.policy_until:.1f}")
 
     def _watch_breaks(self) -> None:
         self.kube.break_watches()
