@@ -27,6 +27,7 @@ class Faults(msgspec.Struct, kw_only=True):
     leader_skew_seconds: float = 0.0
     retention: float = 0.0
     topic_anew: float = 0.0
+    disks_lost: float = 0.0  # a source partition's offsets start over
     partition_added: float = 0.0
     control_records: float = 0.0
     backlog_seconds: float = 0.0  # how long the platform ran before the healer came
@@ -80,6 +81,7 @@ _FULL = {
     "leader_skew_seconds": (0.05, 1.0),
     "retention": (0.5, 2.0),
     "topic_anew": (0.5, 1.0),
+    "disks_lost": (0.5, 2.0),
     "partition_added": (0.5, 1.0),
     "control_records": (5.0, 60.0),
     "backlog_seconds": (300.0, 3600.0),

@@ -136,6 +136,12 @@ class Broker:
         skew = self._rng.uniform(-skew_seconds, skew_seconds)
         self.logs[topic, partition] = Log(topic, partition, topic_id=self.topic_ids[topic], skew=skew)
 
+    def start_over(self, place: Place) -> None:
+        """Lose a partition's records: its offsets begin anew, and the topic's id is what it was."""
+        log = self.logs[place]
+        self.logs[place] = Log(log.topic, log.partition, topic_id=log.topic_id, skew=log.skew)
+        self.ring(place)
+
     def partitions_of(self, topic: str) -> int:
         return sum(1 for place in self.logs if place[0] == topic)
 

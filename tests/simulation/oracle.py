@@ -146,6 +146,7 @@ class Oracle:
         self._covered: dict[tuple[int, int], dict[tuple[str, Kind], int]] = defaultdict(dict)
         self._marked: dict[int, float] = {}  # when a mark last spoke of a source
         self._told: dict[tuple[int, str, int], int] = {}
+        self._before_anew: dict[tuple[int, str, int], int] = {}  # as _told, when the source started over
         self._said_at: dict[tuple[int, int], Said] = {}
         self._holds: dict[str, int] = {}
         self._told_to_stop: dict[tuple[str, int, int], None] = {}
@@ -253,6 +254,30 @@ class Oracle:
             if self._covered[where].get((key, said.kind), -1) < said.offset:
                 said.doubtful = True
 
+    def started_over(self, place: Place) -> None:
+        """A source partition has lost its records: until a mark tells it, what comes is taken for what was told."""
+        source = place[1]
+        for where in [where for where in self._waiting if where[1] == source]:
+            self._give_up(where)
+            self._covered[where].clear()
+        self._said_at = {at: said for at, said in self._said_at.items() if at[0] != source}
+        self._marked.pop(source, None)
+
+    def _give_up(self, where: tuple[int, int]) -> None:
+        waiting = self._waiting[where]
+        self._doubt(where, waiting)
+        for said, _ in waiting:
+            said.buried |= said.doubtful and (said.landed or 0.0) - said.emitted > _LATE_SECONDS
+        waiting.clear()
+
+    def _told_to_start_over(self, partition: int, mark: Mark) -> None:
+        for source, end in mark.starts_over:
+            key = (partition, mark.topic_id, source)
+            before = self._told.get(key, -1)
+            if before >= end:
+                self._give_up((partition, source))
+                self._told[key], self._before_anew[key] = end - 1, before
+
     def topic_made_anew(self) -> None:
         for where, waiting in self._waiting.items():
             self._doubt(where, waiting)
@@ -275,6 +300,7 @@ class Oracle:
             case Bundle():
                 self._cover(partition, entry)
             case Mark() if entry.topic_id == self._source_topic_id:
+                self._told_to_start_over(partition, entry)
                 for source, w in entry.sources:
                     self._marked[source] = self._scheduler.now
                     self._check_claim(partition, source, w)
@@ -294,7 +320,9 @@ class Oracle:
         for key, kind, offset in told:
             if offset > before:
                 covered[key, kind] = max(offset, covered.get((key, kind), -1))
-        self._told[source] = max([before, *(offset for _, _, offset in told)])
+        newest = max([before, *(offset for _, _, offset in told)])
+        if newest <= self._before_anew.get(source, newest):  # else it is of before the source started over
+            self._told[source] = newest
 
     def _check_claim(self, partition: int, source: int, w: float) -> None:
         """Everything the source partition held at the moment of W is on this log before the mark."""

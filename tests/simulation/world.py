@@ -86,6 +86,10 @@ _PASSING_NAMESAKES = 0.5
 _TARGETS = ("loader-producer", "loader-producer", "arango-connector", "arango-connector", "odd-target", "visualizer")
 
 
+#: Workers that are away for a minute or two find a partition that has lost so many with fewer again.
+_MANY_RECORDS = 300
+
+
 class Result(msgspec.Struct):
     """What became of a seed."""
 
@@ -271,6 +275,7 @@ class World:
             (faults.clock_leaps, self._clock_leap),
             (faults.retention, self._retention),
             (faults.topic_anew, self._topic_anew),
+            (faults.disks_lost, self._lose_a_disk),
             (faults.partition_added, self._partition_added),
             (faults.control_records, self._control_records),
             (faults.garbage, self._garbage),
@@ -480,6 +485,15 @@ class World:
         self.oracle.topic_made_anew()
         self.trace("broker", f"{SOURCE} is made anew with {self.broker.partitions_of(SOURCE)} partitions")
         self._after(1.0, 60.0, self.surroundings.detectors.rebalance)
+
+    def _lose_a_disk(self) -> None:
+        """A source partition loses its records, under a reader who notices: long before it has as many again."""
+        place = self._a_source()
+        if self.broker.logs[place].end < _MANY_RECORDS or not any(self.workers.values()):
+            return
+        self.broker.start_over(place)
+        self.oracle.started_over(place)
+        self.trace("broker", f"{place} starts over")
 
     def _partition_added(self) -> None:
         if self.broker.partitions_of(SOURCE) < 5:
