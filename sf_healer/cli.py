@@ -4,7 +4,8 @@ To add a command: write `sf_healer/commands/NAME.py` with a click command called
 to COMMANDS. The module is imported when the command is called, so that `--help` stays fast; its own imports
 may be as heavy as they need to be. A command
 
-- prints data with `emit` (stdout) and talks with `say` (stderr);
+- prints data with `emit` (stdout) and talks with `say` (stderr), a line at a time: both escape what would do more
+  to a terminal than be read;
 - gets its settings from `settings_for_a_command`, before it connects anywhere;
 - returns an ExitCode (None is OK), and lets SettingsError and ConnectionError pass: `run` turns them into
   codes. What a person did wrong is a click.UsageError, what went wrong otherwise a click.ClickException.
@@ -164,9 +165,11 @@ def emit(
             _print_table(columns, [tuple(map(str, row)) for row in rows], fit)
 
 
-def say(message: str) -> None:
-    """Talk to the person at the terminal: stderr."""
-    click.echo(message, err=True)
+def say(line: str) -> None:
+    """Talk to the person at the terminal, in one line: stderr."""
+    from sf_healer.views.lines import printable  # noqa: PLC0415  not needed for --help
+
+    click.echo(printable(line), err=True)
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
@@ -208,10 +211,11 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         result = cli.main(args=arguments, prog_name="sf-healer", standalone_mode=False)
     except click.ClickException as problem:
+        problem.message = _printable_lines(problem.message)
         problem.show()
         return ExitCode(problem.exit_code)
     except SettingsError as problem:
-        say(f"Error: {problem}")
+        click.echo(_printable_lines(f"Error: {problem}"), err=True)
         return ExitCode.USAGE
     except ConnectionError as problem:
         say(f"Error: {problem}")
@@ -228,6 +232,13 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
         say("Interrupted.")
         return ExitCode.INTERRUPTED
     return ExitCode(result or ExitCode.OK)
+
+
+def _printable_lines(message: str) -> str:
+    """Escape what an error quotes; one of a parser has lines."""
+    from sf_healer.views.lines import printable  # noqa: PLC0415  not needed for --help
+
+    return "\n".join(map(printable, message.split("\n")))
 
 
 def _was_interrupted(problem: BaseException) -> bool:
@@ -285,11 +296,13 @@ def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fit: Fit 
     from rich.table import Table  # noqa: PLC0415  not needed for --help
     from rich.text import Text  # noqa: PLC0415
 
+    from sf_healer.views.lines import printable  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=is_tight)
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in fit.whole)  # a name that is cut cannot be copied
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     return table
 
 

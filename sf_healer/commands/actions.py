@@ -23,7 +23,7 @@ from sf_healer.commands.reading import (
     worker,
 )
 from sf_healer.views.actions import waits_for_a_person
-from sf_healer.views.lines import clock, dead_letter_lines, moment, verdict_of
+from sf_healer.views.lines import clock, dead_letter_lines, moment, printable, verdict_of
 from sf_healer.views.trees import draw_trees
 
 _COLUMNS = ("SINCE", JOB_COLUMN, "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")
@@ -76,7 +76,7 @@ def command(
     if as_trees:
         table = make()
         for line in draw_trees(table.data["actions"], (table.data["admission"] or {}).get("at")):
-            click.echo(line)
+            click.echo(printable(line))
         for note in table.notes:
             say(note)
         return

@@ -193,6 +193,11 @@ class Job(Row, kw_only=True):
     not_again_before: Time
     last_outcome: Outcome | None
 
+    def __post_init__(self) -> None:
+        """Hold that the policy is known where the Job is; msgspec makes of the error one of its own."""
+        if self.incarnation is not None and self.policy is None:
+            raise ValueError("Expected a policy where there is an incarnation")
+
 
 class Command(Struct):
     """The command of a restart that is under way."""
@@ -214,6 +219,7 @@ class Action(Struct):
     overdue: bool
     refusal: str
     new_uid: str
+    call: tuple[str, str, Moment] | None
     steps: list[tuple[str, Moment]]
 
 
@@ -276,6 +282,13 @@ class Rollout(Struct):
     holds: bool
 
 
+class Numbers(Limits, frozen=True, kw_only=True):
+    """Admission's limits; of these two commands tell how long they are."""
+
+    storm_window_seconds: Seconds
+    attempts_window_seconds: Seconds
+
+
 class Valve(Struct):
     """What admission sees."""
 
@@ -289,7 +302,7 @@ class Valve(Struct):
     held: list[Waiting]
     pauses: list[Pause]
     fleet: Sick
-    limits: Limits
+    limits: Numbers
     restarts_held_by: Held | None = None
     rollout: Rollout | None = None
     quarantined: list[Named] = []

@@ -54,7 +54,8 @@ def command(
     try:
         known = jobs_in_scope(asked, scope)
     except ConnectionError as problem:
-        say("\n".join(filter(None, (paused, doubt, f"how many Jobs are in it cannot be told: {problem}"))))
+        for line in filter(None, (paused, doubt, f"how many Jobs are in it cannot be told: {problem}")):
+            say(line)
         return ExitCode.OK
     say(f"{paused}; {len(known)} known Jobs are in it")
     if doubt:

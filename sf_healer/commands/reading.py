@@ -34,6 +34,7 @@ from sf_healer.cli import (
 )
 from sf_healer.commands import pages
 from sf_healer.settings import PREFIX, Settings
+from sf_healer.views.lines import printable
 
 URL_VARIABLE = f"{PREFIX}URL"
 WATCH_SECONDS = 2.0
@@ -253,7 +254,7 @@ def _watch_on_terminal(make: Callable[[], Table], table: Table) -> None:
         width = _terminal_width()
         shown = for_a_person(table, width)
         drawn, _ = drawn_for(width, shown.columns, shown.rows, shown.fit)
-        return Group(drawn, *(Text(note, style="yellow") for note in shown.notes))
+        return Group(drawn, *(Text(printable(note), style="yellow") for note in shown.notes))
 
     with Live(picture(table), auto_refresh=False, screen=False) as live:
         while True:

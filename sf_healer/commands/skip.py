@@ -39,6 +39,7 @@ def annotate(job: str, value: str | None, *, dry_run: bool) -> ExitCode:
         look = f"`kubectl --namespace {namespace} get job {name} -o yaml` tells what it did"
         raise ConnectionError(f"the cluster was asked and did not answer; {look}")
     if answer.kind is Failure.FORBIDDEN:
-        say(f"{answer.message}\nit takes the right to patch Jobs in {namespace}")
+        say(answer.message)
+        say(f"it takes the right to patch Jobs in {namespace}")
         return ExitCode.REFUSED
     raise click.ClickException(f"{namespace}/{name}: {answer.message}")

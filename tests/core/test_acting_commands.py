@@ -328,6 +328,14 @@ def test_resume_asks_the_worker_that_is_named(pages, sent, monkeypatch):
     assert "/actions/" in pages.asked
 
 
+def test_the_reason_of_a_pause_makes_no_line_of_its_own(pages, capsys):
+    restarts(pages, pauses=[a_pause("queue:q1", reason="x\x1b[2J\nresumed: *")])
+    assert run(["resume", "--all", "--dry-run"]) == ExitCode.REFUSED
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert r"x\x1b[2J\nresumed: *" in told[1]
+
+
 # ---- pause
 
 FOR_TEN_MINUTES = ["pause", "--queue", "q1", "--reason", "looks odd", "--for", "10m", "--dry-run"]

@@ -23,7 +23,7 @@ from sf_healer.cli import ExitCode, run
 from sf_healer.commands import reading
 from sf_healer.commands.reading import Worker, job_key
 from sf_healer.settings import Settings
-from sf_healer.views.lines import clock, moment, span
+from sf_healer.views.lines import clock, moment, printable, span
 from tests.core.served import PAGES, Pages, served
 from tests.core.shown import IDLE, SECRET, SICK, WELL
 from tests.core.strategies import T0, a_fact
@@ -256,13 +256,26 @@ def test_a_job_nobody_knows_is_an_error_with_a_hint(pages, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "stf/..", "../jobs", ".", f"{SICK}#x", f"{SICK}?x=1", f"{SICK}%2F", "stf/a b", "a" * 70_000]
+    "name",
+    [
+        "..",
+        "stf/..",
+        "../jobs",
+        ".",
+        f"{SICK}#x",
+        f"{SICK}?x=1",
+        f"{SICK}%2F",
+        "stf/a b",
+        "a" * 70_000,
+        "a\x1b[2Jb",
+        "a\udce9",
+    ],
 )
 def test_a_name_is_no_way_to_another_page(pages, capsys, name):
     """An address is put right on its way: of `/jobs/stf/../` another page is read, of `NAME#x` that of NAME."""
     assert run(["job", name]) == ExitCode.ERROR
     key = name if "/" in name else f"stf/{name}"
-    assert f"no Job {key} is known" in capsys.readouterr().err
+    assert f"no Job {printable(key)} is known" in capsys.readouterr().err
     assert not {f"/jobs/{SICK}", f"/jobs/{SICK}/"} & {path.partition("?")[0] for path in pages.asked}
 
 
@@ -467,6 +480,26 @@ def test_the_fleet_is_counted_and_admission_told(pages, capsys):
     table, _ = rows(capsys)
     assert table["limit idle_unknown_acts"].endswith("as the mode says")
     assert "3 Jobs" in table["partition 0"]
+
+
+LOUD = "\x1b[2Jgone\nverdict  healthy\r\x9b31m\u202eback\udce9"
+QUIET = r"\x1b[2Jgone\nverdict  healthy\r\x9b31m\u202eback\udce9"
+
+
+@pytest.mark.parametrize("arguments", [["job", "sick"], ["fleet"], ["actions"], ["actions", "--tree"]])
+def test_what_others_wrote_does_nothing_to_the_terminal_and_makes_no_line_of_its_own(
+    pages, monkeypatch, capsys, arguments
+):
+    told = {path: json.loads(msgspec.json.encode(body)) for path, (_, body) in PAGES.items()}
+    told[f"/jobs/{SICK}/"]["said"] |= {"error_at": T0, "error": LOUD}
+    told["/actions/"]["admission"]["pauses"][0] |= {"scope": "*", "reason": LOUD}
+    told["/actions/"]["actions"][SICK]["recent"] = [an_asked_for_restart(detail=LOUD)]
+    monkeypatch.setattr(reading, "get_json", lambda url: told[url.removeprefix(pages.url)])
+    assert run(arguments) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert QUIET in printed.out
+    assert (printed.out + printed.err).replace("\n", "").isprintable()
+    assert "\nverdict  healthy" not in printed.out
 
 
 @pytest.mark.parametrize("arguments", [["jobs"], ["job", "sick"], ["actions"], ["fleet"]])
