@@ -83,6 +83,7 @@ class JobFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: dict[str, str] = {}
     attempt: Count = 0
     action_id: str = ""
+    pod_created_at: Moment = 0.0  # of the youngest pod, whatever has become of it; epoch seconds, 0: there is none
 
 
 class Loss(StrEnum):
@@ -120,6 +121,8 @@ def share_fact(fact: JobFact, key: str) -> JobFact:
         _set(fact, "labels", _NO_LABELS)
     if not fact.created_at:
         _set(fact, "created_at", _NO_TIME)
+    if not fact.pod_created_at:
+        _set(fact, "pod_created_at", _NO_TIME)
     return fact
 
 
@@ -172,6 +175,7 @@ def with_pods(fact: JobFact, pods: Sequence[Mapping[str, object]]) -> JobFact:
         fact,
         pod=_pod_state(own),
         pod_ip=_pod_ip(own),
+        pod_created_at=max(map(_created_at, own), default=_NO_TIME),
         resource_version=max([fact.resource_version, *map(resource_version, own)]),
     )
 

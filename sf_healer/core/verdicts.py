@@ -7,6 +7,7 @@ RESTARTABLE. What may then still stop the act is admission's business.
 Rules, in this order (design §6 and the platform's facts):
 - gone, deleting, foreign, exempt, suspended Jobs are not judged;
 - the Job's own `interrupted` wins over a `finished` that follows it: the user stopped it;
+- an end that was said before the pod that runs now began, which has not spoken yet, is none of the Job's;
 - `finished` is an end, even at zero records, unless it comes within RIGHT_AFTER_SECONDS of an `error`, or
   ever so late after one that was final: then the Job failed, or it went on and its silence tells;
 - Complete is an end, unless an `error` was the last word: the platform's services exit with 0 after one;
@@ -56,6 +57,13 @@ LATE_SECONDS = 45.0
 #: The Job controller starts a pod again 10 s after the first has failed (Kubernetes: pod backoff failure policy), and
 #: our log hears of it within this time.
 POD_RETRY_SECONDS = 15.0
+#: The Job controller makes a Job's first pod at once.
+FIRST_POD_SECONDS = 10.0
+#: It makes the next pod as soon as one is being deleted (podReplacementPolicy: TerminatingOrFailed), and that one has
+#: its terminationGracePeriodSeconds, 30 by default, for its last words. The rest is for clocks of two machines.
+TAKEN_AWAY_SECONDS = 40.0
+#: Clocks of two machines are apart by less, and a timestamp of the API is cut to whole seconds.
+CLOCKS_APART_SECONDS = 5.0
 NO_LOOK = float("inf")
 
 
@@ -249,8 +257,30 @@ def _stands(state: JobState, end: Kind) -> bool:
         ended = as_said = ended._replace(said=NEVER)
     else:
         as_said = ended._replace(said=ended.said or ended.bounded)
+    if _is_of_the_pod_before(state, end):
+        return False
     started, loading = time_of(state, Kind.STARTED), time_of(state, Kind.LOADING)
     return perhaps_after(ended, started, RIGHT_AFTER_SECONDS) and perhaps_after(as_said, loading, LATE_SECONDS)
+
+
+def _is_of_the_pod_before(state: JobState, end: Kind) -> bool:
+    """Say whether another pod began to run after this end was said, and has not said that it started.
+
+    Some services say an end when their pod is taken away (a drain, a suspension). A pod is told by its creation, which
+    a fact that flickers or comes late does not change. An end that the newest pod may have said itself stands: it ran
+    when that came, or has spoken, or was made too long before.
+    """
+    fact = state.fact
+    assert fact is not None
+    if fact.pod_created_at <= state.created_at + FIRST_POD_SECONDS:
+        return False
+    is_failed = fact.condition is Condition.FAILED
+    seen_at = state.condition_at if is_failed else state.running_at
+    ended_at = state.finished_at if end is Kind.FINISHED else state.interrupted_at
+    began = min(fact.pod_created_at, seen_at)  # the API server's clock may be ahead
+    if seen_at <= ended_at or state.started_source >= began - CLOCKS_APART_SECONDS:
+        return False
+    return time_of(state, end).bounded < began + TAKEN_AWAY_SECONDS
 
 
 def _finished_with_error(state: JobState) -> bool:

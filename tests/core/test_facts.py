@@ -98,6 +98,7 @@ def test_a_streamforge_job_tells_who_it_is():
         pod_ip="10.0.0.7",
         managed=True,
         labels={"app": "x"},
+        pod_created_at=1756720801.0,
     )
 
 

@@ -18,6 +18,7 @@ from sf_healer.core.verdicts import (
     POD_RETRY_SECONDS,
     RESTARTABLE,
     RIGHT_AFTER_SECONDS,
+    TAKEN_AWAY_SECONDS,
     Rule,
     Verdict,
     judge,
@@ -26,6 +27,7 @@ from sf_healer.core.watermark import Gaps
 from tests.core.strategies import JOB, POLICY, T0, a_beat, a_fact, a_state, a_word, beats, moments, words
 
 BOOK = policy.parse(POLICY)
+HOUR = 3600
 # Of a loader (strategies.POLICY): the consumer's grace is its silence threshold.
 SILENCE, STARTUP, NOT_RUNNING, GRACE, HOLD = 40, 70, 90, 25, 30
 
@@ -152,9 +154,77 @@ def test_a_job_that_kubernetes_calls_complete_has_ended():
     assert short(judged(state, 5000)) == (Verdict.COMPLETED, Rule.JOB_COMPLETE)
 
 
+# ---- the end of one pod is none of the next one's
+
+
+BEGAN = 100  # when the pod after the first one was created
+
+
+def next_pod(*reports, began=BEGAN, seen=BEGAN + 4, **changes):
+    """Make the state of a Job another pod of which is seen running at a second, after or before its reports."""
+    state = said()
+    for kind, seconds in sorted([*reports, (None, seen)], key=lambda each: each[1]):
+        at = T0 + seconds
+        if kind is None:
+            fact = a_fact(pod_created_at=T0 + began, resource_version=20, **changes)
+            fold_fact(state, a_fact(pod=PodState.PENDING, resource_version=19), at=at - 0.1)
+            fold_fact(state, fact, at=at)
+        elif kind is Kind.LOADING:
+            fold_beat(state, a_beat(at, offset=int(seconds * 8)), at=at, source_partition=0)
+        else:
+            fold_word(state, a_word(kind, at, offset=int(seconds * 8), finished=True), at=at, source_partition=0)
+    return state
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+@pytest.mark.parametrize("seconds", [50, BEGAN - 1, BEGAN + 1, BEGAN + 3])
+def test_an_end_that_a_pod_said_as_it_was_taken_away_does_not_excuse_the_next_one(end, seconds):
+    """A drain or a suspension: the Job controller starts another pod, and that one hangs before its first word."""
+    state = next_pod((STARTED, 2), (LOADING, 40), (end, seconds))
+    assert short(judged(state, BEGAN + 4 + SILENCE)) == (Verdict.HEALTHY, Rule.REPORTS)
+    assert short(judged(state, BEGAN + 5 + SILENCE)) == (Verdict.STUCK, Rule.LOADING_STOPPED)
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_a_job_that_fails_by_the_pods_after_one_that_said_its_end_has_failed(end):
+    state = next_pod((STARTED, 2), (LOADING, 40), (end, 99), condition=Condition.FAILED, pod=PodState.ENDED)
+    assert short(judged(state, BEGAN + 5)) == (Verdict.FAILED, Rule.JOB_FAILED)
+
+
+@pytest.mark.parametrize(
+    ("reports", "began", "seen"),
+    [
+        pytest.param([(STARTED, 2), (FINISHED, 60)], 1, 70, id="the pod is the first, and its fact came late"),
+        pytest.param([(STARTED, 2), (STARTED, 102), (FINISHED, 110)], BEGAN, 120, id="it has spoken itself"),
+        pytest.param([(STARTED, 2), (FINISHED, 160)], BEGAN, 170, id="no pod that is taken away lives for so long"),
+        pytest.param([(STARTED, 2), (FINISHED, 110)], BEGAN, 104, id="it ran when that was said"),
+        pytest.param([(STARTED, 2), (FINISHED, 60)], 0, 70, id="a fact that tells of no creation"),
+    ],
+)
+def test_an_end_that_the_running_pod_may_have_said_stands(reports, began, seen):
+    state = next_pod(*reports, began=began, seen=seen)
+    assert short(judged(state, 5000)) == (Verdict.COMPLETED, Rule.FINISHED)
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_a_fact_that_flickers_reopens_nothing(end):
+    """A watch that begins again tells of the same pod, and of none in between."""
+    state = next_pod((STARTED, 102), (LOADING, 150), (end, 200))
+    for number in range(3):
+        at, version = T0 + 300 + 10 * number, 30 + 2 * number
+        fold_fact(state, a_fact(pod=PodState.NONE, resource_version=version), at=at)
+        fold_fact(state, a_fact(pod_created_at=T0 + BEGAN, resource_version=version + 1), at=at + 5)
+        assert not any(judged(state, now).restartable for now in (306 + 10 * number, 5000))
+    assert judged(state, 5000).verdict in {Verdict.COMPLETED, Verdict.STOPPED}
+
+
+def test_an_api_servers_clock_that_is_ahead_makes_no_pod_another_one():
+    state = next_pod((STARTED, 102), (FINISHED, 110), began=BEGAN + HOUR, seen=103)
+    assert judged(state, 5000).verdict is Verdict.COMPLETED
+
+
 # ---- reports of long ago that come only now, through source partitions that raise them to their own marks
 
-HOUR = 3600
 LONG_CREATED = a_fact(created_at=T0 - 2 * HOUR)
 
 
@@ -910,6 +980,7 @@ STATES = st.builds(
         {
             "condition": st.sampled_from(Condition),
             "pod": st.sampled_from(PodState),
+            "pod_created_at": st.just(NEVER) | moments(),
             "target": st.sampled_from(["loader", "consumer", "stepper", "visualizer", "off", "new"]),
             "skip": st.booleans(),
         }
@@ -986,7 +1057,8 @@ def test_only_a_managed_job_that_nobody_stopped_or_exempted_is_restartable(state
         assert not fact.skip
         assert fact.target != "off"
         assert fact.condition in {Condition.ACTIVE, Condition.FAILED, Condition.COMPLETE}
-        assert state.interrupted_source <= max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
+        is_another_pod = state.interrupted_source < fact.pod_created_at + TAKEN_AWAY_SECONDS
+        assert is_another_pod or state.interrupted_source <= max(state.life_source - RIGHT_AFTER_SECONDS, NEVER)
         if fact.condition is Condition.COMPLETE:
             assert state.error_source != NEVER
 

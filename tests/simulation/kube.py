@@ -292,6 +292,7 @@ class Kube:
                 "kind": "Pod",
                 "metadata": {
                     "name": f"{job.name}-{self._pods}",
+                    "creationTimestamp": _timestamp(self._scheduler.now + self.clock_offset),
                     "labels": {"batch.kubernetes.io/controller-uid": job.uid, "job-name": job.name},
                 },
                 "status": {"phase": "Pending"},

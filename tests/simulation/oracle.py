@@ -393,11 +393,13 @@ class Oracle:
         said = [each for each in all_said if not each.doubtful]
         life = [each for each in said if each.kind in _LIFE]
         spoke = max((each.emitted for each in life), default=0.0)
-        interrupted = [each for each in said if each.kind is Kind.INTERRUPTED and each.emitted > spoke]
+        # What was said before another pod began to run is no end of that one: it may be judged by its own silence.
+        began = max((since for since, _ in judged.job.running[1:] if since <= judged.moment), default=0.0)
+        interrupted = [each for each in said if each.kind is Kind.INTERRUPTED and each.emitted > max(spoke, began)]
         if interrupted:
             return "it said interrupted"
         errors = [each for each in all_said if each.kind is Kind.ERROR]
-        finished = [each for each in said if each.kind is Kind.FINISHED and each.emitted > spoke]
+        finished = [each for each in said if each.kind is Kind.FINISHED and each.emitted > max(spoke, began)]
         by_error = any(
             abs(end.emitted - error.emitted) <= _RIGHT_AFTER_SECONDS + 0.5
             or (error.finished and spoke < error.emitted <= end.emitted)
