@@ -259,7 +259,7 @@ class Worker:
 
     async def identity(self, *, max_age_seconds: float) -> Identity:
         asked_at = self._model.now
-        if self._identity is None or asked_at - self._identity[0] > max_age_seconds:
+        if self._identity is None or asked_at - self._identity[0] >= max_age_seconds:
             found = await Question([self._model.identity], lambda found: found[0])
             self._identity = asked_at, found
         return self._identity[1]
