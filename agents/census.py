@@ -3,7 +3,8 @@
 Knows nothing of Faust or Kubernetes, so that tests/simulation can drive it: agents/inventory.py lists, watches
 and lends it the log. Facts about a Job are written by the worker that owns its evidence partition; at every list
 and whenever a partition is assigned a snapshot is written too, in as many records as it needs: what is absent from
-it is gone. A worker that ends between two of them leaves true what it has told; who comes after it tells all again.
+it is gone. Of a list that interrupted a watch because a report asked for it, only what it changed is told. A worker
+that ends between two of them leaves true what it has told; who comes after it tells all again.
 """
 
 import asyncio
@@ -17,8 +18,6 @@ from sf_healer.core.facts import JobFact
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.snapshots import SNAPSHOT_BYTES, Stretch, stretches
 
-#: An unknown name asks for a fresh list at most this often: a stranger that reports all day must not list all day.
-LOOK_AGAIN_EVERY_SECONDS = 10.0
 #: So many Jobs of a list are taken in before the event loop has its turn: some milliseconds.
 JOBS_IN_A_STEP = 1_000
 
@@ -52,32 +51,47 @@ class Census:
         self._keys: list[set[str]] = [set() for _ in range(partitions)]
         for fact in index.facts():
             self._keys[partition_of(fact.key, partitions)].add(fact.key)
-        self._asked_at = float("-inf")
+        self._untold: dict[str, JobFact] = {}  # what a list has changed
         self._api_ahead: float | None = None  # the API server's clock less ours, at the latest list
 
-    async def take_listing(self, facts: Sequence[JobFact], version: int, *, now: float, api_at: float = 0.0) -> None:
+    async def take_listing(
+        self,
+        facts: Sequence[JobFact],
+        version: int,
+        *,
+        now: float,
+        api_at: float = 0.0,
+        only_changes: bool = False,
+    ) -> None:
         """Take in all Jobs at one list of resourceVersion `version`; `now` in epoch seconds.
 
-        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say. With very many Jobs
-        others have their turn in between; who asks meanwhile is told by the names as far as they are taken in.
+        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say. `only_changes`: who
+        has been told of the Jobs is told no more than what is new. With very many Jobs others have their turn in
+        between; who asks meanwhile is told by the names as far as they are taken in.
         """
         listed: set[str] = set()
         for step in _steps(facts):
             for fact in step:
+                known = self.index.get(fact.key)
                 self._put(fact, now=now, listed_at=version)
+                self._note_change(fact.key, known)
                 listed.add(fact.key)
             await asyncio.sleep(0)
         for step in _steps(self.index.facts()):
             self.index.mark_absent(listed, version, now=now, among=step)
+            for fact in step:
+                self._note_change(fact.key, fact)
             await asyncio.sleep(0)
         self.index.forget_gone(now=now)
         self.version = version
         self._api_ahead = api_at - self._ports.clock() if api_at else None
-        self.forget_told()
+        if not only_changes:
+            self.forget_told()
 
     def forget_told(self) -> None:
         """Take all partitions for not told: what was sent to them may not have arrived."""
         self._told.clear()
+        self._untold.clear()
 
     async def take_change(self, fact: JobFact, *, now: float) -> None:
         """Take in one change, and tell the Job's evidence partition if it is ours."""
@@ -89,22 +103,29 @@ class Census:
         """Send all facts and a snapshot to the partitions of ours that have not had them since the last list."""
         owned = self._ports.owned()
         self._told &= owned
+        await self._tell_changes()
         for partition in sorted(owned - self._told):
             await self._tell(partition)
             self._told.add(partition)
 
-    def may_look_again(self, *, now: float) -> bool:
-        """Say whether a fresh list may be asked for at `now` (monotonic seconds), and note that it is."""
-        if now - self._asked_at < LOOK_AGAIN_EVERY_SECONDS:
-            return False
-        self._asked_at = now
-        return True
+    async def _tell_changes(self) -> None:
+        """Send what a list has changed to those who know the rest; the others will be told all."""
+        records = [self._record_of(fact) for fact in self._untold.values()]
+        told = [record for record in records if record.partition in self._told]
+        if told:
+            await self._ports.append(told)
+        self._untold.clear()
 
     async def _tell(self, partition: int) -> None:
         """Send the facts and the snapshot of a partition, stretch by stretch: a list has one version for all of it."""
         version = self.version
         for stretch in stretches(self._facts_of(partition), limit_bytes=self._snapshot_bytes):
             await self._ports.append(self._records_of(stretch, partition, version))
+
+    def _note_change(self, key: str, known: JobFact | None) -> None:
+        fact = self.index.get(key)
+        if fact is not None and fact != known:
+            self._untold[key] = fact
 
     def _put(self, fact: JobFact, *, now: float, listed_at: int | None = None) -> None:
         if self.index.get(fact.key) is None:

@@ -4,12 +4,14 @@ Knows nothing of Faust, so that tests/simulation can drive it: agents/telemetry.
 decided is core/forwarder.py's.
 
 What was told of a source partition is acknowledged by the broker before more of it is sent, so within one nothing
-overtakes; several are forwarded side by side. While many more records are known to follow, the batches of one partition
-are gathered and told of together: of a Job there is one beat then, and not one for each batch. For a mark W is noted
-first and the ends are read after it (core/marks.py has the rule).
+overtakes; several are forwarded side by side. A batch that names a Job nobody knows waits for a fresh list of the Jobs
+(docs/decisions/0028). While many more records are known to follow, the batches of one partition are gathered and told
+of together: of a Job there is one beat then, and not one for each batch. For a mark W is noted first and the ends are
+read after it (core/marks.py has the rule).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -17,7 +19,7 @@ import msgspec
 
 from sf_healer.core import evidence
 from sf_healer.core.combine import Combined, Gathered, Ignored, Rejected, SourceRecord
-from sf_healer.core.events import Kind
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.evidence import Bundle
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
@@ -48,6 +50,13 @@ class Appended(NamedTuple):
 
     partition: int
     at: float
+
+
+class Looked(Enum):
+    """What came of a look for Jobs that reports name and nobody knows."""
+
+    LISTED = auto()  # whoever is not known now is nobody's Job of ours
+    AWAY = auto()  # the Jobs could not be listed, so nobody can tell
 
 
 class Identity(Protocol):
@@ -115,8 +124,8 @@ class Ports(Protocol):
     async def bury(self, batch: SourceBatch, rejected: Sequence[Rejected]) -> None:
         """Send what is evidence of nothing to the dead letters; returns when that is acknowledged."""
 
-    async def look_again(self) -> bool:
-        """Have the Jobs listed afresh because a report named nobody we know; False if that was not done."""
+    async def look_again(self, reports: Sequence[Report]) -> Looked:
+        """Have the Jobs listed afresh, for these reports name nobody we know; returns when that is done, or failed."""
 
     def take_assumed(self) -> list[JobFact]:
         """Hand out facts made up for Jobs that reports named (`identity = convention`)."""
@@ -159,11 +168,13 @@ class Forwarding:
             records += len(batch.records)
             if not await self._is_of_the_topic(batch, end):
                 return await self._ignore(records, assumed)
-            known = len(gathered.rejected)
-            forwarder.gather(batch.records, gathered, batch.partition, now=ports.clock())
+            known, read_at = len(gathered.rejected), ports.clock()
+            forwarder.gather(batch.records, gathered, batch.partition, now=read_at)
             assumed += ports.take_assumed()
-            if gathered.names_nobody(since=known) and await ports.look_again():
-                forwarder.gather_unresolved(gathered, batch.partition, now=ports.clock())
+            if nobodys := gathered.unresolved(since=known):
+                while await ports.look_again(nobodys) is Looked.AWAY and not batch.is_gone:
+                    pass  # it may be a new Job's: the partition waits, and so do its marks
+                forwarder.gather_unresolved(gathered, batch.partition, now=read_at)
                 assumed += ports.take_assumed()
             next_batch, seconds = None, until - ports.clock()
             if seconds > 0 and self._may_gather(gathered, batch.partition, end):

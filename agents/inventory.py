@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError
 
 from agents import topics
 from agents.census import Census
-from agents.forwarding import Addressed
+from agents.forwarding import Addressed, Looked
+from agents.looking import Looks
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Listing
@@ -25,6 +26,7 @@ from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core import steps
 from sf_healer.core.commands import Command
+from sf_healer.core.events import Report
 from sf_healer.core.facts import Condition, JobFact
 from sf_healer.core.groups import neighbours_of
 from sf_healer.core.identity import ConventionIndex, JobIndex
@@ -37,8 +39,6 @@ from tables.jobs import JOBS_IN_A_STEP, hot
 
 log = structlog.get_logger(__name__)
 
-#: A fresh list that an unknown name asked for is waited for at most this long.
-LOOK_AGAIN_LIMIT_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 30.0
 
@@ -71,36 +71,54 @@ class _Inventory:
 
     def __init__(self, index: JobIndex) -> None:
         self.census = Census(index, _Faust(), partitions=settings.partitions)
-        self.listing_done = asyncio.Event()
+        self.looks = Looks(index, clock=time.monotonic, wake=self._stop_watching)
         self.stop_watching = threading.Event()
         #: Why the last list failed; None if it did not.
         self.problem: str | None = None
+        self._reports_wait = False  # for lists that fail, and this has been said
+
+    def _stop_watching(self) -> None:
+        self.stop_watching.set()
 
     async def run(self, cluster: Cluster) -> None:
         """List, tell, watch; begin again when the watch ends."""
-        pause = RETRY_SECONDS
+        pause, is_asked_for = RETRY_SECONDS, False
         while not app.should_stop:
+            self.looks.begin()
             listing = await in_thread(lambda: _list(cluster))
             if isinstance(listing, ApiFailure):
                 self.problem = f"the Jobs of namespace {settings.namespace} cannot be listed: {listing.message}"
                 metrics.CLUSTER_FAILURES.labels(kind=listing.kind).inc()
                 log.warning("list_failed", kind=listing.kind, error=listing.message, retry_seconds=pause)
+                self._say_that_reports_wait(listing)
+                self.looks.failed()
                 await app.sleep(listing.retry_after_seconds or pause)
-                pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+                pause, is_asked_for = min(pause * 2, LONGEST_RETRY_SECONDS), False
                 continue
             self.problem, pause = None, RETRY_SECONDS
-            await self._take_listing(listing)
-            await self._follow(cluster, listing)
+            await self._take_listing(listing, only_changes=is_asked_for)
+            is_asked_for = await self._follow(cluster, listing)
 
-    async def _take_listing(self, listing: Listing) -> None:
+    async def _take_listing(self, listing: Listing, *, only_changes: bool) -> None:
         version = int(listing.jobs_version or 0)
-        await self.census.take_listing(listing.facts, version, now=time.time(), api_at=listing.api_at)
+        await self.census.take_listing(
+            listing.facts, version, now=time.time(), api_at=listing.api_at, only_changes=only_changes
+        )
         first_list.set()
-        self.listing_done.set()
+        self.looks.listed()
         log.info("jobs_listed", jobs=len(listing.facts), version=self.census.version)
+        if self._reports_wait:
+            self._reports_wait = False
+            log.info("reports_go_on")
 
-    async def _follow(self, cluster: Cluster, listing: Listing) -> None:
-        """Put every change on the log until the watch breaks or somebody asks for a fresh list."""
+    def _say_that_reports_wait(self, failure: ApiFailure) -> None:
+        if self.looks.waiting and not self._reports_wait:
+            self._reports_wait = True
+            log.warning("reports_wait", partitions=self.looks.waiting, kind=failure.kind, error=failure.message)
+
+    async def _follow(self, cluster: Cluster, listing: Listing) -> bool:
+        """Put every change on the log until the watch breaks, or a report asks for a fresh list: then True."""
+        is_asked_for = False
         self.stop_watching = stop = threading.Event()
         changes: asyncio.Queue[Change | ApiFailure | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -108,6 +126,8 @@ class _Inventory:
         try:
             while not app.should_stop:
                 await self.census.tell_owned()
+                if is_asked_for := self.looks.is_due():
+                    break
                 change = await _next(changes, settings.mark_interval_seconds)
                 if isinstance(change, ApiFailure):
                     # A list tells what was missed, and whether the cluster answers at all.
@@ -123,6 +143,7 @@ class _Inventory:
         finally:
             stop.set()
         await reader
+        return is_asked_for
 
     @staticmethod
     async def _tell_actuator(fact: JobFact) -> None:
@@ -154,25 +175,30 @@ async def follow_cluster() -> None:
             await app.sleep(RETRY_SECONDS)
 
 
-async def look_again() -> bool:
-    """Ask for one fresh list because a report named nobody we know; returns whether there was one."""
-    if _inventory is None or not _inventory.census.may_look_again(now=time.monotonic()):
-        return False
-    _inventory.listing_done.clear()
-    _inventory.stop_watching.set()
-    try:
-        async with asyncio.timeout(LOOK_AGAIN_LIMIT_SECONDS):
-            await _inventory.listing_done.wait()
-    except TimeoutError:
-        return False
-    return True
+async def look_again(reports: Sequence[Report]) -> Looked:
+    """Wait for a fresh list of the Jobs, for nobody knows whom these reports name; says whether there was one."""
+    if _inventory is None:
+        return Looked.LISTED
+    with metrics.SOURCE_PARTITIONS_WAITING.track_inprogress():
+        looked = await _inventory.looks.look(reports)
+    if looked is Looked.AWAY:
+        metrics.LOOKS_FAILED.inc()
+    return looked
+
+
+def reports_wait() -> bool:
+    """Say whether reports wait for a list of the Jobs, as all do for the first."""
+    return not first_list.is_set() or (_inventory is not None and _inventory.looks.waiting > 0)
 
 
 def problems() -> list[str]:
     """Say why the Jobs are not known as they are now; nothing when they are."""
     if not first_list.is_set():
         return ["the Jobs of the cluster have not been listed yet"]
-    return [_inventory.problem] if _inventory is not None and _inventory.problem is not None else []
+    if _inventory is None or _inventory.problem is None:
+        return []
+    waits = "; reports that name a Job nobody knows wait for that, and all verdicts" if reports_wait() else ""
+    return [_inventory.problem + waits]
 
 
 def take_assumed() -> list[JobFact]:

@@ -11,13 +11,13 @@ from faust.types import TP, StreamT
 from agents import inventory, topics
 from agents.batches import BatchEvent, Inbox, side_by_side, unacknowledged
 from agents.dead_letters import dead_letter
-from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
+from agents.forwarding import Addressed, Appended, Forwarding, Looked, SourceBatch
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
 from sf_healer.app import settings
 from sf_healer.core.combine import Combined, Rejected
-from sf_healer.core.events import Kind
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.transport import (
@@ -62,8 +62,8 @@ class _Faust:
             dead_letter(topics.dead_letters, settings.source_topic, batch.partition, reject) for reject in rejected
         )
 
-    async def look_again(self) -> bool:
-        return await inventory.look_again()
+    async def look_again(self, reports: Sequence[Report]) -> Looked:
+        return await inventory.look_again(reports)
 
     def take_assumed(self) -> list[JobFact]:
         return inventory.take_assumed()

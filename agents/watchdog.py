@@ -106,7 +106,8 @@ def _partitions(places: Places, ends: Ends) -> dict[str, Mover]:
 def _of_detector(places: Places, ends: Ends) -> dict[str, Mover]:
     if not inventory.first_list.is_set():  # reports and stop commands wait for names, evidence does not
         places = {tp: position for tp, position in places.items() if tp.topic == EVIDENCE}
-    movers = _partitions(places, ends)
+    waiting = {tp for tp in places if tp.topic == settings.source_topic} if inventory.reports_wait() else set()
+    movers = _partitions({tp: position for tp, position in places.items() if tp not in waiting}, ends)
     if any(tp.topic == settings.source_topic for tp in places):
         movers["the making of marks"] = Mover(telemetry.marks_tried, telemetry.marks_tried + 1)
     for number, sent_at in telemetry.forwarder.newest_sent_at().items():

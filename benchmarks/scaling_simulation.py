@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
+from agents.forwarding import Addressed, Appended, Forwarding, Looked, SourceBatch
 from benchmarks.scaling_measures import T0, TOPIC_ID, fact_of, mark, partition_of_many, policies, report, timed
 from benchmarks.scaling_model import Scale
 from sf_healer.core import evidence
 from sf_healer.core.changelog import writes_of
 from sf_healer.core.combine import Rejected
+from sf_healer.core.events import Report
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import JobIndex
@@ -112,8 +113,8 @@ class _Ports:
     async def bury(self, batch: SourceBatch, rejected: Sequence[Rejected]) -> None:
         raise NotImplementedError
 
-    async def look_again(self) -> bool:
-        return False
+    async def look_again(self, reports: Sequence[Report]) -> Looked:  # noqa: ARG002  all are known
+        return Looked.LISTED
 
     def take_assumed(self) -> list[JobFact]:
         return []

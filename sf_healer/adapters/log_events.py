@@ -212,6 +212,20 @@ SECTIONS: tuple[Section, ...] = (
                 "`forbidden`: manifests/rbac. Else the API server.",
             ),
             _event(
+                "reports_wait",
+                Level.WARNING,
+                "partitions kind error",
+                "Reports name a Job that nobody knows, and the Jobs cannot be listed: so many source partitions wait, "
+                "and nobody is judged meanwhile.",
+                "As for `list_failed`.",
+            ),
+            _event(
+                "reports_go_on",
+                Level.INFO,
+                "",
+                "The Jobs are listed again: the reports that waited for it are told.",
+            ),
+            _event(
                 "watch_broken",
                 Level.INFO,
                 "kind error",

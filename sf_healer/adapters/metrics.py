@@ -161,6 +161,14 @@ CLUSTER_CALLS = Histogram(
 CLUSTER_FAILURES = Counter(
     "sf_healer_cluster_failures", "Lists that failed and watches that broke, by the failure's kind.", ["kind"]
 )
+SOURCE_PARTITIONS_WAITING = Gauge(
+    "sf_healer_source_partitions_waiting",
+    "Source partitions that wait for a list of the Jobs, for a report names one that nobody knows.",
+)
+LOOKS_FAILED = Counter(
+    "sf_healer_looks_failed",
+    "Times a source partition went on waiting, with all marks, as the Jobs could not be listed for it.",
+)
 
 
 def counted(counter: Counter, label: str) -> dict[str, int]:

@@ -280,9 +280,13 @@ class Gathered:
         """How many beats and words there are."""
         return sum(map(len, self.beats)) + sum(map(len, self.words))
 
-    def names_nobody(self, *, since: int = 0) -> bool:
-        """Say whether a report named a Job that is not known; of those rejected first, so many do not count."""
-        return any(reject.names_nobody for reject in islice(self.rejected, since, None))
+    def unresolved(self, *, since: int = 0) -> list[Report]:
+        """Give the reports that named a Job that is not known; of those rejected first, so many do not count."""
+        return [
+            reject.report
+            for reject in islice(self.rejected, since, None)
+            if reject.names_nobody and reject.report is not None
+        ]
 
     def take_unresolved(self) -> list[Rejected]:
         """Take out those that named nobody, in order of their offsets."""

@@ -23,6 +23,7 @@ from mode.utils.locks import Event
 
 from agents import inventory, telemetry
 from agents.forwarding import Forwarding
+from agents.looking import LOOK_AGAIN_EVERY_SECONDS, Looks
 from sf_healer import topics
 from sf_healer.app import PRODUCE_BATCH_BYTES, detector, settings
 from sf_healer.core import evidence
@@ -201,6 +202,18 @@ class Edges:
         return [hot[number] for number in partitions]
 
 
+def _listing_at_once(names: JobIndex) -> inventory._Inventory:
+    """Have whoever asks for a list of the Jobs find at once that it brings nothing new."""
+    listing = inventory._Inventory(names)
+
+    def list_jobs() -> None:
+        listing.looks.begin()
+        listing.looks.listed()
+
+    listing.looks = Looks(names, clock=itertools.count(0, LOOK_AGAIN_EVERY_SECONDS).__next__, wake=list_jobs)
+    return listing
+
+
 @contextmanager
 def edges() -> Iterator[Edges]:
     """Put a recording edge around the detector, and everything in between as after the start of a process."""
@@ -216,10 +229,9 @@ def edges() -> Iterator[Edges]:
             patch.setattr(detector, state, Event())
         patch.setattr(jobs, "_data", Store("memory://", detector, jobs))
         patch.setattr(inventory, "names", edge.names)
-        patch.setattr(inventory, "_inventory", inventory._Inventory(edge.names))
+        patch.setattr(inventory, "_inventory", _listing_at_once(edge.names))
         patch.setattr(inventory, "first_list", asyncio.Event())
         patch.setattr(inventory, "_remembering", asyncio.Lock())
-        patch.setattr(inventory, "LOOK_AGAIN_LIMIT_SECONDS", 0.2)
         patch.setattr(telemetry, "forwarder", forwarder)
         patch.setattr(
             telemetry,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from agents import census
@@ -10,7 +11,7 @@ from agents.census import Census
 from agents.forwarding import Addressed
 from sf_healer.core import evidence
 from sf_healer.core.evidence import Fact, Snapshot
-from sf_healer.core.facts import Condition
+from sf_healer.core.facts import Condition, gone
 from sf_healer.core.identity import REMEMBER_GONE_SECONDS, JobIndex
 from sf_healer.core.partitioning import partition_of
 from tests.core.strategies import T0, a_fact
@@ -113,3 +114,48 @@ async def test_a_job_that_a_list_shows_under_an_earlier_date_is_told_as_the_one_
     await told.tell_owned()
     assert [entry.fact.uid for entry in log.told[:-1]] == ["after"]
     assert log.told[-1] == Snapshot(25, (("stf/a", "after"),))
+
+
+async def test_of_a_list_that_a_report_asked_for_only_what_it_has_changed_is_told():
+    log = Log()
+    told = Census(JobIndex(), log, partitions=1)
+    await told.take_listing(JOBS, 15, now=T0)
+    await told.tell_owned()
+    log.told.clear()
+    await told.take_listing(JOBS, 16, now=T0, only_changes=True)
+    await told.tell_owned()
+    assert log.told == []
+    changed = msgspec.structs.replace(JOBS[0], resource_version=17)
+    new = a_fact("stf/new", uid="new", resource_version=17)
+    await told.take_listing([changed, *JOBS[2:], new], 18, now=T0, only_changes=True)
+    await told.tell_owned()
+    assert [entry.fact for entry in log.told] == [changed, new, gone(JOBS[1], 18)]
+    await told.tell_owned()
+    assert len(log.told) == 3
+
+
+async def test_what_a_list_has_changed_is_told_again_with_all_the_rest_if_it_may_not_have_arrived():
+    log = Log()
+    told = Census(JobIndex(), log, partitions=1)
+    await told.take_listing(JOBS[:1], 15, now=T0)
+    await told.tell_owned()
+    await told.take_listing(JOBS[:2], 16, now=T0, only_changes=True)
+    told.forget_told()
+    log.told.clear()
+    await told.tell_owned()
+    assert [entry.fact for entry in log.told[:-1]] == JOBS[:2]
+    assert isinstance(log.told[-1], Snapshot)
+
+
+async def test_a_partition_assigned_after_a_list_that_a_report_asked_for_is_told_all():
+    log = Log(partition=0)
+    told = Census(JobIndex(), log, partitions=PARTITIONS)
+    await told.take_listing(JOBS[:20], 15, now=T0)
+    await told.tell_owned()
+    await told.take_listing(JOBS, 16, now=T0, only_changes=True)
+    log.partition = 1
+    log.told.clear()
+    await told.tell_owned()
+    ours = {job.key for job in JOBS if partition_of(job.key, PARTITIONS) == 1}
+    assert {entry.fact.key for entry in log.told[:-1]} == ours
+    assert isinstance(log.told[-1], Snapshot)

@@ -6,9 +6,19 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from agents.forwarding import GATHER_SECONDS, MOST_REJECTED, RECORD_BYTES, Addressed, Appended, Forwarding, within_limit
+from agents.forwarding import (
+    GATHER_SECONDS,
+    MOST_REJECTED,
+    RECORD_BYTES,
+    Addressed,
+    Appended,
+    Forwarding,
+    Looked,
+    within_limit,
+)
 from sf_healer.core import evidence, policy
 from sf_healer.core.combine import Ignored
+from sf_healer.core.events import Report
 from sf_healer.core.evidence import Bundle, Fact, Mark
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.forwarder import Forwarder
@@ -50,7 +60,8 @@ class Broker:
         self.log: list[Any] = []
         self.names: object = None
         self.appends = 0
-        self.look: Callable[[], None] | None = None
+        self.look: Callable[[], Looked | None] = lambda: None
+        self.looked_for: list[str] = []
         self.buried: list[Any] = []
 
     def clock(self) -> float:
@@ -84,10 +95,9 @@ class Broker:
         assert batch.partition == 0
         self.buried += rejected
 
-    async def look_again(self) -> bool:
-        if self.look is not None:
-            self.look()
-        return self.look is not None
+    async def look_again(self, reports: Sequence[Report]) -> Looked:
+        self.looked_for += [report.producer for report in reports]
+        return self.look() or Looked.LISTED
 
     def take_assumed(self) -> list[JobFact]:
         return self.names.take_new() if isinstance(self.names, ConventionIndex) else []
@@ -636,3 +646,63 @@ async def test_a_name_that_nobody_knows_is_buried_and_the_rest_is_told() -> None
     assert [reject.record.offset for reject in broker.buried] == [2]
     assert [beat.offset for beat in broker.bundles()[0].beats] == [1]
     assert (combined.folded, len(combined.rejected)) == (2, 1)
+
+
+async def test_what_names_nobody_is_kept_while_the_jobs_cannot_be_listed_and_then_told() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+    names = forwarding.forwarder._combiner._names
+    assert isinstance(names, JobIndex)
+    known, tries = names.facts()[0], 0
+
+    def away_for_three_tries() -> Looked:
+        nonlocal tries
+        tries += 1
+        assert (broker.bundles(), broker.buried) == ([], [])
+        if tries <= 3:
+            return Looked.AWAY
+        names.put(msgspec.structs.replace(known, key="stf/b", uid="v", producer_id="new"), now=2.0)
+        return Looked.LISTED
+
+    broker.look = away_for_three_tries
+    combined = await forwarding.forward(Batch(0, [*reports(0).records, *reports(1, producer="new").records]))
+
+    assert broker.looked_for == ["new"] * 4
+    assert [(beat.key, beat.offset) for beat in broker.bundles()[0].beats] == [("stf/a", 0), ("stf/b", 1)]
+    assert (combined.folded, broker.buried) == (2, [])
+
+
+async def test_what_waited_for_a_list_is_dated_not_later_than_when_it_was_read() -> None:
+    """Its producer's clock is fast, and it waited for an hour: it must not outrank what is said in that hour."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 10
+    names = forwarding.forwarder._combiner._names
+    assert isinstance(names, JobIndex)
+    known, read_at = names.facts()[0], broker.time()
+
+    def an_hour_later() -> None:
+        broker.log += [None] * 3600  # a second each
+        forwarding.forwarder.acknowledged(0, appended_at=broker.time(), sent_at=broker.clock())
+        names.put(msgspec.structs.replace(known, key="stf/b", uid="v", producer_id="new"), now=2.0)
+
+    broker.look = an_hour_later
+    await forwarding.forward(reports(0, producer="new", at=read_at + 7200.0))
+
+    assert broker.bundles()[0].beats[0].source_at <= read_at + 2.0
+
+
+async def test_what_waits_for_a_list_is_ignored_once_its_topic_is_no_more() -> None:
+    broker = Broker()
+    forwarding = await far_behind(broker)
+    batch = reports(0, 1, producer="who")
+
+    def made_anew() -> Looked:
+        batch.is_gone = True
+        return Looked.AWAY
+
+    broker.look = made_anew
+    combined = await forwarding.forward(batch)
+
+    assert (broker.looked_for, broker.bundles(), broker.buried) == (["who", "who"], [], [])
+    assert combined.ignored == {Ignored.TOPIC_GONE: 2}

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+import structlog
 from aiokafka.errors import NotEnoughReplicasError
 
-from agents import inventory
+from agents import inventory, looking
+from agents.forwarding import Looked
+from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import ApiFailure, Change, Failure, Listing
 from sf_healer.app import settings
 from sf_healer.core import steps
 from sf_healer.core.commands import Command, Grounds
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.evidence import Fact, Snapshot, SnapshotPart, decode, encode
 from sf_healer.core.facts import JobFact, gone
 from sf_healer.core.groups import Neighbours
@@ -35,13 +39,17 @@ class ScriptedCluster:
         self.jobs = list(jobs)
         self.version = 100
         self.api_at = 0.0
-        self.listings = 0
+        self.listings = self.asked = 0
+        self.may_list = threading.Event()
+        self.may_list.set()
         self.failures: list[ApiFailure] = []
         self.watches: list[threading.Event] = []
         self._changes: list[Change | ApiFailure] = []
         self._news = threading.Condition()
 
     def list_jobs(self) -> Listing | ApiFailure:
+        self.asked += 1
+        self.may_list.wait(WAIT_SECONDS)
         if self.failures:
             return self.failures.pop(0)
         self.listings += 1
@@ -71,8 +79,26 @@ class ScriptedCluster:
 @pytest.fixture
 def edge(monkeypatch):
     monkeypatch.setattr(inventory, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(looking, "LOOK_AGAIN_EVERY_SECONDS", 0.1)
     with edges() as around:
+        monkeypatch.setattr(inventory, "_inventory", inventory._Inventory(around.names))
         yield around
+
+
+@pytest.fixture
+def logged():
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+def looks_failed() -> float:
+    return metrics.LOOKS_FAILED.collect()[0].samples[0].value
+
+
+async def look_again(partition: int) -> Looked:
+    """Ask for the Job of a partition as a report of it does."""
+    known = job(partition)
+    return await inventory.look_again([Report(Kind.LOADING, known.producer_id, known.queue_id)])
 
 
 @pytest.fixture
@@ -281,20 +307,85 @@ async def test_a_cluster_that_does_not_answer_is_a_problem_until_it_does_again(e
     assert cluster.failures == []
 
 
-async def test_an_unknown_name_brings_one_fresh_list_within_ten_seconds(edge, following, monkeypatch):
-    monkeypatch.setattr(inventory, "LOOK_AGAIN_LIMIT_SECONDS", WAIT_SECONDS)
+async def test_an_unknown_name_brings_a_fresh_list(edge, following):
     cluster = following(ScriptedCluster(job(OURS)))
     await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
     cluster.jobs.append(job(THEIRS))
-    assert await inventory.look_again() is True
+    assert await look_again(THEIRS) is Looked.LISTED
     assert cluster.listings == 2
     assert edge.names.get(key_on(THEIRS)) is not None
-    assert await inventory.look_again() is False
+
+
+async def test_a_name_that_a_list_did_not_bring_brings_no_other_list(following):
+    cluster = following(ScriptedCluster(job(OURS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    assert await look_again(THEIRS) is Looked.LISTED
+    assert await look_again(THEIRS) is Looked.LISTED
     assert cluster.listings == 2
 
 
-async def test_a_list_that_does_not_come_is_not_waited_for_long(edge):
-    assert await inventory.look_again() is False
+async def test_a_list_that_is_slow_is_waited_for(edge, following):
+    cluster = following(ScriptedCluster(job(OURS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    cluster.may_list.clear()
+    askers = [asyncio.create_task(look_again(THEIRS)) for _ in range(2)]
+
+    async def is_asked() -> bool:
+        return cluster.asked == 2
+
+    await until_async(is_asked, "a list", seconds=WAIT_SECONDS)
+    later = asyncio.create_task(look_again(THEIRS))  # of another source partition, while the list is on its way
+    await asyncio.sleep(0)
+    cluster.jobs.append(job(THEIRS))
+    cluster.may_list.set()
+    assert await asyncio.gather(*askers, later) == [Looked.LISTED] * 3
+    assert edge.names.get(key_on(THEIRS)) is not None
+    assert cluster.listings == 2
+
+
+async def test_a_list_that_a_report_asked_for_tells_what_it_has_changed_and_nothing_else(edge, following):
+    edge.own(OURS)
+    cluster = following(ScriptedCluster(job(OURS)))
+    await until_snapshots(edge, 1)
+    keys = (f"stf/new-{number}" for number in itertools.count())
+    key = next(key for key in keys if partition_of(key, settings.partitions) == OURS)
+    new = a_fact(key, uid="new", producer_id="loader__new", resource_version=150)
+    cluster.jobs, cluster.version = [new], 200
+    report = Report(Kind.LOADING, "loader__new", "")
+    assert await inventory.look_again([report]) is Looked.LISTED
+    await until_facts(edge, 3)
+    assert facts(edge)[1:] == [(OURS, new), (OURS, gone(job(OURS), 200))]
+    assert len(snapshots(edge)) == 1
+
+
+async def test_while_the_jobs_cannot_be_listed_reports_wait_and_that_is_said_once(following, logged):
+    cluster = following(ScriptedCluster(job(OURS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    assert not inventory.reports_wait()
+    away = ApiFailure(Failure.UNREACHABLE, 0, "connection refused")
+    cluster.failures = [away] * 3
+    failed = looks_failed()
+
+    async def keep_asking() -> Looked:
+        while (looked := await look_again(THEIRS)) is Looked.AWAY:
+            assert inventory.problems() == ["the Jobs of namespace stf cannot be listed: connection refused"]
+        return looked
+
+    asker = asyncio.create_task(keep_asking())
+
+    async def is_said() -> bool:
+        return any("wait for that" in problem for problem in inventory.problems())
+
+    await until_async(is_said, "the reports to be said to wait", seconds=WAIT_SECONDS)
+    assert inventory.reports_wait()
+    cluster.jobs.append(job(THEIRS))
+    assert await asyncio.wait_for(asker, WAIT_SECONDS) is Looked.LISTED
+    assert (cluster.failures, inventory.reports_wait()) == ([], False)
+    assert looks_failed() == failed + 3
+    assert [entry["event"] for entry in logged if entry["event"].startswith("reports_")] == [
+        "reports_wait",
+        "reports_go_on",
+    ]
 
 
 async def test_what_a_broker_did_not_acknowledge_is_told_again(edge, following, monkeypatch):

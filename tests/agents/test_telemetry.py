@@ -295,36 +295,32 @@ async def test_a_batch_of_nothing_but_garbage_is_acknowledged_when_it_is_buried(
 
 
 class Lister:
-    """Answers the wish for a fresh list as the inventory does, and counts the wishes."""
+    """Makes the lists that reports ask for, and counts them; some fail, the rest bring these Jobs."""
 
-    def __init__(self, edge, facts=()):
-        self._census = inventory._inventory
+    def __init__(self, edge, facts=(), *, failures=0):
+        self._looks = inventory._inventory.looks
+        self._looks._wake = self._list
         self._edge = edge
         self._facts = facts
+        self._failures = failures
         self.asked = 0
-        self._task = asyncio.create_task(self._answer())
 
-    async def _answer(self):
-        while True:
-            await until_async(self._is_asked, "a wish", seconds=60)
-            self.asked += 1
-            self._census.stop_watching.clear()
-            for fact in self._facts:
-                self._edge.names.put(fact, now=BROKER_EPOCH)
-            self._census.listing_done.set()
-
-    async def _is_asked(self):
-        return self._census.stop_watching.is_set()
-
-    def stop(self):
-        self._task.cancel()
+    def _list(self):
+        self.asked += 1
+        self._looks.begin()
+        if self.asked <= self._failures:
+            assert self._edge.producer.telling() == self._edge.producer.to(DEAD_LETTERS) == []
+            self._looks.failed()
+            return
+        for fact in self._facts:
+            self._edge.names.put(fact, now=BROKER_EPOCH)
+        self._looks.listed()
 
 
 async def test_an_unknown_name_asks_for_one_fresh_list_and_is_then_buried_once(edge, agent):
     lister = Lister(edge)
     await agent.take(reports([STRANGER, LOADING, STRANGER]))
-    await agent.take(reports([STRANGER], first_offset=3))  # within ten seconds: not another list
-    lister.stop()
+    await agent.take(reports([STRANGER], first_offset=3))  # not another list: it is a stranger
     assert lister.asked == 1
     assert dead_letters(edge) == ["unresolved_unknown_producer"] * 3
     assert [record.headers["sf-healer-source-offset"] for record in edge.producer.to(DEAD_LETTERS)] == [
@@ -337,17 +333,24 @@ async def test_an_unknown_name_asks_for_one_fresh_list_and_is_then_buried_once(e
 
 async def test_a_job_that_the_fresh_list_shows_is_named_and_nothing_is_buried(edge, agent):
     new = a_fact("stf/new", uid="u9", queue_id="q-of-nobody", producer_id="loader__nobody")
-    lister = Lister(edge, [new])
+    Lister(edge, [new])
     await agent.take(reports([STRANGER]))
-    lister.stop()
     assert edge.producer.to(DEAD_LETTERS) == []
     assert [beat.key for _, bundle in edge.producer.evidence() for beat in bundle.beats] == ["stf/new"]
+
+
+async def test_while_the_jobs_cannot_be_listed_a_batch_that_names_nobody_is_kept_whole(edge, agent):
+    new = a_fact("stf/new", uid="u9", queue_id="q-of-nobody", producer_id="loader__nobody")
+    lister = Lister(edge, [new], failures=3)
+    await agent.take(reports([LOADING, STRANGER]))
+    assert lister.asked == 4
+    assert edge.producer.to(DEAD_LETTERS) == []
+    assert {beat.key for _, bundle in edge.producer.evidence() for beat in bundle.beats} == {JOB, "stf/new"}
 
 
 async def test_garbage_asks_for_no_list(edge, agent):
     lister = Lister(edge)
     await agent.take(reports([b"{", None]))
-    lister.stop()
     assert lister.asked == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from agents import inventory, sweeper, telemetry, watchdog
 from agents.watchdog import StalledError, Watch, _of_detector, _partitions, watch_until_stalled
 from sf_healer.adapters import metrics
 from sf_healer.app import detector, settings
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.progress import STALLED_AFTER_SECONDS, Progress
 from sf_healer.topics import EVIDENCE, STEPS
 from tables import jobs
@@ -128,6 +130,28 @@ async def test_reports_wait_for_the_first_list_and_evidence_does_not(looking):
     standing(looking.edge, REPORTS, 5, 9)
     standing(looking.edge, LOG, 5, 9)
     assert await looking.stand_still() == [f"{EVIDENCE} 3 has not moved for 61 s"]
+
+
+async def test_reports_that_wait_for_a_list_are_nobodys_stall_and_evidence_and_marks_go_on(looking, monkeypatch):
+    """The API server is away for an hour: a worker that ends for it would mend nothing, and end again."""
+    standing(looking.edge, REPORTS, 5, 9)
+    monkeypatch.setattr(inventory._inventory.looks, "_wake", lambda: None)
+    asker = asyncio.create_task(inventory.look_again([Report(Kind.LOADING, "loader__new", "")]))
+    await asyncio.sleep(0)
+    await looking.look()
+    for _ in range(60):
+        telemetry.marks_tried += 1
+        assert await looking.look(60.0) == []
+    standing(looking.edge, LOG, 5, 9)
+    telemetry.marks_tried += 1
+    await looking.look()
+    told = await looking.look(STALLED_AFTER_SECONDS + 1.0)
+    assert told == [f"{EVIDENCE} 3 has not moved for 61 s", "the making of marks has not moved for 61 s"]
+    inventory._inventory.looks.begin()
+    inventory._inventory.looks.listed()
+    await asker
+    await looking.look()
+    assert f"{REPORTS.topic} 0 has not moved for 61 s" in await looking.look(STALLED_AFTER_SECONDS + 1.0)
 
 
 async def test_marks_that_are_not_made_any_more_are_named(looking):

@@ -299,7 +299,7 @@ def test_reports_tried_again_once_their_jobs_are_known_come_to_what_they_come_to
     combiner.gather_unresolved(gathered, marks=SourceMarks())
     assert _bundles(gathered) == _bundles(expected)
     assert (gathered.reports, gathered.ignored) == (expected.reports, expected.ignored)
-    assert gathered.names_nobody() is expected.names_nobody() is False
+    assert gathered.unresolved() == expected.unresolved() == []
 
 
 def _gather(batches):

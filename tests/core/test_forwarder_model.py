@@ -21,7 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from agents.forwarding import IDENTITY_AGE_SECONDS, Addressed, Appended, Forwarding
+from agents.forwarding import IDENTITY_AGE_SECONDS, Addressed, Appended, Forwarding, Looked
 from sf_healer.core import evidence
 from sf_healer.core.evidence import Bundle, Mark
 from sf_healer.core.forwarder import Forwarder
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 
     from sf_healer.core.combine import Rejected
+    from sf_healer.core.events import Report as Said
 
 EVIDENCE_PARTITIONS = 2
 EVIDENCE = range(EVIDENCE_PARTITIONS)
@@ -48,6 +49,9 @@ KEYS = [
 ]
 
 
+#: So many of them are known to a worker that starts; it learns of the others by a list, if one can be made.
+KNOWN_AT_FIRST = 1
+
 #: By how much the clock of each Job's producer is wrong, in seconds.
 CLOCK_ERRORS = [0.0, 3600.0, -3600.0]
 
@@ -61,6 +65,7 @@ class Everyday(Enum):
     BEGIN_MARK = "a worker begins a mark"
     ACT = "the broker acts"
     ANSWER = "an answer arrives"
+    CLUSTER = "the cluster goes away, or comes back"
 
 
 #: Most of life is waiting for answers.
@@ -221,11 +226,10 @@ class Worker:
         self._model = model
         self._booted_at = booted_at
         self._identity: tuple[float, Identity] | None = None
-        names = JobIndex()
-        for number, key in enumerate(KEYS):
-            names.put(a_fact(key, uid=key, queue_id="", producer_id=f"p{number}"), now=T0)
+        self.names = JobIndex()
+        self._learn(KNOWN_AT_FIRST)
         self.forwarding = Forwarding(
-            Forwarder(names, partitions=EVIDENCE_PARTITIONS),
+            Forwarder(self.names, partitions=EVIDENCE_PARTITIONS),
             self,
             mark_interval_seconds=MARK_INTERVAL_SECONDS,
             far_behind_records=1,
@@ -237,6 +241,11 @@ class Worker:
         self.mark: Running | None = None
         self.resets: set[int] = set()
         self.told: set[int] = set()  # of the resets, with the claims that are under way
+
+    def _learn(self, jobs: int) -> None:
+        """Know the first so many Jobs."""
+        for number, key in enumerate(KEYS[:jobs]):
+            self.names.put(a_fact(key, uid=key, queue_id="", producer_id=f"p{number}"), now=T0)
 
     # ---- the ports of forwarding
 
@@ -285,8 +294,17 @@ class Worker:
     async def bury(self, batch: Delivery, rejected: Sequence[Rejected]) -> None:
         raise AssertionError((batch, rejected))
 
-    async def look_again(self) -> bool:
-        return False
+    async def look_again(self, reports: Sequence[Said]) -> Looked:
+        """Know all Jobs from when the cluster acts, if it is not away then; what it answers comes later, or never."""
+        assert {report.producer for report in reports} <= {f"p{number}" for number in range(len(KEYS))}
+
+        def listed() -> Looked:
+            if self._model.cluster_is_away:
+                return Looked.AWAY
+            self._learn(len(KEYS))
+            return Looked.LISTED
+
+        return await Question([listed], lambda found: found[0])
 
     def take_assumed(self) -> list[Any]:
         return []
@@ -329,6 +347,7 @@ class Model(RuleBasedStateMachine):
     def begin(self) -> None:
         self.now = T0
         self.slowest_append = 0.0
+        self.cluster_is_away = True
         self.topic = Topic("topic-1", created_at=T0, partitions=self.partitions)
         self.topics = [self.topic]
         self.committed: dict[int, tuple[Topic, int]] = {}
@@ -471,6 +490,8 @@ class Model(RuleBasedStateMachine):
                     self._act(number)
                 case Everyday.ANSWER:
                     self._answer(number)
+                case Everyday.CLUSTER:
+                    self.cluster_is_away = not self.cluster_is_away
 
     def a_report_arrives(self, number: int) -> None:
         source, key = number % self.topic.partitions, number % len(KEYS)
@@ -637,6 +658,7 @@ class Model(RuleBasedStateMachine):
             self._finish(worker, in_hand.running)
 
     def _finish(self, worker: Worker, running: Running | None) -> None:
+        self.cluster_is_away = False  # else what waits for it would wait for ever
         while running is not None and running.question is not None and worker in self.workers:
             running.question.act(parts=100)
             self._tell(worker, running)

@@ -75,7 +75,6 @@ class Path:
 
     async def __aenter__(self) -> Self:
         self.edge = self._stack.enter_context(edges())
-        inventory.LOOK_AGAIN_LIMIT_SECONDS = 0.0
         self.edge.own(*range(settings.partitions))
         if self._by_convention:
             inventory.names = ConventionIndex("stf")

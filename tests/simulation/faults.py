@@ -45,6 +45,7 @@ class Faults(msgspec.Struct, kw_only=True):
     # -- cluster
     api_chance: float = 0.0
     api_outages: float = 0.0
+    api_outages_of_one: float = 0.0  # one worker cannot reach it, the others can
     watch_breaks: float = 0.0
     create_refused: float = 0.0
     admission_policies: float = 0.0  # each refuses creates for a while
@@ -97,6 +98,7 @@ _FULL = {
     "storms": (0.5, 1.5),
     "api_chance": (0.02, 0.3),
     "api_outages": (0.5, 3.0),
+    "api_outages_of_one": (0.5, 3.0),
     "watch_breaks": (1.0, 6.0),
     "create_refused": (0.05, 0.5),
     "admission_policies": (0.3, 1.5),

@@ -242,12 +242,13 @@ class Kube:
         self._watches = [each for each in self._watches if each.process.alive and not each.broken]
         self._watches.append(watch)
 
-    def break_watches(self) -> None:
-        """End all watches: the version they follow is no longer kept."""
-        for watch in self._watches:
+    def break_watches(self, of: Process | None = None) -> None:
+        """End all watches, or those of one process: the version they follow is no longer kept."""
+        broken = [watch for watch in self._watches if of in {None, watch.process}]
+        for watch in broken:
             watch.broken = True
             self._scheduler.after(self._rng.uniform(0.1, 30.0), watch.deliver, None, owner=watch.process)
-        self._watches = []
+        self._watches = [watch for watch in self._watches if not watch.broken]
 
     def pods_of(self, name: str, uid: str) -> list[Pod]:
         """Give the pods of one incarnation, or of all."""

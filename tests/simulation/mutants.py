@@ -13,6 +13,7 @@ import msgspec
 
 from agents import cluster_steps
 from agents.forwarding import Addressed
+from agents.looking import Looks
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.core import actions, admission, partition, state, verdicts
 from sf_healer.core.actions import Action, Move
@@ -209,6 +210,11 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
         return self.seeds, None
 
 
+def _nobody_is_there(looks: Looks) -> None:
+    """Take a list that failed for one that brought nobody new, as who waits for none does."""
+    looks.listed()
+
+
 class Unminded(Partition):
     """Takes what is stored for what today's checkpoint would have stored, though other policies held then."""
 
@@ -312,6 +318,19 @@ MUTANTS = (
         patched=lambda: patch.object(Gaps, "silence", _as_if_nothing_were_lost),
         faults=Faults(telemetry_outages=8.0, topic_anew=20.0, outages=12.0, slow_batches=6.0),
         ignored=_FOLDS,
+    ),
+    Mutant(
+        name="a list that failed says that whoever is not known is a stranger",
+        shows=frozenset({"buried"}),
+        patched=lambda: patch.object(Looks, "failed", _nobody_is_there),
+        faults=Faults(api_outages_of_one=6.0, api_outages=2.0),
+    ),
+    Mutant(
+        name="who cannot see the cluster buries what a new Job says, and marks all the same",
+        shows=frozenset({"false verdict", "forgotten"}),
+        patched=lambda: patch.object(Looks, "failed", _nobody_is_there),
+        faults=Faults(api_outages_of_one=12.0),
+        ignored=frozenset({"buried"}),
     ),
     Mutant(
         name="last-seen is stored as it is, not as the end of its checkpoint",

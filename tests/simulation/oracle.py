@@ -147,7 +147,7 @@ class Oracle:
         self._marked: dict[int, float] = {}  # when a mark last spoke of a source
         self._told: dict[tuple[int, str, int], int] = {}
         self._before_anew: dict[tuple[int, str, int], int] = {}  # as _told, when the source started over
-        self._said_at: dict[tuple[int, int], Said] = {}
+        self._said_at: dict[tuple[int, int], tuple[Incarnation, Said]] = {}
         self._holds: dict[str, int] = {}
         self._told_to_stop: dict[tuple[str, int, int], None] = {}
         self._pauses: dict[str, Pause] = {}
@@ -223,7 +223,7 @@ class Oracle:
     # ---- the source
 
     def landed(self, incarnation: Incarnation, said: Said, place: Place) -> None:
-        self._said_at[place[1], said.offset] = said
+        self._said_at[place[1], said.offset] = incarnation, said
         now, bounds_within = self._scheduler.now, 3 * self._mark_interval
         followed = now - self._marked.get(place[1], 0.0) < bounds_within < now - incarnation.created
         if said.clock < incarnation.created + 2.0 and not followed:
@@ -778,10 +778,15 @@ class Oracle:
     def buried(self, batch: Any, rejected: Sequence[Rejected]) -> None:
         for reject in rejected:
             self.counts["dead letters"] += 1
-            said = self._said_at.get((batch.partition, reject.record.offset))
-            if said is not None and reject.reason != "not_evidence":
-                said.doubtful = said.buried = True
-                self.counts["reports buried"] += 1
+            known = self._said_at.get((batch.partition, reject.record.offset))
+            if known is None or reject.reason == "not_evidence":
+                continue
+            incarnation, said = known
+            if reject.names_nobody and incarnation.managed and incarnation.gone is None:
+                # It was there when the report was read, and is: a list that began in between has it.
+                self.fail("buried", f"{said.kind.name} of {incarnation.key} ({incarnation.uid}), offset {said.offset}")
+            said.doubtful = said.buried = True
+            self.counts["reports buried"] += 1
 
     def read(self, worker: Any, actuator: Actuator, record: Record) -> None:
         """A worker read a record of the steps log."""

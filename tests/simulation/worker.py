@@ -15,8 +15,9 @@ from aiokafka.errors import KafkaError
 from agents import folding
 from agents.batches import Inbox, side_by_side
 from agents.census import Census
-from agents.forwarding import Addressed, Appended, Forwarding, SourceBatch
+from agents.forwarding import Addressed, Appended, Forwarding, Looked, SourceBatch
 from agents.journal import Journal, copy_of_command, copy_of_pause
+from agents.looking import Looks
 from sf_healer import topics
 from sf_healer.adapters.cluster import ApiFailure
 from sf_healer.core import commands, evidence, steps, stop_commands
@@ -24,6 +25,7 @@ from sf_healer.core.actuator import Actuator
 from sf_healer.core.changelog import InOrder, meta_key, meta_of, persisted_after, states_of, writes_of
 from sf_healer.core.combine import Rejected
 from sf_healer.core.commands import Command, Outcome
+from sf_healer.core.events import Report
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.groups import GroupLook, Neighbours, neighbours_of
@@ -45,7 +47,6 @@ _EVIDENCE_LIMIT = 100
 #: So little that a snapshot of two Jobs or three needs several records.
 _SNAPSHOT_BYTES = 200
 _LIST_RETRY_SECONDS = 2.0
-_LOOK_AGAIN_SECONDS = 5.0
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +230,8 @@ class Detector(App):
             far_behind_records=1,  # any backlog is gathered
         )
         self.source.on_reset = self._on_reset
+        self._changed = process.create_future()
+        self.looks = Looks(self.index, clock=self.clock, wake=lambda: process.answer(self._changed, None))
         self._first_list = process.create_future()
         self._identity: tuple[float, Identity] | None = None
 
@@ -328,31 +331,36 @@ class Detector(App):
     async def _census_loop(self) -> None:
         """List, tell, watch; begin again when the watch ends."""
         world, process = self.worker.world, self.process
+        is_asked_for = False
         while True:
             # Before the list: a watch goes on from the list's own version, however long its answer takes.
             self._changes: list[JobFact | None] = []
             self._changed = process.create_future()
             watch = Watch(process, self._deliver)
             world.kube.watch(watch)
-            if not await self._list():
-                watch.broken = True
+            if not await self._list(only_changes=is_asked_for):
+                watch.broken, is_asked_for = True, False
                 await process.sleep(_LIST_RETRY_SECONDS)
                 continue
             try:
-                await self._follow()
-            except KafkaError:
+                is_asked_for = await self._follow()
                 watch.broken = True
+            except KafkaError:
+                watch.broken, is_asked_for = True, False
                 self.census.forget_told()
                 await process.sleep(_LIST_RETRY_SECONDS)
 
-    async def _follow(self) -> None:
+    async def _follow(self) -> bool:
+        """Take in changes until the watch breaks, or a report asks for a fresh list: then True."""
         while True:
             await self.census.tell_owned()
             while self._changes:
                 fact = self._changes.pop(0)
                 if fact is None:
-                    return
+                    return False
                 await self.census.take_change(fact, now=self.worker.wall_clock())
+            if self.looks.is_due():
+                return True
             waiter = self._changed = self.process.create_future()
             self.process.scheduler.after(
                 self.worker.world.setup.mark_interval_seconds, self.process.answer, waiter, None, owner=self.process
@@ -363,14 +371,19 @@ class Detector(App):
         self._changes.append(fact)
         self.process.answer(self._changed, None)
 
-    async def _list(self) -> bool:
+    async def _list(self, *, only_changes: bool) -> bool:
         client = self.worker.client
+        self.looks.begin()
         listing = client.list_jobs()
         await self.process.sleep(min(client.answer_seconds, 10.0))
         if isinstance(listing, ApiFailure):
+            self.looks.failed()
             return False
         version, now = int(listing.jobs_version), self.worker.wall_clock()
-        await self.census.take_listing(listing.facts, version, now=now, api_at=listing.api_at)
+        await self.census.take_listing(
+            listing.facts, version, now=now, api_at=listing.api_at, only_changes=only_changes
+        )
+        self.looks.listed()
         if not self._first_list.done():
             self._first_list.set_result(None)
         return True
@@ -430,10 +443,8 @@ class Detector(App):
         self.worker.world.watch.buried(batch, reasons)
         await self.worker.send([Outgoing((topics.DEAD_LETTERS, 0), reject.reason.encode()) for reject in reasons])
 
-    async def look_again(self) -> bool:
-        if not self.census.may_look_again(now=self.clock()):
-            return False
-        return await self._list()
+    async def look_again(self, reports: Sequence[Report]) -> Looked:
+        return await self.looks.look(reports)
 
     def take_assumed(self) -> list[JobFact]:
         return []

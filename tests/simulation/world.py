@@ -285,6 +285,7 @@ class World:
             (faults.storms, self._storm),
             (faults.api_outages, self._api_outage),
             (faults.admission_policies, self._admission_policy),
+            (faults.api_outages_of_one, self._api_outage_of_one),
             (faults.watch_breaks, self._watch_breaks),
             (faults.dead_nodes, self._lose_node),
             (faults.pauses, self._pause),
@@ -560,7 +561,17 @@ class World:
         self.kube.break_watches()
         for worker in self.workers.values():
             if worker is not None:
-                worker.client.down_until = self._api_down_until
+                worker.client.down_until = max(worker.client.down_until, self._api_down_until)
+
+    def _api_outage_of_one(self) -> None:
+        """Cut one worker off from the API, until it is started anew at the latest."""
+        worker = self.workers[self._events.choice(sorted(self.workers))]
+        seconds = self._events.choice((10.0, 60.0, 300.0, 1200.0)) * self._events.uniform(0.5, 1.0)
+        if worker is None:
+            return
+        worker.client.down_until = max(worker.client.down_until, self.scheduler.now + seconds)
+        self.trace("kube", f"the API is away for {worker.process.name} for {seconds:.1f} s")
+        self.kube.break_watches(worker.process)
 
     def _admission_policy(self) -> None:
         """Refuse for a while what the healer creates, as a new policy would that old manifests do not meet."""
