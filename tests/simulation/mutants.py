@@ -326,13 +326,6 @@ MUTANTS = (
         faults=Faults(api_outages_of_one=6.0, api_outages=2.0),
     ),
     Mutant(
-        name="who cannot see the cluster buries what a new Job says, and marks all the same",
-        shows=frozenset({"false verdict", "forgotten"}),
-        patched=lambda: patch.object(Looks, "failed", _nobody_is_there),
-        faults=Faults(api_outages_of_one=12.0),
-        ignored=frozenset({"buried"}),
-    ),
-    Mutant(
         name="last-seen is stored as it is, not as the end of its checkpoint",
         shows=_VERDICTS,
         patched=lambda: patch.object(partition, "durable", _exact),
