@@ -126,6 +126,7 @@ class _Inventory:
         try:
             while not app.should_stop:
                 await self.census.tell_owned()
+                self.census.index.forget_gone(now=time.time())
                 if is_asked_for := self.looks.is_due():
                     break
                 change = await _next(changes, settings.mark_interval_seconds)

@@ -8,7 +8,8 @@ Rules (docs/decisions/0002):
 - A report without a producer speaks for every Job of its queue: a sign of life for all of them, an end or an
   error for none, unless the queue has one Job.
 - The naming rule `<sanitized queue_id>-<sanitized target>` may only select a Job that the index holds.
-- A Job that is gone is remembered for REMEMBER_GONE_SECONDS: its last words must not look like a stranger's.
+- A Job that is gone is remembered for REMEMBER_GONE_SECONDS: its last words must not look like a stranger's. Where
+  another Job has its producer id it stands back after LAST_WORDS_SECONDS: an end or an error would count for neither.
 """
 
 import re
@@ -24,6 +25,9 @@ from sf_healer.core.events import Kind, Report
 from sf_healer.core.facts import Condition, JobFact, PodState, gone, share_fact
 
 REMEMBER_GONE_SECONDS = 900.0
+#: A Job that was deleted may be gone before its pod, whose last words must not be taken for those of the Job in its
+#: place. Kubernetes gives a pod 30 s, and what it says is read some time later.
+LAST_WORDS_SECONDS = 120.0
 #: Kinds that count for every Job of a queue when only the queue is named.
 SIGNS_OF_LIFE = frozenset({Kind.STARTED, Kind.LOADING})
 _CACHED_NAMES = 200_000
@@ -85,6 +89,7 @@ class JobIndex:
         self.version = 0
         self._facts: dict[str, JobFact] = {}
         self._gone_at: dict[str, float] = {}
+        self._silent: set[str] = set()  # of those that are gone, who has said the last words
         self._by_producer = _Holders()
         self._by_folded_producer = _Holders()
         self._by_queue = _Holders()
@@ -112,8 +117,9 @@ class JobIndex:
         self._facts[fact.key] = share_fact(fact, sys.intern(fact.key))
         if fact.condition is Condition.GONE:
             self._gone_at.setdefault(fact.key, now)
-        else:
-            self._gone_at.pop(fact.key, None)
+        elif self._gone_at.pop(fact.key, None) is not None and fact.key in self._silent:
+            self._silent.discard(fact.key)
+            self._names_changed()
         if (None if known is None else _names_of(known)) == _names_of(fact):
             return  # the names that are kept mean what they did, whatever else has become of the Job
         if known is not None:
@@ -147,10 +153,19 @@ class JobIndex:
                 self.put(gone(fact, version), now=now)
 
     def forget_gone(self, *, now: float) -> None:
-        """Drop the Jobs that have been gone for longer than REMEMBER_GONE_SECONDS."""
-        for key in [key for key, at in self._gone_at.items() if now - at > REMEMBER_GONE_SECONDS]:
+        """Drop the Jobs that have been gone for longer than REMEMBER_GONE_SECONDS; to be called every now and then.
+
+        Those gone for longer than LAST_WORDS_SECONDS leave a name that they share to the others.
+        """
+        silent = [key for key, at in self._gone_at.items() if now - at > LAST_WORDS_SECONDS]
+        for key in [key for key in silent if key not in self._silent]:
+            self._silent.add(key)
+            if len(self._by_producer.get(self._facts[key].producer_id)) > 1:
+                self._names_changed()
+        for key in [key for key in silent if now - self._gone_at[key] > REMEMBER_GONE_SECONDS]:
             self._forget_names(self._facts.pop(key))
             del self._gone_at[key]
+            self._silent.discard(key)
             self._names_changed()
 
     def resolve(self, report: Report) -> Resolution:
@@ -175,6 +190,7 @@ class JobIndex:
         if not keys:
             return self._by_convention(report)
         if len(keys) > 1:
+            keys = keys - self._silent or keys
             keys = keys & self._queue(report.queue_id) or keys
         return Resolved(tuple(sorted(keys)), shared=len(keys) > 1)
 

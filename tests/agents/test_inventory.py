@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -21,6 +22,7 @@ from sf_healer.core.events import Kind, Report
 from sf_healer.core.evidence import Fact, Snapshot, SnapshotPart, decode, encode
 from sf_healer.core.facts import JobFact, gone
 from sf_healer.core.groups import Neighbours
+from sf_healer.core.identity import REMEMBER_GONE_SECONDS
 from sf_healer.core.partitioning import partition_of
 from sf_healer.topics import EVIDENCE, STEPS
 from tables import policies
@@ -264,6 +266,25 @@ async def test_a_job_that_is_gone_is_told_and_left_out_of_the_next_snapshot(edge
     await until_snapshots(edge, 2)
     assert facts(edge)[1][1].condition == "gone"
     assert snapshots(edge)[-1] == (OURS, Snapshot(600, ()))
+
+
+async def test_a_job_that_is_gone_is_forgotten_in_time_though_no_list_is_made(edge, following, monkeypatch):
+    cluster = following(ScriptedCluster(job(OURS)))
+    await asyncio.wait_for(inventory.first_list.wait(), WAIT_SECONDS)
+    cluster.tell(Change(gone(job(OURS), 550)))
+
+    async def is_gone() -> bool:
+        return edge.names.is_gone(key_on(OURS))
+
+    await until_async(is_gone, "the Job to be gone", seconds=WAIT_SECONDS)
+    now = time.time()
+    monkeypatch.setattr(inventory.time, "time", lambda: now + REMEMBER_GONE_SECONDS + 5.0)
+
+    async def is_forgotten() -> bool:
+        return edge.names.get(key_on(OURS)) is None
+
+    await until_async(is_forgotten, "the Job to be forgotten", seconds=WAIT_SECONDS)
+    assert cluster.listings == 1
 
 
 async def test_a_watch_that_breaks_lists_again(edge, following):

@@ -9,6 +9,7 @@ from sf_healer.core import identity
 from sf_healer.core.events import Kind, Report
 from sf_healer.core.facts import Condition, PodState, gone
 from sf_healer.core.identity import (
+    LAST_WORDS_SECONDS,
     REMEMBER_GONE_SECONDS,
     ConventionIndex,
     JobIndex,
@@ -203,14 +204,16 @@ def test_names_that_are_kept_mean_what_they_mean_to_who_looks_afresh(puts):
     asked = [
         says(producer, queue) for producer in ("loader__A", "LOADER__a", "other__B", "") for queue in ("q", "r", "")
     ]
-    index = JobIndex()
+    index, now = JobIndex(), T0
     for number, (key, producer, queue, managed, condition, seconds) in enumerate(puts):
         names = {"producer_id": producer, "queue_id": queue, "managed": managed, "condition": condition}
-        index.put(a_fact(key, resource_version=number, **names), now=T0)
-        index.forget_gone(now=T0 + seconds)
+        index.put(a_fact(key, resource_version=number, **names), now=now)
+        now += seconds
+        index.forget_gone(now=now)
         fresh = JobIndex()
         for fact in index.facts():
-            fresh.put(fact, now=T0)
+            fresh.put(fact, now=index._gone_at.get(fact.key, now))
+        fresh.forget_gone(now=now)
         assert [index.resolve(report) for report in asked] == [fresh.resolve(report) for report in asked]
 
 
@@ -256,6 +259,53 @@ def test_a_job_that_is_gone_is_remembered_for_its_last_words_and_then_forgotten(
     assert isinstance(index.resolve(says("loader-producer__P4nTkv")), Unresolved)
     assert index.get(LOADER) is None
     assert [fact.key for fact in index.facts()] == [CONSUMER]
+
+
+RETRY = f"{LOADER}-retry"
+SHARED = says("loader-producer__P4nTkv", QUEUE)
+
+
+def test_a_job_that_is_gone_shares_its_name_with_the_one_in_its_place_no_longer_than_it_may_say_last_words():
+    index = an_index(PIPELINE[0], a_job(RETRY, "loader-producer__P4nTkv", uid="u2", created_at=T0 + 10))
+    assert index.resolve(SHARED).shared
+    index.put(gone(PIPELINE[0], 20), now=T0 + 20)
+    index.forget_gone(now=T0 + 20 + LAST_WORDS_SECONDS)
+    assert index.resolve(SHARED) == Resolved((LOADER, RETRY), shared=True)
+    version = index.version
+    index.forget_gone(now=T0 + 20 + LAST_WORDS_SECONDS + 1)
+    assert index.version != version
+    assert index.resolve(SHARED) == index.resolve(says("loader-producer__P4nTkv")) == Resolved((RETRY,))
+    version = index.version
+    index.forget_gone(now=T0 + 20 + LAST_WORDS_SECONDS + 2)
+    assert index.version == version
+
+
+def test_of_two_jobs_of_one_name_that_are_both_gone_neither_stands_back():
+    index = an_index(PIPELINE[0], a_job(RETRY, "loader-producer__P4nTkv", uid="u2", created_at=T0 + 10))
+    for job in index.facts():
+        index.put(gone(job, 20), now=T0)
+    index.forget_gone(now=T0 + LAST_WORDS_SECONDS + 1)
+    assert index.resolve(SHARED) == Resolved((LOADER, RETRY), shared=True)
+
+
+def test_a_job_that_comes_back_shares_its_name_again():
+    index = an_index(PIPELINE[0], a_job(RETRY, "loader-producer__P4nTkv", uid="u2", created_at=T0 + 10))
+    index.put(gone(PIPELINE[0], 20), now=T0)
+    index.forget_gone(now=T0 + LAST_WORDS_SECONDS + 1)
+    assert not index.resolve(SHARED).shared
+    index.put(a_job(LOADER, "loader-producer__P4nTkv", uid="u3", created_at=T0 + 200), now=T0 + 200)
+    assert index.resolve(SHARED) == Resolved((LOADER, RETRY), shared=True)
+    index.forget_gone(now=T0 + 900)
+    assert index.resolve(SHARED).shared
+
+
+def test_a_name_that_is_not_shared_means_what_it_did_when_its_job_has_said_its_last_words():
+    index = an_index(*PIPELINE)
+    index.put(gone(PIPELINE[0], 20), now=T0)
+    version = index.version
+    index.forget_gone(now=T0 + LAST_WORDS_SECONDS + 1)
+    assert index.version == version
+    assert index.resolve(SHARED) == Resolved((LOADER,))
 
 
 def test_being_told_again_that_a_job_is_gone_does_not_keep_it_longer():

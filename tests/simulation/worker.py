@@ -354,6 +354,7 @@ class Detector(App):
         """Take in changes until the watch breaks, or a report asks for a fresh list: then True."""
         while True:
             await self.census.tell_owned()
+            self.index.forget_gone(now=self.worker.wall_clock())
             while self._changes:
                 fact = self._changes.pop(0)
                 if fact is None:
