@@ -43,6 +43,8 @@ READY_SECONDS = 60.0
 HEALED_SECONDS = 60.0
 #: Then nothing more may be restarted for this long.
 QUIET_SECONDS = 5.0
+#: By its first line the file for another shell is known for one of ours.
+_OURS = "# Of a running `sf-healer demo`, which removes this file at its end."
 STOP_AFTER_SECONDS = 8.0
 POLL_SECONDS = 0.5
 WORKER_GRACE_SECONDS = 15.0
@@ -187,9 +189,8 @@ class Demo:
         (steady,) = (seen.name for seen in self.seen if seen.role.behaviour is Behaviour.HEALTHY)
         (pid,) = (pod.pid for pod in local.pods() if pod.job == steady)
         variables = self._ours | {"KUBECONFIG": self._ours["SF_HEALER_KUBECONFIG"], "STEADY_PID": str(pid)}
-        lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        lines = [_OURS, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
         programs = shlex.quote(str(Path(sys.executable).parent))
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join([*lines, f'export PATH={programs}:"$PATH"', ""]))
 
     def _wait_until_ready(self, worker: children.Process, log: Path) -> None:
@@ -286,8 +287,29 @@ class Demo:
         self.console.print(table)
 
 
+def may_replace(env_file: Path) -> bool:
+    """Say whether nothing is lost where a file is written anew: there is none, or an earlier demo left it behind."""
+    try:
+        with env_file.open("rb") as file:
+            return file.readline() == f"{_OURS}\n".encode()
+    except OSError:
+        return not os.path.lexists(env_file)
+
+
+def _try_to_write(env_file: Path) -> None:
+    """See that a file can be written, and leave none: who waits for it waits for what is in it. Raises DemoFailed."""
+    try:
+        env_file.parent.mkdir(parents=True, exist_ok=True)
+        env_file.touch()
+        env_file.unlink()
+    except OSError as problem:
+        raise DemoFailed(f"{env_file} cannot be written: {problem.strerror}") from None
+
+
 def run(*, keep: bool, env_file: Path | None = None) -> bool:
     """Run the demo on a terminal or into a pipe; returns whether it went as it should. Raises DemoFailed."""
+    if env_file is not None:
+        _try_to_write(env_file)
     console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="sf-healer-demo-") as directory:
         return Demo(console, Path(directory), env_file=env_file).run(keep=keep)

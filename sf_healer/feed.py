@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line
-from sf_healer.past import ago
+from sf_healer.past import NoTopicError, ago
 from sf_healer.settings import Settings
 
 # Above any broker's limit: what a broker refuses it shall refuse itself, and say so.
@@ -32,8 +32,8 @@ async def feed(settings: Settings, lines: Iterable[Line], *, topic: str, speed: 
 
     `speed` 1 is real time, 10 ten times faster, None as fast as it goes. Records keep their partition modulo
     the topic's partition count, and have neither key nor headers, as the platform sends them. Their timestamps are of
-    now: a broker would throw away at once what is older than the topic's retention. Raises CaptureError when
-    there is no such topic and for a record that the broker refused.
+    now: a broker would throw away at once what is older than the topic's retention. Raises NoTopicError, and
+    CaptureError for a record that the broker refused.
     """
     partitions = await _partition_count(settings, topic)
     async with kafka.producer(settings, linger_ms=_LINGER_MS, max_request_size=_LARGEST_RECORD_BYTES) as producer:
@@ -56,7 +56,7 @@ async def capture(
     """Record a topic from `since_seconds` ago on until `stop` is set or `limit` is reached; return the count.
 
     What was on the topic before is put into the order of its timestamps; what arrives meanwhile is written
-    as it arrives. Raises CaptureError when there is no such topic.
+    as it arrives. Raises NoTopicError.
     """
     places = [TopicPartition(topic, number) for number in range(await _partition_count(settings, topic))]
     async with kafka.consumer(settings) as consumer:
@@ -153,7 +153,7 @@ async def _partition_count(settings: Settings, topic: str) -> int:
     async with kafka.admin(settings) as admin:
         found = await admin.describe([topic], without_configs=[topic])
     if topic not in found:
-        raise CaptureError(f"topic {topic} does not exist")
+        raise NoTopicError(f"topic {topic} does not exist")
     return found[topic].partitions
 
 

@@ -2,23 +2,25 @@
 
 import asyncio
 import gzip
+import os
 import signal
 from pathlib import Path
 
 import click
 
 from sf_healer.adapters import kafka
-from sf_healer.captures import CaptureError, written
+from sf_healer.captures import written
 from sf_healer.cli import say, settings_for_a_command
-from sf_healer.commands.options import bootstrap_option, with_bootstrap
-from sf_healer.commands.shared import NumberRange
+from sf_healer.commands.options import bootstrap_option, topic_option, with_bootstrap
+from sf_healer.commands.shared import NumberRange, refuse_special
 from sf_healer.feed import capture
+from sf_healer.past import NoTopicError
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @bootstrap_option
-@click.option("--topic", help="Topic to record; else SF_HEALER_SOURCE_TOPIC.")
+@topic_option("Topic to record")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N records.")
 @click.option("--seconds", type=NumberRange(min=0, min_open=True), metavar="S", help="End after S seconds.")
 @click.option(
@@ -40,13 +42,18 @@ def command(
     force: bool,
 ) -> None:
     """Record a topic into FILE (.jsonl or .jsonl.gz) until Ctrl-C or a limit; `feed` and `replay` read it."""
-    if file.exists() and not force:
+    refuse_special(file)
+    if os.path.lexists(file) and not force:
         raise click.UsageError(f"{file} exists; --force overwrites it")
     settings = with_bootstrap(settings_for_a_command(), bootstrap)
     topic = topic or settings.source_topic
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        with gzip.open(unfinished, "wb") if file.suffix == ".gz" else unfinished.open("wb") as out:
+        opened = gzip.open(unfinished, "wb") if file.suffix == ".gz" else unfinished.open("wb")  # noqa: SIM115  closed below
+    except OSError as problem:
+        raise click.ClickException(f"{file} cannot be written: {problem.strerror}") from None
+    try:
+        with opened as out:
 
             async def record() -> int:
                 return await capture(
@@ -60,7 +67,7 @@ def command(
 
             count = asyncio.run(record())
         unfinished.replace(file)
-    except (CaptureError, kafka.BrokerRefusedError) as problem:
+    except (kafka.BrokerRefusedError, NoTopicError) as problem:
         raise click.ClickException(str(problem)) from problem
     finally:
         unfinished.unlink(missing_ok=True)

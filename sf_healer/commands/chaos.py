@@ -53,7 +53,10 @@ class Submitted(msgspec.Struct, frozen=True):
 @click.argument("files", nargs=-1, required=True, type=_FILE)
 def check(*, files: tuple[Path, ...]) -> ExitCode:
     """Hold FILES against a strict schema of Litmus' kinds and against its known traps; exit code 3 on a fault."""
-    found = [f"{file}: {each}" for file in files for document in _documents(file) for each in _faults_of(document)]
+    documents = [(file, document) for file in files for document in _documents(file)]
+    if not any(_is_of_litmus(document) for _, document in documents):
+        raise click.UsageError(f"there is nothing of Litmus in {_named(files)}")
+    found = [f"{file}: {each}" for file, document in documents for each in _faults_of(document)]
     for line in found:
         say(line)
     return ExitCode.NO if found else ExitCode.OK
@@ -90,7 +93,7 @@ def submit(
     submitted while another engine in the namespace has not ended.
     """
     settings = settings_for_a_command()
-    engines = [each for file in files for each in _engines_of(file)]
+    engines = _engines_in(files)
     seed = secrets.randbelow(2**32) if seed is None else seed
     say(f"seed {seed}")
     targets = Targets(lambda place: Cluster.connect(namespace=place, kubeconfig=settings.kubeconfig), seed)
@@ -135,7 +138,7 @@ def run_here(
         questions = LabQuestions(read(bindings_file))
     except BindingsError as problem:
         raise click.UsageError(str(problem)) from None
-    engines = [each for file in files for each in _engines_of(file)]
+    engines = _engines_in(files)
     seed = secrets.randbelow(2**32) if seed is None else seed
     say(f"seed {seed}")
     targets, done = Targets(questions.cluster, seed), list[Record]()
@@ -251,6 +254,24 @@ def _documents(file: Path) -> list[dict[str, Any]]:
             return [each for each in yaml.safe_load_all(stream) if isinstance(each, dict)]
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise click.ClickException(f"{file}: {problem}") from None
+    except RecursionError:
+        raise click.ClickException(f"{file}: it is nested too deep") from None
+
+
+def _is_of_litmus(document: Mapping[str, Any]) -> bool:
+    return document.get("apiVersion") == litmus.API_VERSION
+
+
+def _named(files: Sequence[Path]) -> str:
+    return ", ".join(map(str, files))
+
+
+def _engines_in(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Give the engines of all files; raises ClickException on a fault, UsageError where there are none."""
+    engines = [each for file in files for each in _engines_of(file)]
+    if not engines:
+        raise click.UsageError(f"there is no engine in {_named(files)}")
+    return engines
 
 
 def _engines_of(file: Path) -> Iterator[dict[str, Any]]:
@@ -263,7 +284,7 @@ def _engines_of(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _faults_of(document: Mapping[str, Any]) -> Iterator[str]:
-    if document.get("apiVersion") != litmus.API_VERSION:
+    if not _is_of_litmus(document):
         return
     try:
         yield from (str(fault) for fault in lints.faults(litmus.parse(document)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from sf_healer.cli import ExitCode
+from sf_healer.commands.shared import refuse_special
 
 
 @click.command()
@@ -23,6 +24,10 @@ def command(*, keep: bool, env_file: Path | None) -> ExitCode:
     from sf_healer import demo  # noqa: PLC0415  only where the embedded broker is installed
     from sf_healer.local.broker import BrokerFailed, BrokerNotInstalled  # noqa: PLC0415
 
+    if env_file is not None:
+        refuse_special(env_file)
+        if not demo.may_replace(env_file):
+            raise click.UsageError(f"{env_file} exists, and no demo wrote it")
     # Also where a shell started us with SIGINT ignored, and for a plain `kill`: everything we started must end.
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)

@@ -12,15 +12,16 @@ import click
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, decompressed, read
 from sf_healer.cli import say, settings_for_a_command, terminal
-from sf_healer.commands.options import bootstrap_option, with_bootstrap
+from sf_healer.commands.options import bootstrap_option, topic_option, with_bootstrap
 from sf_healer.commands.shared import NumberRange
 from sf_healer.feed import feed
+from sf_healer.past import NoTopicError
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @bootstrap_option
-@click.option("--topic", help="Topic to send to; else SF_HEALER_SOURCE_TOPIC.")
+@topic_option("Topic to send to")
 @click.option("--real-time", is_flag=True, help="Send as the records once arrived.")
 @click.option(
     "--speed",
@@ -38,7 +39,9 @@ def command(*, file: Path, bootstrap: str | None, topic: str | None, real_time: 
     try:
         with _opened(file) as source:
             sent = asyncio.run(feed(settings, read(source), topic=topic, speed=1.0 if real_time else speed))
-    except (CaptureError, kafka.BrokerRefusedError, OSError) as problem:
+    except (kafka.BrokerRefusedError, NoTopicError) as problem:
+        raise click.ClickException(str(problem)) from problem
+    except (CaptureError, OSError) as problem:
         if isinstance(problem, ConnectionError):
             raise
         raise click.ClickException(f"{file}: {problem}") from problem

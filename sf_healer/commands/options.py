@@ -1,14 +1,32 @@
 """Options that several commands have, and what their values mean."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 import msgspec
 
 from sf_healer.control import parse_duration
 from sf_healer.settings import Settings, bootstrap_servers
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 bootstrap_option = click.option(
     "--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL."
 )
+
+
+def topic_option(told: str) -> Callable[[F], F]:
+    """Ask for a topic in the place of that of the settings."""
+    return click.option("--topic", help=f"{told}; else SF_HEALER_SOURCE_TOPIC.", callback=_named)
+
+
+def _named(_context: click.Context, _option: click.Parameter, topic: str | None) -> str | None:
+    if topic is not None and not topic.strip():
+        raise click.BadParameter("it has no name")
+    return topic
+
+
 #: Of what lies on a topic.
 since_option = click.option(
     "--since", default="24h", show_default=True, metavar="DURATION", help="Of the last 90s, 30m, 12h, 2d, …."

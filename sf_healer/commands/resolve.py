@@ -50,10 +50,8 @@ def command(
         raise click.UsageError("give --create or --abandon")
     asked, settings = worker(url)
     decided = Decision(decision)
-    codes = [
-        _resolve(asked, settings, job_key(job, settings), decided, wait_seconds=wait_seconds, dry_run=dry_run)
-        for job in jobs
-    ]
+    keys = [job_key(job, settings) for job in jobs]  # all of them before the first is decided
+    codes = [_resolve(asked, settings, key, decided, wait_seconds=wait_seconds, dry_run=dry_run) for key in keys]
     return max(codes)
 
 

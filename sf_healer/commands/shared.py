@@ -1,6 +1,8 @@
 """What several commands need, of which `replay` is one: nothing here knows Kafka or a cluster."""
 
 import math
+import os
+import stat
 from pathlib import Path
 
 import click
@@ -17,6 +19,12 @@ def read_policies(file: Path | None, *, setting: str = "--policy") -> PolicyBook
         return policy_file.read(path).book
     except PolicyError as error:
         raise SettingsError(setting, f"{path}: {error}") from None
+
+
+def refuse_special(file: Path) -> None:
+    """Raise click.UsageError where a new file would take the place of a device, a pipe, a link or a directory."""
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise click.UsageError(f"{file} is no regular file")
 
 
 class NumberRange(click.FloatRange):

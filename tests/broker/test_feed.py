@@ -22,6 +22,7 @@ from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line, read, read_file, written
 from sf_healer.feed import _Merge, capture, feed
 from sf_healer.local.broker import EmbeddedBroker
+from sf_healer.past import NoTopicError
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
 
@@ -307,9 +308,9 @@ async def test_a_recording_ends_at_its_limit(settings, topic):
 
 
 async def test_no_topic_is_told_and_none_is_made(settings):
-    with pytest.raises(CaptureError, match="topic nobody-made-this does not exist"):
+    with pytest.raises(NoTopicError, match="topic nobody-made-this does not exist"):
         await feed(settings, LINES, topic="nobody-made-this")
-    with pytest.raises(CaptureError, match="topic nobody-made-this does not exist"):
+    with pytest.raises(NoTopicError, match="topic nobody-made-this does not exist"):
         await capture(settings, print, topic="nobody-made-this", stop=asyncio.Event())
 
 

@@ -406,6 +406,15 @@ def test_what_is_no_text_is_not_sent(pages, capsys, arguments):
     assert "Error: 'caf\\udce9' is no text in UTF-8\n" in printed.err.replace("target:", "")
 
 
+# ---- resolve
+
+
+def test_a_name_that_is_none_keeps_all_decisions_from_being_sent(pages, capsys):
+    assert run(["resolve", "sick", "a/b/c", "--abandon"]) == ExitCode.USAGE
+    assert "'a/b/c' is neither NAME nor NAMESPACE/NAME" in capsys.readouterr().err
+    assert pages.asked == []
+
+
 # ---- reasons
 
 

@@ -114,6 +114,80 @@ def test_what_is_not_a_number_is_not_in_any_range(arguments, capsys):
     assert f"Invalid value for '{arguments[-1]}': nan is not a number." in capsys.readouterr().err
 
 
+def put_in_the_way(path: Path, what: str) -> None:
+    """Put there what a new file may not take the place of."""
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.with_name("target"))
+
+
+@pytest.mark.parametrize("what", ["pipe", "link"])
+@pytest.mark.parametrize("arguments", [["capture", "--force"], ["demo", "--env-file"]])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, capsys, arguments, what):
+    """As root, with a device in the place of the pipe, that would be the end of the device."""
+    path = tmp_path / "there"
+    put_in_the_way(path, what)
+    before = path.lstat()
+    assert run([*arguments, str(path)]) == ExitCode.USAGE
+    assert f"Error: {path} is no regular file\n" in capsys.readouterr().err
+    assert path.lstat() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_demo_does_not_overwrite_a_file_that_it_did_not_write(tmp_path, capsys):
+    mine = tmp_path / "mine.env"
+    mine.write_text("export TOKEN=x\n")
+    assert run(["demo", "--env-file", str(mine)]) == ExitCode.USAGE
+    assert f"Error: {mine} exists, and no demo wrote it\n" in capsys.readouterr().err
+    assert mine.read_text() == "export TOKEN=x\n"
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.jsonl", f"{'x' * 256}.jsonl", f"{'x' * 245}.jsonl.gz"])
+def test_a_capture_that_cannot_be_written_is_one_clear_line_before_anything_connects(tmp_path, capsys, name):
+    assert run(["capture", str(tmp_path / name)]) == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {tmp_path / name} cannot be written: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["file/x.env", "x" * 256])
+def test_a_file_of_the_demo_that_cannot_be_written_is_one_clear_line_before_anything_starts(tmp_path, capsys, name):
+    (tmp_path / "file").touch()
+    assert run(["demo", "--env-file", str(tmp_path / name)]) == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {tmp_path / name} cannot be written: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["feed", __file__], ["capture", "nowhere.jsonl"]])
+def test_a_topic_without_a_name_is_not_taken_for_that_of_the_settings(arguments, capsys):
+    assert run([*arguments, "--topic", ""]) == ExitCode.USAGE
+    assert "'--topic': it has no name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["check"], ["submit", "--dry-run"], ["run", "--bindings", "{bindings}"]])
+@pytest.mark.parametrize("text", ["", "---\n", "[]\n", "kind: ConfigMap\n"])
+def test_a_chaos_file_with_nothing_in_it_is_a_wrong_call(tmp_path, capsys, monkeypatch, command, text):
+    """Else a run that ran nothing has passed."""
+    empty, bindings = tmp_path / "empty.yaml", tmp_path / "bindings.toml"
+    empty.write_text(text)
+    bindings.touch()
+    monkeypatch.setattr("sf_healer.commands.chaos.read", lambda _: None)
+    assert run(["chaos", *(each.format(bindings=bindings) for each in command), str(empty)]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Error: there is nothing of Litmus in " in printed.err or "Error: there is no engine in " in printed.err
+
+
+@pytest.mark.parametrize("command", ["check", "submit"])
+def test_a_chaos_file_that_is_nested_too_deep_is_one_clear_line(tmp_path, capsys, command):
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 20_000)
+    assert run(["chaos", command, str(deep)]) == ExitCode.ERROR
+    assert capsys.readouterr().err == f"Error: {deep}: it is nested too deep\n"
+
+
 @pytest.mark.parametrize("output", list(Output))
 def test_who_closes_stdout_gets_nothing_and_no_traceback(output):
     done = subprocess.run(
