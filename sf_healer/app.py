@@ -17,7 +17,7 @@ from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
 from sf_healer.adapters.login import Login
-from sf_healer.settings import PREFIX, Role, SettingsError, Stores, load
+from sf_healer.settings import PREFIX, Role, SettingsError, Stores, address_of, load
 from sf_healer.transport import BatchTableManager, join_error, name_client
 from sf_healer.transport.login import credentials
 
@@ -86,7 +86,7 @@ def turned_away(app: faust.App) -> str | None:
 
 def _app(name: str, *, partitions: int, port_offset: int) -> faust.App:
     port = settings.web_port + port_offset
-    advertised = settings.web_advertised_url or f"http://{settings.web_host}:{settings.web_port}"
+    advertised = settings.web_advertised_url or address_of(settings.web_host, settings.web_port)
     return _App(
         name,
         broker=[URL(f"batch://{server}") for server in settings.bootstrap_servers],

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -255,7 +256,10 @@ def _drop_unwritten() -> None:
 
 
 def main() -> None:
-    """Be the console script."""
+    """Be the console script; a stream that was closed before Python began is as if nobody reads or writes there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  for as long as the process lives
     sys.exit(run())
 
 

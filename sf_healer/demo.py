@@ -34,7 +34,7 @@ from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.loader import BEHAVIOUR, CADENCE, TURN, Behaviour
 from sf_healer.local.ports import free_port_with_free_neighbour
-from sf_healer.settings import PREFIX, Mode, Settings, load
+from sf_healer.settings import PREFIX, Mode, Settings, address_of, load
 from sf_healer.settings import Role as WorkerRole
 
 NAMESPACE = "stf"
@@ -156,7 +156,7 @@ class Demo:
         log = self.directory / "worker.log"
         worker = children.start([sys.executable, "-m", "sf_healer", "worker"], env=environment, log=log)
         running.callback(children.end, worker, grace_seconds=WORKER_GRACE_SECONDS)
-        self.url = f"http://{settings.web_host}:{settings.web_port}"
+        self.url = address_of(settings.web_host, settings.web_port)
         self.console.print(f"Kafka    {broker.bootstrap} (embedded, in memory)")
         self.console.print(f"Cluster  {local.url} (local, pods are processes)")
         self.console.print(f"Worker   {self.url}/  log {log}")

@@ -469,6 +469,11 @@ def _file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
             yield attribute, f"{path!r} is not a file"
 
 
+def address_of(host: str, port: int) -> str:
+    """Give the http:// address of a host, which may be an IPv6 address with or without brackets."""
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
 def is_http_url(text: str) -> bool:
     """Say whether a text is an address that HTTP can be spoken to."""
     try:

@@ -221,7 +221,7 @@ class Cluster:
                 config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
                     kubeconfig, client_configuration=configuration, persist_config=False
                 )
-        except (config.ConfigException, yaml.YAMLError, OSError) as problem:
+        except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as problem:  # the last: it is no text
             raise SettingsError(f"{PREFIX}KUBECONFIG", f"no cluster to talk to: {problem}") from problem
         return cls(configuration, namespace=namespace)
 

@@ -16,12 +16,14 @@ from sf_healer.commands.shared import NumberRange, refuse_special
 from sf_healer.feed import capture
 from sf_healer.past import NoTopicError
 
+_MOST_RECORDS = 10**12  # more than any topic has; Python counts no further than 2**63 in one go
+
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @bootstrap_option
 @topic_option("Topic to record")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N records.")
+@click.option("--limit", type=click.IntRange(min=1, max=_MOST_RECORDS), metavar="N", help="End after N records.")
 @click.option("--seconds", type=NumberRange(min=0, min_open=True), metavar="S", help="End after S seconds.")
 @click.option(
     "--since-seconds",

@@ -1,6 +1,7 @@
 """`sf-healer doctor`: is everything as a worker with these settings needs it, and if not, what mends it."""
 
 import asyncio
+import re
 from collections.abc import Collection
 
 import click
@@ -15,6 +16,9 @@ from sf_healer.commands.reading import Worker, url_option
 from sf_healer.settings import Role, Settings
 
 _WRONG = frozenset({State.WRONG, State.TOO_MUCH})
+#: What Kubernetes takes for the name of a namespace, and of a ServiceAccount (RFC 1123).
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _FAULTS = _WRONG | {State.UNREACHABLE}
 
 
@@ -23,8 +27,8 @@ class _AccountType(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Account:
         namespace, slash, name = value.partition("/")
-        if not (namespace and slash and name):
-            self.fail(f"{value!r} is not NAMESPACE/NAME", param, ctx)
+        if not (_LABEL.fullmatch(namespace) and slash and _SUBDOMAIN.fullmatch(name)):
+            self.fail(f"{value!r} is no NAMESPACE/NAME of Kubernetes", param, ctx)
         return Account(namespace, name)
 
 

@@ -33,7 +33,7 @@ from sf_healer.cli import (
     terminal,
 )
 from sf_healer.commands import pages
-from sf_healer.settings import PREFIX, Settings
+from sf_healer.settings import PREFIX, Settings, address_of
 from sf_healer.views.lines import printable
 
 URL_VARIABLE = f"{PREFIX}URL"
@@ -47,7 +47,7 @@ _SHAPES: Mapping[str, type[msgspec.Struct]] = {
     "/actions/": pages.Actions,
 }
 _STEPS = frozenset({".", ".."})  # of a path, and no names
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104  where to ask, not to listen
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104  where to ask, not to listen
 
 
 class Reading(StrEnum):
@@ -280,4 +280,4 @@ def _again(make: Callable[[], Table], last: Table) -> Table:
 def _url_of(settings: Settings) -> str:
     if settings.web_advertised_url:
         return settings.web_advertised_url
-    return f"http://{_ANY_ADDRESS.get(settings.web_host, settings.web_host)}:{settings.web_port}"
+    return address_of(_ANY_ADDRESS.get(settings.web_host, settings.web_host), settings.web_port)

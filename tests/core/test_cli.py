@@ -206,6 +206,51 @@ def test_who_closes_stdout_gets_nothing_and_no_traceback(output):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("jobs --url http://127.0.0.1:1", 5), ("settings", 0), ("nosuch", 2), ("settings -o json", 0)],
+)
+def test_a_stream_that_is_closed_changes_no_exit_code(closed, arguments, code):
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -c "from sf_healer.cli import main; main()" {arguments} {closed}', sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    assert done.returncode == code
+
+
+def test_more_records_than_can_be_counted_are_a_wrong_call(capsys):
+    assert run(["capture", "nowhere.jsonl", "--limit", "99999999999999999999"]) == ExitCode.USAGE
+    assert "'--limit'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "account", ["☃/x", 'stf/x"y', "stf/X", "stf/x\ny", f"{'a' * 64}/x", f"stf/{'a' * 254}", "stf/a/b"]
+)
+def test_an_account_that_kubernetes_would_not_have_is_in_no_manifest(account, capsys):
+    assert run(["doctor", "--rbac", "--account", account]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "is no NAMESPACE/NAME of Kubernetes" in printed.err
+
+
+def test_an_account_may_have_a_name_with_dots(capsys):
+    assert run(["doctor", "--rbac", "--account", "other-ns/healer.example-1"]) == ExitCode.OK
+    assert "healer.example-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["skip", "loader"], ["unskip", "loader"]])
+def test_a_kubeconfig_that_is_no_text_is_a_wrong_setting(tmp_path, monkeypatch, capsys, arguments):
+    path = tmp_path / "kubeconfig"
+    path.write_bytes(b"\x80\xff\x00")
+    monkeypatch.setenv("SF_HEALER_KUBECONFIG", str(path))
+    assert run(arguments) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("Error: SF_HEALER_KUBECONFIG: no cluster to talk to: ")
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

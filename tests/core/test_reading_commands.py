@@ -621,6 +621,10 @@ def test_an_address_without_a_scheme_is_a_wrong_call(capsys):
         ("http://w:1/", {}, "http://w:1"),
         (None, {}, "http://127.0.0.1:6066"),
         (None, {"web_host": "0.0.0.0", "web_port": 7000}, "http://127.0.0.1:7000"),
+        (None, {"web_host": "::1"}, "http://[::1]:6066"),
+        (None, {"web_host": "::"}, "http://[::1]:6066"),
+        (None, {"web_host": "[::]"}, "http://[::1]:6066"),
+        (None, {"web_host": "fe80::1"}, "http://[fe80::1]:6066"),
         (None, {"web_advertised_url": "https://healer.example"}, "https://healer.example"),
     ],
 )
