@@ -45,6 +45,7 @@ class Asks(StrEnum):
     WATCH = "watch"
     DELETE = "delete"
     CREATE = "create"  # of a Job
+    REHEARSE = "rehearse"  # a create that the API is to judge and not to do (dryRun)
     OTHER = "other"  # Events, reviews
 
 
@@ -322,7 +323,9 @@ def _asks(request: web.BaseRequest) -> Asks:
         return Asks.WATCH if request.query.get("watch", "").lower() in {"true", "1"} else Asks.READ
     if request.method == "DELETE":
         return Asks.DELETE
-    return Asks.CREATE if request.method == "POST" and request.path.endswith("/jobs") else Asks.OTHER
+    if request.method == "POST" and request.path.endswith("/jobs"):
+        return Asks.REHEARSE if "dryRun" in request.query else Asks.CREATE
+    return Asks.OTHER
 
 
 def _refusal(fault: Fault) -> web.Response:

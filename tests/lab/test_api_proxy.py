@@ -121,6 +121,13 @@ def test_a_create_that_fails_went_through_if_and_only_if_the_proxy_says_so(
     assert proxy.counts() == {f"create: {fault}": 1}
 
 
+def test_a_create_that_is_only_rehearsed_is_none(through: Cluster, direct: Cluster, proxy: ApiProxy):
+    proxy.harm_next(Asks.CREATE, Fault(Harm.STATUS, 422, "Invalid"))
+    assert not isinstance(through.rehearse_create(through.namespace, a_job()), ApiFailure)
+    assert [request.asks for request in proxy.requests] == [Asks.REHEARSE]
+    assert names(direct) == []
+
+
 def test_a_throttled_client_is_told_how_long_to_wait(through: Cluster, proxy: ApiProxy):
     proxy.harm_next(Asks.READ, Fault(Harm.STATUS, 429, "TooManyRequests", retry_after_seconds=7))
     answer = through.read_job(through.namespace, "one")

@@ -101,6 +101,7 @@ BOUNDARIES = (
     Trap("command copied", record=lambda each: isinstance(each, Command)),
     Trap("command admitted", record=lambda each: isinstance(each, Admitted)),
     _announced(Step.OBSERVE),
+    Trap("create rehearsed, not answered", request=(Moment.ANSWERED, Asks.REHEARSE)),
     _resulted("manifest saved", Step.OBSERVE, What.FOUND),
     _announced(Step.DELETE),
     Trap("delete asked, not passed on", request=(Moment.ARRIVED, Asks.DELETE)),

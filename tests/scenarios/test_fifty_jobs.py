@@ -51,6 +51,7 @@ FAULTS = {
         Fault(Harm.STATUS, 503, "ServiceUnavailable"): 1.0,
     },
     Asks.DELETE: BUSY | BROKEN | CONFLICT,
+    Asks.REHEARSE: BUSY | BROKEN,
     Asks.CREATE: BUSY
     | BROKEN
     | CONFLICT
