@@ -79,14 +79,14 @@ def _acknowledge_at_once(batch: Taken) -> None:
 class NoSourceTime(Partition):
     """Takes the moment a report came to our log for the moment it was made."""
 
-    def apply(self, evidence: Evidence, at: float) -> Advance | None:
+    def apply(self, evidence: Evidence, at: float, offset: int = -1) -> Advance | None:
         if isinstance(evidence, Bundle):
             evidence = msgspec.structs.replace(
                 evidence,
                 beats=tuple(msgspec.structs.replace(beat, source_at=at) for beat in evidence.beats),
                 words=tuple(msgspec.structs.replace(word, source_at=at) for word in evidence.words),
             )
-        return super().apply(evidence, at)
+        return super().apply(evidence, at, offset)
 
 
 class Hasty(Actuator):
@@ -222,9 +222,9 @@ class Unminded(Partition):
         self._loosely_stored.clear()
         return super().take()
 
-    def apply(self, evidence: Evidence, at: float) -> Advance | None:
+    def apply(self, evidence: Evidence, at: float, offset: int = -1) -> Advance | None:
         self._loosely_stored.clear()
-        return super().apply(evidence, at)
+        return super().apply(evidence, at, offset)
 
 
 class OwnLimits(Actuator):
@@ -237,6 +237,10 @@ class OwnLimits(Actuator):
 
 def _nothing_to_rehearse(action: Action, result: StepResult) -> None:
     del action, result
+
+
+def _as_ever(of: Partition, *_: object) -> None:
+    del of
 
 
 def _all_keys(of: Partition, after: str | None, up_to: str | None) -> list[str]:
@@ -338,7 +342,7 @@ MUTANTS = (
         pieces=Pieces(partition=Unminded),
         faults=Faults(policy_changes=30.0, rebalances=60.0, storms=6.0),
         ignored=_FOLDS,
-        first_seed=5,
+        first_seed=29,
     ),
     Mutant(
         name="the limits are those of each worker's own file",
@@ -410,6 +414,20 @@ MUTANTS = (
         shows=frozenset({"lost pod"}),
         patched=lambda: patch.object(actions, "_is_left_to_kubernetes", _to_nobody),
         faults=Faults(dead_nodes=6.0),
+    ),
+    Mutant(
+        name="offsets that start over are taken for old ones",
+        shows=_VERDICTS,
+        patched=lambda: patch.object(Partition, "_start_over", _as_ever),
+        faults=Faults(disks_lost=3.0),
+        ignored=_CLAIMS | _FOLDS,
+    ),
+    Mutant(
+        name="time never goes back",
+        shows=frozenset({"forgotten"}),
+        patched=lambda: patch.object(Partition, "_put_right", _as_ever),
+        faults=Faults(clock_leaps=1.5),
+        ignored=_FOLDS,
     ),
     Mutant(
         name="there is no storm rule",
