@@ -24,7 +24,7 @@ from sf_healer.adapters.groups import GroupReader
 from sf_healer.app import actuator as app
 from sf_healer.app import settings
 from sf_healer.core import commands, evidence, steps
-from sf_healer.core.actions import asks_for_a_person, holds_slot
+from sf_healer.core.actions import holds_slot
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Phase, pauses_that_hold
 from sf_healer.core.combine import Rejected
@@ -184,8 +184,7 @@ def show(actuator: Actuator | None) -> None:
     """Show the actions and what holds restarts back as metrics; None where another worker reads the log."""
     metrics.ADMISSION_PHASE.clear()
     actions = actuator.open_actions().values() if actuator is not None else ()
-    waiting = (asks_for_a_person(each.state, overdue=each.overdue, refusal=each.refusal) for each in actions)
-    metrics.ACTIONS_WAITING.set(sum(waiting))
+    metrics.ACTIONS_WAITING.set(sum(each.asks_for_a_person for each in actions))
     metrics.ACTIONS_IN_FLIGHT.set(sum(holds_slot(each) for each in actions))
     metrics.PAUSES.set(len(pauses_that_hold(actuator.ledger.pauses, actuator.now)) if actuator is not None else 0)
     if actuator is not None:

@@ -26,6 +26,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from sf_healer import __version__
+from sf_healer.core.wire import printable
 from sf_healer.settings import LogLevel, Settings, SettingsError, load
 
 # name -> what `sf-healer --help` says of it; the code is sf_healer/commands/NAME.py
@@ -168,8 +169,6 @@ def emit(
 
 def say(line: str) -> None:
     """Talk to the person at the terminal, in one line: stderr."""
-    from sf_healer.views.lines import printable  # noqa: PLC0415  not needed for --help
-
     click.echo(printable(line), err=True)
 
 
@@ -237,8 +236,6 @@ def run(arguments: Sequence[str] | None = None) -> ExitCode:
 
 def _printable_lines(message: str) -> str:
     """Escape what an error quotes; one of a parser has lines."""
-    from sf_healer.views.lines import printable  # noqa: PLC0415  not needed for --help
-
     return "\n".join(map(printable, message.split("\n")))
 
 
@@ -264,8 +261,8 @@ def main() -> None:
 
 
 def terminal(stream: Any) -> bool:
-    """Tell whether a stream is a terminal that may be drawn on; one that was closed before Python began is None."""
-    return stream is not None and bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+    """Tell whether a stream is a terminal that may be drawn on."""
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def kept_columns(
@@ -299,8 +296,6 @@ def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fit: Fit 
     """Draw a table for rich; a cell is text as it is, no markup. `is_tight`: with one blank between columns."""
     from rich.table import Table  # noqa: PLC0415  not needed for --help
     from rich.text import Text  # noqa: PLC0415
-
-    from sf_healer.views.lines import printable  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=is_tight)
     for column in columns:

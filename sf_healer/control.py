@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from sf_healer import topics
 from sf_healer.adapters import kafka
 from sf_healer.core import commands
-from sf_healer.core.actions import State, asks_for_a_person
+from sf_healer.core.actions import State
 from sf_healer.core.commands import (
     REQUESTED_VERDICT,
     Command,
@@ -34,6 +34,7 @@ from sf_healer.core.commands import (
 )
 from sf_healer.core.policy import LARGEST_NUMBER
 from sf_healer.settings import Settings
+from sf_healer.views.actions import waits_for_a_person
 from sf_healer.views.requests import ENDED, objection_to
 
 #: How long a request is good; admission holds it no longer than this.
@@ -125,7 +126,7 @@ def resolve_of(key: str, record: Mapping[str, Any] | None, decision: Decision, *
     if action is None:
         raise RequestRefusedError(f"no restart of {key} is open; `sf-healer actions --open` lists those that are")
     stranded = action["state"] == State.STRANDED
-    if not asks_for_a_person(action["state"], overdue=action["overdue"], refusal=action["refusal"]):
+    if not waits_for_a_person(action):
         raise RequestRefusedError(
             f"the restart of {key} goes on by itself ({action['state']}): there is nothing to decide"
         )

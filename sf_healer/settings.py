@@ -108,12 +108,12 @@ class SettingsError(ValueError):
 
 
 _TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
-_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _KINDS = rf"^({'|'.join(NotifyOn)})(,({'|'.join(NotifyOn)}))*$"
 _TEXT_WANTED = {
     _KINDS: f"some of {', '.join(NotifyOn)}, with `,` between",
     _TOPIC: "a topic name (letters, digits, dot, underscore, hyphen)",
-    _DNS_LABEL: "a DNS label (small letters, digits, hyphen; at most 63)",
+    DNS_LABEL: "a DNS label (small letters, digits, hyphen; at most 63)",
     "url": "a URL",
     "file": "a path to a file",
     "kubeconfig": "a path to a file",
@@ -127,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker_url: Annotated[
         str, Meta(description="Kafka brokers, `kafka://host:port`; several after each other with `,`.")
     ] = "kafka://127.0.0.1:9092"
-    namespace: Annotated[str, Meta(pattern=_DNS_LABEL, description="Namespace whose Jobs are watched.")] = "stf"
+    namespace: Annotated[str, Meta(pattern=DNS_LABEL, description="Namespace whose Jobs are watched.")] = "stf"
     mode: Annotated[
         Mode, Meta(description="`observe` decides and reports everything and touches nothing; `heal` acts.")
     ] = Mode.OBSERVE

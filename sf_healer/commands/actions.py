@@ -22,8 +22,9 @@ from sf_healer.commands.reading import (
     watch_option,
     worker,
 )
+from sf_healer.core.wire import printable
 from sf_healer.views.actions import waits_for_a_person
-from sf_healer.views.lines import clock, dead_letter_lines, moment, printable, verdict_of
+from sf_healer.views.lines import clock, dead_letter_lines, moment, verdict_of
 from sf_healer.views.trees import draw_trees
 
 _COLUMNS = ("SINCE", JOB_COLUMN, "VERDICT", "STATE", "REASON", "ATTEMPT", "DETAIL")

@@ -13,11 +13,10 @@ from sf_healer.checks.findings import Finding, State
 from sf_healer.checks.worker import Address
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.commands.reading import Worker, url_option
-from sf_healer.settings import Role, Settings
+from sf_healer.settings import DNS_LABEL, Role, Settings
 
 _WRONG = frozenset({State.WRONG, State.TOO_MUCH})
-#: What Kubernetes takes for the name of a namespace, and of a ServiceAccount (RFC 1123).
-_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+#: What Kubernetes takes for the name of a ServiceAccount (RFC 1123); that of a namespace is a label.
 _SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _FAULTS = _WRONG | {State.UNREACHABLE}
 
@@ -27,7 +26,7 @@ class _AccountType(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Account:
         namespace, slash, name = value.partition("/")
-        if not (_LABEL.fullmatch(namespace) and slash and _SUBDOMAIN.fullmatch(name)):
+        if not (re.fullmatch(DNS_LABEL, namespace) and slash and _SUBDOMAIN.fullmatch(name)):
             self.fail(f"{value!r} is no NAMESPACE/NAME of Kubernetes", param, ctx)
         return Account(namespace, name)
 

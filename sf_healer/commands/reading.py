@@ -33,8 +33,8 @@ from sf_healer.cli import (
     terminal,
 )
 from sf_healer.commands import pages
+from sf_healer.core.wire import printable
 from sf_healer.settings import PREFIX, Settings, address_of
-from sf_healer.views.lines import printable
 
 URL_VARIABLE = f"{PREFIX}URL"
 WATCH_SECONDS = 2.0

@@ -171,6 +171,11 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
         """The id the Job being created carries: a new one for each create that may not be confused."""
         return self.id if self.creates == 0 else f"{self.id}-{self.creates}"
 
+    @property
+    def asks_for_a_person(self) -> bool:
+        """Whether a person may decide about it."""
+        return asks_for_a_person(self.state, overdue=self.overdue, refusal=self.refusal)
+
 
 class Move(msgspec.Struct, frozen=True):
     """What an event led to. `perform` may be done by the worker that announced it, and by no other."""

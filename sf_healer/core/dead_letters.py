@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
+from sf_healer.core.wire import printable
+
 #: Of a value more than this tells a person no more.
 SHOWN_BYTES = 400
 #: Whoever may write to the topic may name a reason as long as he likes.
@@ -62,7 +64,7 @@ def shown(content: bytes, *, most: int) -> str:
     text, more = content[:most].decode(errors="replace"), ""
     if len(content) > most:
         text, more = text.rstrip("\N{REPLACEMENT CHARACTER}"), "…"  # a character may have been cut in two
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text) + more
+    return printable(text) + more
 
 
 def _number(text: str) -> int | None:

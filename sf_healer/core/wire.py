@@ -26,6 +26,13 @@ Offset = Annotated[int, msgspec.Meta(ge=-1, le=_INT64)]
 JobKey = Annotated[str, msgspec.Meta(pattern=r"\A[^/\x00]+/[^/\x00]+\Z")]
 
 
+def printable(text: str) -> str:
+    """Give a text of others so that it does nothing to a terminal and makes no line: what does not print is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def other_version(what: str, version: int, known: int) -> str:
     """Say that a stored record cannot be read, and what then: nothing of it is lost, its reader stays where it is."""
     wrote = "a later release wrote it. Run that one again" if version > known else "a release before wrote it"

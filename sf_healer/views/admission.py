@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 
 from sf_healer.core import admission
-from sf_healer.core.actions import asks_for_a_person
 from sf_healer.core.actuator import Actuator
 from sf_healer.core.admission import Reason
 from sf_healer.core.commands import ALL_JOBS, Command
@@ -41,8 +40,7 @@ def build_admission(actuator: Actuator) -> dict[str, Any]:
         "waiting_for_a_person": [
             {"job": key, "action": action.id, "state": action.state, "since": action.since}
             for key, record in sorted(actuator.jobs.items())
-            if (action := record.action) is not None
-            and asks_for_a_person(action.state, overdue=action.overdue, refusal=action.refusal)
+            if (action := record.action) is not None and action.asks_for_a_person
         ],
         "fleet": {
             "base": fleet.base,

@@ -53,13 +53,6 @@ _SAME_DAY_SECONDS = 12 * 3600.0
 Line = tuple[str, object]
 
 
-def printable(text: str) -> str:
-    """Give a text of others so that it does nothing to a terminal and makes no line: what does not print is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
 def moment(at: float | None) -> str:
     """Write a time (epoch seconds) as UTC to the second; one that no calendar has, as reports may claim, as it is."""
     if at is None:

@@ -22,8 +22,9 @@ from sf_healer.adapters import http
 from sf_healer.cli import ExitCode, run
 from sf_healer.commands import reading
 from sf_healer.commands.reading import Worker, job_key
+from sf_healer.core.wire import printable
 from sf_healer.settings import Settings
-from sf_healer.views.lines import clock, moment, printable, span
+from sf_healer.views.lines import clock, moment, span
 from tests.core.served import PAGES, Pages, served
 from tests.core.shown import IDLE, SECRET, SICK, WELL
 from tests.core.strategies import T0, a_fact
