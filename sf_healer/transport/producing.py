@@ -46,8 +46,13 @@ async def send_together(app: AppT, topic: str, partition: int, records: Iterable
     broker has acknowledged all of them as `producer_acks` says; it tells so of each batch. Raises KafkaError at once
     where the client does not take them (no such partition, too large, no room in time), and when awaited where the
     broker does not; the first ones may have arrived then.
+
+    Of a producer that has started, nobody else has a turn before a batch that there is room for is handed over. So what
+    is sent to several partitions, one after the other, goes to each broker in one request.
     """
-    producer = cast("driver.Producer", await app.maybe_start_producer())
+    producer = cast("driver.Producer", app.producer)
+    if not producer.started:  # asked each time, Faust would give all others three turns (mode's `stampede`)
+        await app.maybe_start_producer()
     client = producer._ensure_producer()  # noqa: SLF001  Faust has no door to it
     limit = producer.max_request_size
     sent: list[Awaitable[Appended]] = []

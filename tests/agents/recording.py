@@ -75,6 +75,10 @@ class RecordingProducer:
         self._held: list[tuple[asyncio.Future[RecordMetadata], list[Sent]]] = []
         self._ends: defaultdict[TP, int] = defaultdict(int)
 
+    @property
+    def started(self) -> bool:
+        return self.starts > 0
+
     async def maybe_start(self) -> None:
         self.starts += 1
 

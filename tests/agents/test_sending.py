@@ -76,6 +76,23 @@ async def test_many_records_of_one_partition_travel_together_and_their_place_is_
     assert edge.producer.batches == 1
 
 
+async def test_what_goes_to_several_partitions_is_handed_over_before_the_client_has_its_turn(edge):
+    await acknowledged([outgoing()])  # starts the producer
+    turns, handed_over_in = 0, []
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    edge.producer.refuse_to_take = lambda _: handed_over_in.append(turns)
+    counting = asyncio.create_task(count_turns())
+    await acknowledged(outgoing(partition=number) for number in range(6))
+    counting.cancel()
+    assert handed_over_in == [0] * 6
+
+
 async def test_what_does_not_fit_into_one_batch_goes_into_the_next_in_order(edge):
     records = [outgoing(b"%06d" % number + b"x" * 300_000) for number in range(5)]
     told = await acknowledged(records)

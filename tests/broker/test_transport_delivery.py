@@ -9,9 +9,10 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka.producer.sender import Sender
 from faust.types import TP
 
-from sf_healer.transport import Batch, BatchLimits
+from sf_healer.transport import Batch, BatchLimits, ToSend, send_together
 from tests.broker.transport_lab import (
     SECONDS,
     Reader,
@@ -66,6 +67,25 @@ async def test_keys_headers_tombstones_and_times_arrive_as_they_were_sent(
     [record] = reader.batches[0].records
     assert (record.key, record.value, record.timestamp) == (b"k", None, 1_700_000_000_123)
     assert list(record.headers) == headers
+
+
+async def test_what_is_sent_to_several_partitions_goes_to_their_broker_in_one_request(
+    kafka_single: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[set[int]] = []
+    send_request = Sender._send_produce_req
+
+    async def noted(sender: Sender, node: int, batches: dict[TP, Any]) -> None:
+        requests.append({tp.partition for tp in batches})
+        await send_request(sender, node, batches)
+
+    monkeypatch.setattr(Sender, "_send_produce_req", noted)
+    topic = await create_topic(kafka_single.bootstrap, partitions=6)
+    reader = Reader(kafka_single.bootstrap, tmp_path, topic)
+    async with running(reader):
+        sent = [await send_together(reader.app, topic, number, [ToSend(None, b"said")]) for number in range(6)]
+        await asyncio.gather(*sent)
+    assert requests == [set(range(6))]
 
 
 async def test_one_giant_record_passes_between_small_ones(kafka_single: KafkaCluster, tmp_path: Path) -> None:
