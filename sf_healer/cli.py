@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Check all that a worker needs: versions, Kafka, Kubernetes, rights, clocks.",
     "topics": "Show or create the topics sf-healer needs.",
     "settings": "Show the settings this environment makes.",
+    "verdicts": "List the verdicts and the rules behind them.",
     "metrics": "List the metrics of a worker.",
     "log-events": "List the events of the logs.",
     "feed": "Send a capture to a broker, in its own time or faster.",

@@ -6,7 +6,27 @@ from sf_healer.core.actions import Cause, State
 from sf_healer.core.admission import Phase, Reason
 from sf_healer.core.events import MalformedReason
 from sf_healer.core.identity import UnresolvedReason
-from sf_healer.core.verdicts import Rule
+from sf_healer.core.verdicts import Rule, Verdict
+
+VERDICTS: Mapping[str, str] = {
+    Verdict.STUCK: "it spoke, and then fell silent for longer than its threshold",
+    Verdict.NEVER_STARTED: "its pod runs, and it has said nothing for longer than its startup threshold",
+    Verdict.FAILED: "its own `error` stands unanswered, or Kubernetes calls the Job Failed",
+    Verdict.STALLED: "it reports, and gets no further",
+    Verdict.HEALTHY: "it reports, and its silence is within the threshold",
+    Verdict.IDLE: "a silent consumer whose consumer group has nothing to do, or slowly does it",
+    Verdict.STARTING: "its pod, or its first report, is not overdue yet",
+    Verdict.HELD: "its queue was told to stop a moment ago",
+    Verdict.NOT_RUNNING: "the Job is active, and no pod of it has run for too long",
+    Verdict.MUTE: "its silence proves nothing, or is not judged",
+    Verdict.COMPLETED: "it has done its work",
+    Verdict.STOPPED: "a user stopped it",
+    Verdict.SUSPENDED: "`spec.suspend` is set",
+    Verdict.EXEMPT: "its annotation, its policy or another controller says to leave it alone",
+    Verdict.FOREIGN: "it is not a Job of the platform",
+    Verdict.GONE: "the cluster does not have it any more",
+    Verdict.UNKNOWN: "reports name it, and the cluster has not shown it yet",
+}
 
 RULES: Mapping[str, str] = {
     Rule.NO_FACT: "reports name it, and the cluster has not shown it yet",
@@ -34,6 +54,42 @@ RULES: Mapping[str, str] = {
     Rule.NO_PROGRESS: "it sends `loading`, and the records written stand still",
     Rule.REPORTS: "it reports",
     Rule.GROUP_IDLE: "it is silent because its consumer group has nothing to do, or slowly does it",
+}
+
+_IF_IT_FAILS_AGAIN = (
+    "Nothing at first. If it fails again: `sf-healer job NAME` shows its last words, `kubectl logs` the rest."
+)
+
+#: What a person does about a Job that a rule speaks of.
+TO_DO: Mapping[str, str] = {
+    Rule.NO_FACT: "Nothing at first. If it lasts: is it of this cluster? Can Jobs be listed (`sf-healer doctor`)?",
+    Rule.NOT_MANAGED: "Nothing. If it should be watched, its first container needs both variables.",
+    Rule.ABSENT: "Nothing. If sf-healer deleted it, `sf-healer actions --open` shows what it waits for.",
+    Rule.SKIP_ANNOTATION: "`sf-healer unskip NAME` once it is to be watched again.",
+    Rule.MANAGED_BY_ANOTHER: "Ask that controller.",
+    Rule.EXEMPT_BY_POLICY: "Nothing. If it should be watched, change the policy that `sf-healer job NAME` names.",
+    Rule.JOB_SUSPENDED: "Nothing. It is judged again once it is resumed.",
+    Rule.INTERRUPTED: "Nothing. `sf-healer restart NAME --even-if-ended --reason TEXT` runs it again.",
+    Rule.FINISHED: "Nothing. `sf-healer restart NAME --even-if-ended --reason TEXT` runs it again.",
+    Rule.ERROR_THEN_FINISHED: _IF_IT_FAILS_AGAIN,
+    Rule.JOB_FAILED: _IF_IT_FAILS_AGAIN,
+    Rule.JOB_COMPLETE: "Nothing. `sf-healer restart NAME --even-if-ended --reason TEXT` runs it again.",
+    Rule.ERROR_FINAL: _IF_IT_FAILS_AGAIN,
+    Rule.ERROR_AND_POD_ENDED: _IF_IT_FAILS_AGAIN,
+    Rule.ERROR_GRACE_OVER: f"{_IF_IT_FAILS_AGAIN} If it was well: a longer `error_grace_seconds`.",
+    Rule.STOP_COMMAND: "Nothing. It is judged again after `stop_hold_seconds`.",
+    Rule.POD_NOT_RUNNING: "While `starting`, nothing. Else `kubectl describe` it and its pod: image, quota, node, "
+    "volume. A restart would wait for the same.",
+    Rule.LOADING_STOPPED: "Nothing at first. If it is well and only slow: a longer `silence_threshold_seconds`, "
+    "or `learn_cadence`.",
+    Rule.STARTED_ONLY: "Nothing at first. If it is well and only slow: a longer `silence_threshold_seconds`.",
+    Rule.NO_REPORT: "While `starting`, nothing. If it comes back: does its pod reach Kafka (`kubectl logs`)? If it is "
+    "only slow: a longer `startup_threshold_seconds`.",
+    Rule.NOT_DECLARED: "If its target does report, say so in a policy: `reporting = true`.",
+    Rule.SILENCE_NOT_JUDGED: "Nothing. Its policy says `judge_silence = false`.",
+    Rule.NO_PROGRESS: "Nothing at first. If it comes back, look at what it reads from and writes to.",
+    Rule.REPORTS: "Nothing.",
+    Rule.GROUP_IDLE: "Nothing.",
 }
 
 REASONS: Mapping[str, str] = {
