@@ -8,6 +8,7 @@ import click
 from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
 from sf_healer.commands.shared import NumberRange
+from sf_healer.formats import markdown
 from sf_healer.rights import Purpose, kafka_user
 from sf_healer.settings import Settings
 from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platform_specs, present, specs
@@ -36,6 +37,7 @@ from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platfo
     is_flag=True,
     help="Print every topic of ours as Strimzi takes it, and do nothing else.",
 )
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/topics.md instead.")
 @output_option
 def command(
     *,
@@ -44,9 +46,13 @@ def command(
     wait_seconds: float,
     purpose: Purpose | None,
     only_manifests: bool,
+    as_markdown: bool,
     output: Output,
 ) -> ExitCode:
     """Show the topics; exit code 3 when one is missing or differs. Nothing that exists is changed."""
+    if as_markdown:
+        click.echo(markdown(), nl=False)
+        return ExitCode.OK
     settings = settings_for_a_command()
     if purpose is not None:
         click.echo(kafka_user(settings, purpose), nl=False)
