@@ -238,7 +238,7 @@ def _read_fleet(answer: dict[str, Any]) -> dict[str, Any]:
     return {
         "verdicts": {verdict: int(answer["verdicts"][verdict]) for verdict in answer["verdicts"]},
         "partitions": [{**row, "partition": int(row["partition"])} for row in answer["partitions"]],
-        # A worker of before 0.2 says neither.
+        # An older worker says neither.
         "dead_letters": {str(reason): int(count) for reason, count in dict(answer.get("dead_letters", {})).items()},
         "policies": [
             {"version": str(it["version"]), "refused": str(it["refused"])} for it in answer.get("policies", ())

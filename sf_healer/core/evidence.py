@@ -1,7 +1,8 @@
 """The evidence log: every record of `sf-healer-evidence`, as values and as bytes.
 
 A record is a msgpack array `[schema version, [type tag, ...]]`. Everything that moves the state of a Job or
-of an evidence partition is one of these, so a log replayed gives the same state and the same commands.
+of an evidence partition is one of these, except the policy file: the same log under the same policies gives the same
+state and the same commands.
 Append time is not in the record: it is the broker's (LogAppendTime), given beside it.
 """
 

@@ -330,7 +330,7 @@ def policy_notes(files: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def all_dead_letters(*pages: Mapping[str, Any]) -> dict[str, int]:
-    """Add up the dead letters that pages tell, the most first; one of before 0.2 tells none."""
+    """Add up the dead letters that pages tell, the most first; one of an older worker tells none."""
     letters = sum((Counter(page.get("dead_letters", {})) for page in pages), Counter[str]())
     return dict(letters.most_common())
 
