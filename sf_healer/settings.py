@@ -27,7 +27,7 @@ READ_ELSEWHERE = frozenset({"SF_HEALER_CAPTURES", "SF_HEALER_LAB_CACHE", "SF_HEA
 _KAFKA_SCHEME = "kafka://"
 _DEFAULT_KAFKA_PORT = 9092
 _LEAST_FEED_GAP_SECONDS = 10.0
-_MARKS_IN_A_FEED_GAP = 3  # design: watermarks this many marks apart are a gap
+_MARKS_IN_A_FEED_GAP = 3  # watermarks this many marks apart are a gap (docs/architecture.md)
 _HEARTBEATS_IN_A_SESSION = 3  # Kafka's own advice for heartbeat.interval.ms
 # kubelet adds these for every Service of the namespace, and a Service called sf-healer* shares our prefix.
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")

@@ -435,7 +435,7 @@ def _held_back(moment: _Moment) -> tuple[Reason, str] | None:
 
 
 def _may_create(action: Action, moment: _Moment) -> bool:
-    """Say whether a create cannot be a second one: design §7, a Job removed by its TTL must not run again."""
+    """Return whether a create cannot be a second one: a Job removed by its TTL must not run again (decisions/0006)."""
     unsure_for = moment.now - action.create_unsure_since if action.create_unsure_since else 0.0
     within = min(moment.limits.create_deadline_seconds, kept_when_finished(action.manifest or {}))
     return not action.create_seen and unsure_for <= within

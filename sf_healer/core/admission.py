@@ -163,7 +163,7 @@ def admit(
     group: str = "",
     refused_create: str = "",
 ) -> Allowed | Refused:
-    """Say whether a command may be followed now, and if not, the first reason in the order of the design.
+    """Say whether a command may be followed now, and if not, the first reason in the order of `Reason`.
 
     `history` is what is remembered of the Job, `job` the newest fact about it where one is at hand; a command
     of a person passes the Job's own brakes (quarantine, back-off), never those of the fleet. `group` says in

@@ -87,7 +87,7 @@ class Rejected(msgspec.Struct, frozen=True):
 class Ignored(StrEnum):
     """Why a record is evidence of nothing although nobody is at fault."""
 
-    PONG = "pong"  # a service answers pings after its worker died: no sign of life (design §6)
+    PONG = "pong"  # a service answers pings after its worker died: no sign of life
     SEVERAL_JOBS = "several_jobs"  # an end or an error that may be of any of several Jobs is of none
     TOPIC_GONE = "topic_gone"  # of a source topic that was made anew before it could be told
 

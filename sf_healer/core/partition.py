@@ -75,7 +75,7 @@ _BASE = RESTARTABLE | {Verdict.HEALTHY, Verdict.HELD, Verdict.STARTING}
 class Meta(msgspec.Struct, frozen=True, array_like=True):
     """The durable state of the partition itself; field order is wire order, add at the end only."""
 
-    partitions: int  # of the evidence topic: another count would move Jobs (design §3)
+    partitions: int  # of the evidence topic: another count would move Jobs (docs/architecture.md)
     watermark: float
     topic_id: str
     source_partitions: int

@@ -182,7 +182,7 @@ class PolicyBook:
 
     @property
     def checkpoint_seconds(self) -> float:
-        """How precisely last-seen survives a restart: a tenth of the shortest threshold (design §4)."""
+        """How precisely last-seen survives a restart: a tenth of the shortest threshold."""
         policies = self.policies()
         thresholds = [policy.silence_threshold_seconds for policy in policies]
         thresholds += [policy.stall_threshold_seconds for policy in policies if policy.stall_threshold_seconds]

@@ -1,10 +1,10 @@
 """Is this Job well? One function, `judge`, over one state: which rule holds, its numbers, when to look again.
 
 Time is an argument: `now` is the watermark of the Job's evidence partition, never a wall clock, so a detector
-that lags, restarts or loses its broker sees no silence (design §4). Which verdicts are acted on:
+that lags, restarts or loses its broker sees no silence (docs/architecture.md). Which verdicts are acted on:
 RESTARTABLE. What may then still stop the act is admission's business.
 
-Rules, in this order (design §6 and the platform's facts):
+Rules, in this order (docs/verdicts.md, and the platform's facts):
 - gone, deleting, foreign, exempt, suspended Jobs are not judged;
 - the Job's own `interrupted` wins over a `finished` that follows it: the user stopped it;
 - an end that was said before the pod that runs now began, which has not spoken yet, is none of the Job's;

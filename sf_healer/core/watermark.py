@@ -1,6 +1,6 @@
 """Up to where an evidence partition's log is complete, and which stretches of it prove nothing.
 
-Rules (design §4):
+Rules (docs/architecture.md says why):
 - The watermark is the smallest W over all source partitions of the source topic; it never goes back.
 - The set of source partitions only grows within one topic id; a new topic id replaces it.
 - Two watermarks further apart than `feed_gap`, the first one of all, and an out-of-range reset are feed gaps:

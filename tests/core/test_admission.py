@@ -112,7 +112,7 @@ def test_every_reason_refuses_and_says_so(reason):
     assert answer.retry_after >= 0.0
 
 
-def test_the_reasons_are_checked_in_the_order_of_the_design():
+def test_the_reasons_are_checked_in_the_order_of_the_enum():
     """Take away the first obstacle again and again: the next reason is the next of the enum."""
     ledger = Ledger(
         pauses=PAUSED.pauses,

@@ -42,7 +42,7 @@ def found(spec: Spec, *, partitions: int | None = None, replicas: int | None = N
         ("sf-healer-actuator-actions-changelog", 1, "compact", None, False),
     ],
 )
-def test_each_topic_is_what_the_design_says(name, partitions, cleanup, retention_days, append_time):
+def test_each_topic_is_what_it_must_be(name, partitions, cleanup, retention_days, append_time):
     spec = by_name()[name]
     assert spec.partitions == partitions
     assert spec.configs["cleanup.policy"] == cleanup

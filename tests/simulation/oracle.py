@@ -439,7 +439,7 @@ class Oracle:
         if not errors:
             return "it said no error"
         last = max(each.emitted for each in errors)
-        # Two reports within a mark interval may be put in one order as well as in the other (design §4).
+        # Two reports within a mark interval may be put in one order as well as in the other (core/marks.py).
         after = [each for each in life if each.emitted > last + self._mark_interval + 1.0]
         if after:
             if not self._why_not_silent(judged, life):
