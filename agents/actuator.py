@@ -98,7 +98,7 @@ async def connect() -> None:
         _reader.cluster = await asyncio.to_thread(
             Cluster.connect, namespace=settings.namespace, kubeconfig=settings.kubeconfig
         )
-        if settings.mode is Mode.HEAL:  # who only observes may create no Events
+        if settings.mode is Mode.HEAL:  # a worker that only observes may create no Events
             _reader.audience.append(JobEvents(_reader.cluster))
     _reader.connected.set()
 

@@ -1,4 +1,4 @@
-"""Reading batches: only the agent moves the offset, and who waits for a broker holds up only its own partition."""
+"""Reading batches: only the agent moves the offset, and one that waits for a broker holds up only its own partition."""
 
 import asyncio
 from collections import deque
@@ -72,7 +72,7 @@ class Inbox(Generic[Event]):
 
     async def next_within(self, seconds: float, *, wanted: Callable[[Event], bool]) -> Event | None:
         """Take the first one, if it comes within so many seconds and is wanted; else it is left where it is."""
-        await asyncio.sleep(0)  # whoever takes one after the other lets others have their turn
+        await asyncio.sleep(0)  # an agent that takes one after the other lets others have their turn
         if not self._waiting and not self._is_closed:
             self._came.clear()
             with suppress(TimeoutError):

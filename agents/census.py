@@ -4,7 +4,7 @@ Knows nothing of Faust or Kubernetes, so that tests/simulation can drive it: age
 and lends it the log. Facts about a Job are written by the worker that owns its evidence partition; at every list
 and whenever a partition is assigned a snapshot is written too, in as many records as it needs: what is absent from
 it is gone. Of a list that interrupted a watch because a report asked for it, only what it changed is told. A worker
-that ends between two of them leaves true what it has told; who comes after it tells all again.
+that ends between two of them leaves true what it has told; the worker that comes after it tells all again.
 """
 
 import asyncio
@@ -65,9 +65,9 @@ class Census:
     ) -> None:
         """Take in all Jobs at one list of resourceVersion `version`; `now` in epoch seconds.
 
-        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say. `only_changes`: who
-        has been told of the Jobs is told no more than what is new. With very many Jobs others have their turn in
-        between; who asks meanwhile is told by the names as far as they are taken in.
+        `api_at`: the API server's clock when it answered, epoch seconds; 0 where it did not say. `only_changes`:
+        an owner that has been told of the Jobs is told no more than what is new. With very many Jobs others have their
+        turn in between; an agent that asks meanwhile is told by the names as far as they are taken in.
         """
         listed: set[str] = set()
         for step in _steps(facts):

@@ -120,7 +120,7 @@ def _rehearsed(cluster: Cluster, action: Action, found: StepResult, manifest: di
 
 
 def _says_nothing_of_the_create(failure: ApiFailure) -> bool:
-    """Say whether a rehearsal was refused for what will not be there: the dry run, or the Job that is deleted first.
+    """Return whether a rehearsal was refused for what will not be there: the dry run, or the Job that is deleted first.
 
     A quota counts that Job. If more is used than the limit, as after the limit was lowered, there is no room without
     it either.

@@ -7,7 +7,7 @@ COUNTS_EVERY_SECONDS = 5.0
 #: A command waits until every partition has counted after its Job turned sick. The watermark has to move for that, so
 #: they count when it has moved in all of them, at once; and after so long in any case, for one may stand still.
 COUNTS_EVERY_SECONDS_WHILE_SICK = 1.0
-#: How often is looked whether counts are due.
+#: How often to check whether counts are due.
 LOOK_SECONDS = 0.2
 
 
@@ -19,7 +19,7 @@ class Counting:
         self._watermarks: Mapping[int, float] = {}
 
     def is_due(self, watermarks: Mapping[int, float], *, sick: bool, now: float) -> bool:
-        """Say whether to count now (monotonic seconds), with the watermarks of the partitions as they are."""
+        """Return whether to count now (monotonic seconds), with the watermarks of the partitions as they are."""
         waited = now - self._at
         if not sick:
             return waited >= COUNTS_EVERY_SECONDS

@@ -29,9 +29,10 @@ from sf_healer.core.partitioning import partition_of
 IDENTITY_AGE_SECONDS = 10.0
 #: Below what producers (app.PRODUCE_BATCH_BYTES) and brokers (1 MiB) take, with room for a record's own overhead.
 RECORD_BYTES = 900_000
-#: Batches are gathered while the source is known to reach so many offsets further: another one is there or about to be.
+#: Batches are gathered while the source is at least this many offsets ahead: another one is there or about to be.
 FAR_BEHIND_RECORDS = 5_000
-#: For so long, and until there are so many beats and words. Where each fetch makes as many, gathering spares little.
+#: Gather for at most this long, or until there are this many beats and words. Where each fetch makes as many, gathering
+#: spares little.
 GATHER_SECONDS = 0.5
 MOST_GATHERED = 10_000
 #: Nor is more gathered with so many that are evidence of nothing: each keeps its record, and they do not join.
@@ -55,7 +56,7 @@ class Appended(NamedTuple):
 class Looked(Enum):
     """What came of a look for Jobs that reports name and nobody knows."""
 
-    LISTED = auto()  # whoever is not known now is nobody's Job of ours
+    LISTED = auto()  # a Job still unknown now is not one of ours
     AWAY = auto()  # the Jobs could not be listed, so nobody can tell
 
 
@@ -64,7 +65,7 @@ class Identity(Protocol):
 
     @property
     def topic_id(self) -> str:
-        """Kafka's id of it: another one after the topic was made anew."""
+        """Kafka's id of it: another one after the topic was recreated."""
 
     @property
     def partitions(self) -> int:
@@ -84,7 +85,7 @@ class SourceBatch(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the topic is known to have been made anew since they were read."""
+        """Whether the topic is known to have been recreated since they were read."""
 
     def let_go(self) -> None:
         """Free the records: what they say is gathered. The next batch may be fetched in their place."""
@@ -96,7 +97,7 @@ Following = Callable[[float], Awaitable[SourceBatch | None]]
 
 
 async def nothing_follows(_seconds: float) -> SourceBatch | None:
-    """Be the Following of a batch that is forwarded by itself."""
+    """Be a `Following` for a batch forwarded on its own."""
     return None
 
 
@@ -255,7 +256,7 @@ class Forwarding:
         asked = owned.keys() | starting_over.keys()
         ends = await ports.ends(asked) if asked else {}
         if forwarder.topic_id != topic_id or _is_beyond(ports.positions(), ends):
-            return 0  # the topic was made anew meanwhile: which one is read will show at the next mark
+            return 0  # the topic was recreated meanwhile: which one is read will show at the next mark
         forwarder.topic_id = identity.topic_id
         forwarder.note_ends({partition: ends[partition] for partition in owned}, w, now=ports.clock())
         forwarder.note_starts_over(starting_over, ends)
@@ -275,7 +276,7 @@ class Forwarding:
 
 
 def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
-    """Say whether a position lies behind the end of its log: it is one of a topic that is no more."""
+    """Return whether a position lies behind the end of its log: it is one of a topic that is no more."""
     return any(position > ends[partition] for partition, position in positions.items() if partition in ends)
 
 

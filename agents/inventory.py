@@ -188,7 +188,7 @@ async def look_again(reports: Sequence[Report]) -> Looked:
 
 
 def reports_wait() -> bool:
-    """Say whether reports wait for a list of the Jobs, as all do for the first."""
+    """Return whether reports wait for a list of the Jobs, as all do for the first."""
     return not first_list.is_set() or (_inventory is not None and _inventory.looks.waiting > 0)
 
 

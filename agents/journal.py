@@ -65,10 +65,10 @@ class Ports(Protocol):
         """Write the actions table."""
 
     def owns_log(self) -> bool:
-        """Say whether the steps log is assigned to this worker right now."""
+        """Return whether the steps log is assigned to this worker right now."""
 
     def is_current(self, actuator: Actuator) -> bool:
-        """Say whether this state is still the one of the present assignment."""
+        """Return whether this state is still the one of the present assignment."""
 
     def crash(self, error: BaseException) -> None:
         """End the process on purpose, so that what was not done is read again."""
@@ -159,7 +159,7 @@ class Journal:
         return True
 
     def _note_announced(self, sends: Iterable[StepsRecord]) -> None:
-        """Note when announcements are sent; one of which nobody knows when it was is late."""
+        """Record when each announcement was sent; one without a record counts as late."""
         now = self._clock()
         for record in sends:
             if isinstance(record, Announced):
@@ -168,7 +168,7 @@ class Journal:
             self._announced = {number: at for number, at in self._announced.items() if self._may_come(*number)}
 
     def _may_come(self, key: str, action_id: str, seq: int) -> bool:
-        """Say whether an announcement would have its turn if it were read now."""
+        """Return whether an announcement would have its turn if it were read now."""
         job = self.actuator.jobs.get(key)
         return job is not None and job.action is not None and (job.action.id, job.action.seq) == (action_id, seq - 1)
 

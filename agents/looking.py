@@ -12,8 +12,8 @@ from agents.forwarding import Looked
 from sf_healer.core.events import Report
 from sf_healer.core.identity import JobIndex, Unresolved
 
-#: Lists that reports ask for begin so far apart. With the list itself it is less than the shortest feed gap, 10 s: who
-#: waits for one makes none.
+#: Minimum time between lists triggered by reports; with the list itself it stays below the shortest feed gap (10 s), so
+#: waiting never causes one.
 LOOK_AGAIN_EVERY_SECONDS = 5.0
 #: Whoever a list did not bring is not asked for again for so long: less than any silence that a Job is restarted for,
 #: for one may be made that has the name of a stranger.
@@ -46,7 +46,7 @@ class Looks:
         return len(self._needed)
 
     def is_due(self) -> bool:
-        """Say whether a list is asked for and may begin now."""
+        """Return whether a list is asked for and may begin now."""
         is_asked_for = max(self._needed, default=0) > self._begun
         return is_asked_for and self._clock() - self._began_at >= LOOK_AGAIN_EVERY_SECONDS
 

@@ -76,7 +76,7 @@ class Recently:
         self._told: dict[Hashable, float] = {}
 
     def first(self, what: Hashable) -> bool:
-        """Say whether this was not told in the last while, and note that it is now."""
+        """Return whether this was not told in the last while, and note that it is now."""
         now = self._clock()
         told_at = self._told.get(what)
         if told_at is not None and now - told_at < self._seconds:

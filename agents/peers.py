@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 async def gather(
     path: str, query: Query = (), *, read: Callable[[dict[str, Any]], Answer]
 ) -> tuple[list[Answer], list[str]]:
-    """Ask every other worker of the detector's group for its own part; returns the answers and who gave none.
+    """Ask every other worker of the detector's group for its own part; returns the answers, and who gave none.
 
     While versions change an answer may lack what is asked for: `read` takes it, or raises KeyError, TypeError or
     ValueError, and then there is none.
@@ -71,6 +71,6 @@ def owner_of(app: faust.App, changelog: str, partition: int) -> URL | None:
 
 
 def is_me(url: URL, app: faust.App) -> bool:
-    """Say whether an address is that of this worker's app."""
+    """Return whether an address is that of this worker's app."""
     mine = URL(str(app.conf.canonical_url))
     return (url.host, url.port) == (mine.host, mine.port)

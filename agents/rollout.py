@@ -1,7 +1,7 @@
 """Looks at queue-manager's Rollout, and puts what it shows on the steps log: never decides anything.
 
 Knows nothing of Faust; agents/actuator.py calls `tell` while the log is ours. What was told last is read from the fold
-of the log, so whoever takes the log over goes on where the last one stopped.
+of the log, so the worker that takes the log over goes on where the last one stopped.
 """
 
 from collections.abc import Awaitable, Callable, Iterable

@@ -121,7 +121,7 @@ async def mark_loop() -> None:
 
 @app.on_partitions_assigned.connect  # type: ignore[arg-type]  # it asks for a name that it never passes by
 async def _note_assignment(_app: Any, assigned: set[TP], **_: Any) -> None:
-    """Ask again which topic is read: it may have been made anew, and then no offset of ours is out of range."""
+    """Ask again which topic is read: it may have been recreated, and then no offset of ours is out of range."""
     if any(tp.topic == settings.source_topic for tp in assigned):
         forwarder.assigned()
 

@@ -129,7 +129,7 @@ async def _lone_reports(bootstrap: str, worker: Worker) -> list[float]:
 
 
 def _is_heard(worker: Worker, job: str, since: float) -> bool:
-    """Say whether the view of a Job tells of a report that was appended since a moment."""
+    """Return whether the view of a Job tells of a report that was appended since a moment."""
     answer = worker.get(f"/jobs/{job}/")
     return answer is not None and answer.status == HTTPStatus.OK and (answer.body["last_loading_at"] or 0.0) >= since
 

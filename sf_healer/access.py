@@ -137,7 +137,7 @@ def spare(needs: Collection[Need], granted: Iterable[Granted]) -> tuple[tuple[Ac
 
 
 def covers(wide: Access, access: Access) -> bool:
-    """Say whether a right with `*` in it is one of these."""
+    """Return whether a right with `*` in it is one of these."""
     pairs = ((wide.group, access.group), (wide.resource, access.resource), (wide.verb, access.verb))
     return all(of in {ANY, is_} for of, is_ in pairs)
 

@@ -41,8 +41,8 @@ COMMANDS: Mapping[str, str] = {
     "resume": "End a pause; of one Job also its quarantine.",
     "restart": "Ask for the restart of a Job; admission applies.",
     "resolve": "Decide about a restart that waits for a person.",
-    "skip": "Have a Job left alone, by its annotation.",
-    "unskip": "Watch a Job again that was left alone.",
+    "skip": "Annotate a Job so that it is never restarted.",
+    "unskip": "Remove that annotation.",
     "replay": "Run a capture through the decisions, without Kafka.",
     "policy": "Check a policy file, and see which policy each Job gets.",
     "doctor": "Check all that a worker needs: versions, Kafka, Kubernetes, rights, clocks.",
@@ -51,9 +51,9 @@ COMMANDS: Mapping[str, str] = {
     "verdicts": "List the verdicts and the rules behind them.",
     "metrics": "List the metrics of a worker.",
     "log-events": "List the events of the logs.",
-    "feed": "Send a capture to a broker, in its own time or faster.",
+    "feed": "Send a capture to a broker, at its recorded pace or faster.",
     "capture": "Record a topic as a capture.",
-    "outcomes": "Tell what became of every command, refusals too, from Kafka.",
+    "outcomes": "Show the outcome of every command, refusals included (reads Kafka).",
     "dead-letters": "Show what could not be read, and why.",
     "chaos": "Run chaos experiments, with Litmus or without, and check their files.",
     "completion": "Print the script that completes commands in bash, zsh or fish.",
@@ -241,7 +241,7 @@ def _printable_lines(message: str) -> str:
 
 
 def _was_interrupted(problem: BaseException) -> bool:
-    """Say whether it was Ctrl-C; pydantic, while it builds a validator, makes of it a SchemaError that ends so."""
+    """Return whether it was Ctrl-C; pydantic, while it builds a validator, makes of it a SchemaError that ends so."""
     return isinstance(problem, click.Abort | KeyboardInterrupt) or str(problem).rstrip().endswith("KeyboardInterrupt:")
 
 
@@ -254,7 +254,7 @@ def _drop_unwritten() -> None:
 
 
 def main() -> None:
-    """Be the console script; a stream that was closed before Python began is as if nobody reads or writes there."""
+    """Run as the console script; a stream closed before start-up is replaced by /dev/null."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  for as long as the process lives

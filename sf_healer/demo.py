@@ -288,7 +288,7 @@ class Demo:
 
 
 def may_replace(env_file: Path) -> bool:
-    """Say whether nothing is lost where a file is written anew: there is none, or an earlier demo left it behind."""
+    """Return whether nothing is lost where a file is written anew: there is none, or an earlier demo left it behind."""
     try:
         with env_file.open("rb") as file:
             return file.readline() == f"{_OURS}\n".encode()

@@ -86,6 +86,6 @@ class _Rows:
 
 
 def _is_same(one: Outcome, other: Outcome) -> bool:
-    """Say whether two outcomes of a Job tell the same; no two restarts do."""
+    """Return whether two outcomes of a Job tell the same; no two restarts do."""
     what = one.result, one.reason, one.uid, one.verdict
     return one.result is Result.REFUSED and what == (other.result, other.reason, other.uid, other.verdict)

@@ -111,9 +111,9 @@ _TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _KINDS = rf"^({'|'.join(NotifyOn)})(,({'|'.join(NotifyOn)}))*$"
 _TEXT_WANTED = {
-    _KINDS: f"some of {', '.join(NotifyOn)}, with `,` between",
+    _KINDS: f"a comma-separated list of {', '.join(NotifyOn)}",
     _TOPIC: "a topic name (letters, digits, dot, underscore, hyphen)",
-    DNS_LABEL: "a DNS label (small letters, digits, hyphen; at most 63)",
+    DNS_LABEL: "a DNS label (lower-case letters, digits, hyphen; at most 63)",
     "url": "a URL",
     "file": "a path to a file",
     "kubeconfig": "a path to a file",
@@ -124,9 +124,9 @@ _TEXT_WANTED = {
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What one process was told; times are seconds."""
 
-    broker_url: Annotated[
-        str, Meta(description="Kafka brokers, `kafka://host:port`; several after each other with `,`.")
-    ] = "kafka://127.0.0.1:9092"
+    broker_url: Annotated[str, Meta(description="Kafka brokers, `kafka://host:port`, comma-separated.")] = (
+        "kafka://127.0.0.1:9092"
+    )
     namespace: Annotated[str, Meta(pattern=DNS_LABEL, description="Namespace whose Jobs are watched.")] = "stf"
     mode: Annotated[
         Mode, Meta(description="`observe` decides and reports everything and touches nothing; `heal` acts.")
@@ -201,7 +201,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             min_length=1,
             description="Directory of one worker's table stores and of its name in its groups; a cache, the changelog "
-            "is the truth. Who comes back to it after a crash need not wait for the session of who died.",
+            "is the truth. A worker restarted with the same directory rejoins at once instead of waiting for its old "
+            "session to expire.",
         ),
     ] = "sf-healer-data"
     stores: Annotated[Stores, Meta(description="Where the tables' contents are kept.")] = Stores.ROCKSDB
@@ -475,7 +476,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def is_http_url(text: str) -> bool:
-    """Say whether a text is an address that HTTP can be spoken to."""
+    """Return whether a text is an address that HTTP can be spoken to."""
     try:
         split = urlsplit(text)
         return split.scheme in {"http", "https"} and bool(split.hostname) and split.port != 0

@@ -1,7 +1,7 @@
 """The `actions` table: every restart under way and the ledger of admission, durable in its changelog.
 
 The table is what survives; `current` is what the agent works on: the core's Actuator for the one partition of
-the steps log, made anew whenever that partition is assigned and dropped when it is revoked.
+the steps log, recreated whenever that partition is assigned and dropped when it is revoked.
 Manifests are in here, and they hold secrets: the core's `shown` is the only way out, for the views too.
 """
 
@@ -42,7 +42,7 @@ async def store(key: bytes, value: bytes | None) -> None:
 
 
 def owns_log() -> bool:
-    """Say whether the steps log is assigned to this worker right now, as far as it knows."""
+    """Return whether the steps log is assigned to this worker right now, as far as it knows."""
     return not app.rebalancing and STEPS_LOG in app.assignor.assigned_actives()
 
 

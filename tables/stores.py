@@ -35,7 +35,7 @@ class PartitionStore(Protocol):
         """Go through all keys and values as they are at the call, whatever is written meanwhile."""
 
     def is_empty(self) -> bool:
-        """Say whether it holds no key."""
+        """Return whether it holds no key."""
 
     def persisted_offset(self) -> int | None:
         """Return up to which changelog offset, included, it holds the changelog; None for not at all."""
@@ -69,7 +69,7 @@ class RocksPartition:
         return ((key, value) for key, value in items if key != self._offset_key)
 
     def is_empty(self) -> bool:
-        """Say whether it holds no key."""
+        """Return whether it holds no key."""
         return next(iter(self.items()), None) is None
 
     def persisted_offset(self) -> int | None:
@@ -122,7 +122,7 @@ class MemoryPartition:
         return [(key, value) for key, value in self._data.items() if owners.get(key) == self._partition]
 
     def is_empty(self) -> bool:
-        """Say whether it holds no key."""
+        """Return whether it holds no key."""
         return next(iter(self.items()), None) is None
 
     def persisted_offset(self) -> int | None:

@@ -92,7 +92,7 @@ def _asked(method: str, url: str, *, body: object = None, timeout_seconds: float
 
 
 def is_address(url: str) -> bool:
-    """Say whether a text is an address that can be asked, whoever may listen there."""
+    """Return whether a text is an address that can be asked, whoever may listen there."""
     try:
         return is_http_url(url) and bool(httpx.URL(url).host)
     except httpx.InvalidURL:

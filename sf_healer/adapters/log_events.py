@@ -209,7 +209,7 @@ SECTIONS: tuple[Section, ...] = (
                 Level.WARNING,
                 "kind error retry_seconds",
                 "The Jobs could not be listed. Reports are judged by what was known before.",
-                "`forbidden`: manifests/rbac. Else the API server.",
+                "`forbidden`: manifests/rbac. Otherwise the API server.",
             ),
             _event(
                 "reports_wait",
@@ -365,8 +365,8 @@ SECTIONS: tuple[Section, ...] = (
                 Level.WARNING,
                 "topic partition from_position to_position",
                 "The broker no longer has the record that comes next, and reading goes on behind the gap.",
-                "A changelog: nothing. Any other: retention is shorter than workers are away, or the topic was made "
-                "anew.",
+                "A changelog: nothing. Any other: retention is shorter than workers are away, or the topic was "
+                "recreated.",
             ),
             _event(
                 "reading_again",

@@ -57,7 +57,7 @@ class Login:
             return self._last
 
     def _trust(self) -> ssl.SSLContext:
-        """Give the TLS context; made anew when other certificates are in the file, else always the same."""
+        """Give the TLS context; recreated when other certificates are in the file, else always the same."""
         name, path = f"{PREFIX}CA_FILE", self._settings.ca_file
         certificates = text_of(name, path) if path is not None else ""
         if self._context is None or certificates != self._certificates:

@@ -60,7 +60,7 @@ class Repeats(logging.Filter):
         self._shown: dict[tuple[str, int, str], tuple[float, int]] = {}  # when, and how often not since
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record is shown; counts it otherwise."""
+        """Return whether a record is shown; counts it otherwise."""
         if record.name.partition(".")[0] in _OURS:
             return True
         line = (record.name, record.levelno, record.getMessage())

@@ -15,7 +15,7 @@ def why_unreached(problem: BaseException, where: str) -> str:
 
 
 def is_refused(problem: OSError) -> bool:
-    """Say whether nothing listens at any address of a name."""
+    """Return whether nothing listens at any address of a name."""
     if isinstance(problem, ConnectionRefusedError):
         return True
     # What asyncio makes of a name with several addresses, none of which answers, has no number of its own.

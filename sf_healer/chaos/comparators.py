@@ -40,7 +40,7 @@ CRITERIA: Mapping[ComparedAs, frozenset[str]] = {
 
 
 def holds(compared_as: ComparedAs, actual: str, criteria: str, expected: str) -> bool:
-    """Say whether a comparison holds; criteria that the reading does not know never do, as in Litmus.
+    """Return whether a comparison holds; criteria that the reading does not know never do, as in Litmus.
 
     A regular expression is Python's, not RE2; one that neither can read does not hold.
     """

@@ -123,7 +123,7 @@ class _Course(msgspec.Struct):
 
     @property
     def idle(self) -> bool:
-        """Say whether it is between two questions; attempts that have begun are finished."""
+        """Return whether it is between two questions; attempts that have begun are finished."""
         return not self.asked and not self.done and self.attempt == 0
 
 
@@ -145,7 +145,7 @@ class Experiment:
 
     @property
     def is_over(self) -> bool:
-        """Say whether there is nothing more to do."""
+        """Return whether there is nothing more to do."""
         return self.state is State.OVER
 
     @property

@@ -222,7 +222,7 @@ def _percentage_counts(spec: EngineSpec) -> _Words:
 
 @_engine
 def _known_settings(spec: EngineSpec) -> _Words:
-    """Else it is ignored silently; a number that is none becomes 0."""
+    """Otherwise it is ignored silently; a number that is none becomes 0."""
     for experiment in spec.experiments:
         told = [each.name for each in experiment.spec.components.env]
         if len(told) != len(set(told)):

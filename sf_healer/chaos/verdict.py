@@ -39,7 +39,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 def has_ended(engine: Mapping[str, Any]) -> bool:
-    """Say whether the operator is done with an engine."""
+    """Return whether the operator is done with an engine."""
     return (engine.get("status") or {}).get("engineStatus") in _ENDED
 
 

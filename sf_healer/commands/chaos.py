@@ -72,7 +72,7 @@ def check(*, files: tuple[Path, ...]) -> ExitCode:
     default=1800.0,
     show_default=True,
     metavar="S",
-    help="Wait so long beyond an engine's own duration, then stop it.",
+    help="Wait up to S seconds beyond an engine's own duration, then stop it.",
 )
 @click.option("--poll-seconds", type=NumberRange(min=0.1, max=3600), default=2.0, show_default=True, metavar="S")
 @dry_run_option

@@ -30,7 +30,7 @@ from sf_healer.past import NoTopicError
     help="Send N times faster than they arrived; without it, as fast as it goes.",
 )
 def command(*, file: Path, bootstrap: str | None, topic: str | None, real_time: bool, speed: float | None) -> None:
-    """Send the capture FILE (.jsonl or .jsonl.gz) to a topic: same partitions, no keys, no headers, dated now."""
+    """Send the capture FILE (.jsonl or .jsonl.gz) to a topic: same partitions, no keys, no headers, timestamped now."""
     if real_time and speed is not None:
         raise click.UsageError("--real-time is --speed 1: give one of them")
     settings = with_bootstrap(settings_for_a_command(), bootstrap)

@@ -40,7 +40,11 @@ class Sort(StrEnum):
 
 @click.command()
 @click.option(
-    "--verdict", "verdicts", type=click.Choice(Verdict, case_sensitive=False), multiple=True, help="Only these."
+    "--verdict",
+    "verdicts",
+    type=click.Choice(Verdict, case_sensitive=False),
+    multiple=True,
+    help="Only Jobs with this verdict; may be repeated.",
 )
 @click.option("--sick", is_flag=True, help="Only those that are to be restarted.")
 @click.option("--target", "targets", multiple=True, help="Only Jobs of this target; may be repeated.")

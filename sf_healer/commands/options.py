@@ -11,14 +11,12 @@ from sf_healer.settings import Settings, bootstrap_servers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-bootstrap_option = click.option(
-    "--bootstrap", metavar="HOST:PORT,...", help="Brokers; else those of SF_HEALER_BROKER_URL."
-)
+bootstrap_option = click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; default: SF_HEALER_BROKER_URL.")
 
 
 def topic_option(told: str) -> Callable[[F], F]:
     """Ask for a topic in the place of that of the settings."""
-    return click.option("--topic", help=f"{told}; else SF_HEALER_SOURCE_TOPIC.", callback=_named)
+    return click.option("--topic", help=f"{told}; default: SF_HEALER_SOURCE_TOPIC.", callback=_named)
 
 
 def _named(_context: click.Context, _option: click.Parameter, topic: str | None) -> str | None:

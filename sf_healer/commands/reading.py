@@ -69,7 +69,7 @@ url_option = click.option(
     envvar=URL_VARIABLE,
     show_envvar=True,
     metavar="URL",
-    help="Any worker, http://HOST:PORT; without it, where this environment's settings put one.",
+    help="URL of any worker; default: the address in this environment's settings.",
 )
 reading_option = click.option(
     "-o",

@@ -33,7 +33,7 @@ _MEANT = {Decision.CREATE: Result.RESTARTED, Decision.ABANDON: Result.FAILED}
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Wait so long for the end of each; 0: only until the decision is safe.",
+    help="Wait up to S seconds for the outcome of each; 0 returns once the request is acknowledged.",
 )
 @dry_run_option
 @url_option

@@ -33,7 +33,7 @@ _ANSWERS = {
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Wait so long for the answer; 0: only until the request is safe.",
+    help="Wait up to S seconds for the outcome; 0 returns once the request is acknowledged.",
 )
 @click.option(
     "--even-if-ended", is_flag=True, help="Run a Job again that has finished, or that its user stopped or is stopping."

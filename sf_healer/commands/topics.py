@@ -23,7 +23,7 @@ from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platfo
     default=kafka.COMMAND_PATIENCE_SECONDS,
     show_default=True,
     metavar="S",
-    help="Wait so long for a broker that does not answer.",
+    help="Wait up to S seconds for a broker that does not answer.",
 )
 @click.option(
     "--kafka-user",

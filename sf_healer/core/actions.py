@@ -280,15 +280,15 @@ def _step_of(action: Action) -> Step | None:
 
 
 def is_lost(action: Action, now: float, pace: Pace) -> bool:
-    """Say whether the call under way will not be answered any more: its worker is gone.
+    """Return whether the call under way will not be answered any more: its worker is gone.
 
-    So it is taken to be where it was announced at a time still to come: how long ago that was cannot be told.
+    A call dated as far in the future counts as lost too: its age is unknown.
     """
     return action.call is not None and abs(now - action.call.at) > pace.lost_call_seconds
 
 
 def holds_slot(action: Action) -> bool:
-    """Say whether the action counts as in flight; one that waits for a person does not."""
+    """Return whether the action counts as in flight; one that waits for a person does not."""
     return not (action.overdue or action.refusal or action.state in {State.STRANDED, State.DONE})
 
 
@@ -324,7 +324,7 @@ def manifest_to_create(action: Action, step: Step) -> Manifest:
 
 
 def asks_for_a_person(state: str, *, overdue: bool, refusal: str) -> bool:
-    """Say whether an open action of which this is known asks for a person, who may decide about it.
+    """Return whether an open action of which this is known asks for a person, who may decide about it.
 
     It has given up, takes too long, or its Job is gone and the API will not have it back.
     """
@@ -401,9 +401,9 @@ def _announced(action: Action, event: Announced, moment: _Moment) -> Move:
 
 
 def _stopped_delete(action: Action, event: Announced, moment: _Moment) -> Move | None:
-    """Say what becomes of an action whose delete is not to be sent; None: it is.
+    """Return the move that replaces a delete that must not be sent, or None to send it.
 
-    Of the Job that was judged another one is not sent either, but the one before may still come.
+    If an earlier delete may still arrive, recheck instead of concluding.
     """
     if _replaces_own(action):
         return _not_deleted(action, moment) if event.observe_only or _spares_own(action, moment) else None
@@ -596,7 +596,7 @@ def _objection(action: Action, moment: _Moment) -> tuple[Reason, str] | None:
 
 
 def _is_left_to_kubernetes(result: StepResult) -> bool:
-    """Say whether a pod of the Job was lost so lately that Kubernetes may yet put another in its place.
+    """Return whether a pod of the Job was lost so lately that Kubernetes may yet put another in its place.
 
     A Job that is being deleted gets none, and waits for a pod whose kubelet cannot say that it has ended. To a Job that
     has ended nothing of that matters: it gets no other pod anyway.
@@ -661,12 +661,12 @@ def _still_there_and_ours(action: Action, moment: _Moment) -> Move:
 
 
 def _replaces_own(action: Action) -> bool:
-    """Say whether the incarnation to delete is one that the action has made itself, and that stayed without pods."""
+    """Return whether the incarnation to delete is one that the action has made itself, and that stayed without pods."""
     return action.uid != action.command.uid
 
 
 def _spares_own(action: Action, moment: _Moment) -> bool:
-    """Say whether a Job that we made is not to be deleted now, however empty; its action goes on."""
+    """Return whether a Job that we made is not to be deleted now, however empty; its action goes on."""
     return _held_back(moment) is not None or action.alive_uid == action.uid
 
 

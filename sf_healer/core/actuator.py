@@ -6,8 +6,8 @@ looks. So a crash repeats work and loses none: what is sent twice is told by its
 begun again by a tick. Each stored value carries the offset of the last record in it, and a record that comes
 again is passed over.
 
-A command about a silent consumer is held until its group has been looked at, by whoever reads the log; only what
-comes back as a record decides.
+A command about a silent consumer is held until its group has been looked at, by the worker that reads the log; only
+what comes back as a record decides.
 
 No I/O and no clock. Which command is followed: admission.py. How: actions.py. Idle or stuck: groups.py.
 """
@@ -217,7 +217,7 @@ class Actuator:
         """Take over the stored state, and its newest time: the broker's clock may have been set back since.
 
         `log_end` is the end offset of the steps log: an earlier one than we have folded means that the topic
-        was made anew, and its offsets count from the start again. Raises UnknownSchema.
+        was recreated, and its offsets count from the start again. Raises UnknownSchema.
         """
         self.ledger, self.jobs, self._open, self._said = Ledger(), {}, {}, {}
         for key, value in items:
@@ -262,7 +262,7 @@ class Actuator:
         """Forget a time far beyond that of the record read next: a broker's clock was ahead, and has been put right.
 
         Or all commands would be expired, and nothing due, until that time has come. What was stored then has that
-        time in it, so who takes over goes back as well. Times of actions: actions.py.
+        time in it, so the worker that takes over goes back as well. Times of actions: actions.py.
         """
         self.now = at
         self._said = {}
@@ -291,7 +291,7 @@ class Actuator:
                 self._write_job(command.key, msgspec.structs.replace(record, history=history), offset, effects)
 
     def _is_under_way(self, command: Command, record: JobRecord) -> bool:
-        """Say whether this very command is being followed or held: then its outcome is still to come."""
+        """Return whether this very command is being followed or held: then its outcome is still to come."""
         return (
             (record.action is not None and record.action.id == command.id)
             or any(slot.action_id == command.id for slot in self.ledger.slots)
@@ -472,7 +472,7 @@ class Actuator:
         if action is not None and action.id == command.id:
             return  # admitted twice, after a crash between the record and the ledger
         if all(slot.action_id != command.id for slot in self.ledger.slots):
-            return  # said by a worker that was paused: whoever has read the log since has decided otherwise, or is done
+            return  # said by a worker that was paused: the one that reads the log has decided otherwise, or is done
         if action is not None and (action.state is not State.STRANDED or command.uid in _deleted(action)):
             effects.sends.append(Settled(key=command.key, action_id=command.id))
             return
@@ -594,7 +594,7 @@ class Actuator:
             effects.sends.append(answer_to(action, action.call.step, lost))
 
     def _say(self, key: str, action_id: str, number: int) -> bool:
-        """Say whether a thing should be said: not again while what was said is on its way back."""
+        """Return whether a thing should be said: not again while what was said is on its way back."""
         said_at = self._said.get((key, action_id, number))
         if said_at is not None and self.now - said_at < _SAID_SECONDS:
             return False

@@ -348,7 +348,7 @@ def recent_attempts(history: History, limits: Limits, now: float) -> tuple[float
 
 
 def is_withdrawn(history: History, command: Command) -> bool:
-    """Say whether this sending of a command was taken back; the same judgement may be made again later.
+    """Return whether this sending of a command was taken back; the same judgement may be made again later.
 
     The one clock that tells sendings apart is that of the evidence, which dates decisions.
     """
@@ -473,7 +473,7 @@ def _is_fresh(fleet: Fleet, limits: Limits, now: float) -> bool:
 
 
 def _is_stormy(fleet: Fleet, limits: Limits) -> bool:
-    """Say whether too many are known to have turned unhealthy: drained consumers go silent together every day."""
+    """Return whether too many are known to have turned unhealthy: drained consumers go silent together every day."""
     return _exceeds(fleet.unhealthy - fleet.suspected, fleet, limits)
 
 

@@ -281,7 +281,7 @@ class Gathered:
         return sum(map(len, self.beats)) + sum(map(len, self.words))
 
     def unresolved(self, *, since: int = 0) -> list[Report]:
-        """Give the reports that named a Job that is not known; of those rejected first, so many do not count."""
+        """Give the reports that named a Job that is not known, skipping the first `since` rejects."""
         return [
             reject.report
             for reject in islice(self.rejected, since, None)

@@ -1,4 +1,4 @@
-"""What a million Jobs have in common, kept once: every value that is decoded is an object of its own else.
+"""What a million Jobs have in common, kept once: otherwise every decoded value would be a separate object.
 
 Only objects that nobody changes are shared: strings, times, empty labels. Nothing here changes what a state says.
 """

@@ -181,7 +181,7 @@ def with_pods(fact: JobFact, pods: Sequence[Mapping[str, object]]) -> JobFact:
 
 
 def lost_pod(pods: Sequence[Mapping[str, object]], job_uid: str) -> LostPod | None:
-    """Name the pod of a Job that was lost last, those beside it that live notwithstanding; None: none is.
+    """Name the pod of a Job that was lost last, even if other pods are alive; None if no pod was lost.
 
     A kubelet that is away does not confirm the end of such a pod, and a Job that is deleted waits for it.
     """

@@ -44,7 +44,7 @@ class Forwarder:
 
     @property
     def topic_id(self) -> str:
-        """Kafka's id of the source topic; empty until it is known, and again when the topic was made anew."""
+        """Kafka's id of the source topic; empty until it is known, and again when the topic was recreated."""
         return self._topic_id
 
     @topic_id.setter
@@ -162,7 +162,7 @@ class Forwarder:
         """Note that reading began anew: which topic the positions belong to has to be asked.
 
         What was reset before is still ours to tell. A position behind the loss may have been committed, and then
-        whoever goes on from there is not out of range.
+        a worker that goes on from there is not out of range.
         """
         self.topic_id = ""
 
@@ -171,4 +171,4 @@ class Forwarder:
         started_over = to_position < from_position
         self._resets[source_partition] = Reset(started_over=started_over)
         if started_over:
-            self.topic_id = ""  # made anew: what was seen of its offsets counts no longer
+            self.topic_id = ""  # recreated: what was seen of its offsets counts no longer

@@ -85,7 +85,7 @@ class JobIndex:
     """
 
     def __init__(self) -> None:
-        #: Another one whenever a name may mean another Job than it did.
+        #: Incremented whenever a name may resolve differently.
         self.version = 0
         self._facts: dict[str, JobFact] = {}
         self._gone_at: dict[str, float] = {}
@@ -309,7 +309,7 @@ class ConventionIndex:
     """
 
     def __init__(self, namespace: str) -> None:
-        #: Another one whenever a name may mean another Job than it did.
+        #: Incremented whenever a name may resolve differently.
         self.version = 0
         self._namespace = namespace
         #: Each Job with its queue, if that ends with a hyphen and the Job's short id, else "".

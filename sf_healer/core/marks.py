@@ -55,7 +55,7 @@ class SourceMarks:
             newest.w, newest.not_before, newest.claimed = w, not_before, False
             return
         if newest is not None and end < newest.end:
-            self._pairs.clear()  # the topic was made anew: its offsets started over
+            self._pairs.clear()  # the topic was recreated: its offsets started over
         elif newest is not None and not newest.claimed and self._polls_in_newest < self._stride:
             self._pairs.pop()
         else:

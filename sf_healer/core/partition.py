@@ -197,8 +197,8 @@ class Partition:
     def _put_right(self, now: float) -> None:
         """Bring back what a broker's clock that was ahead has dated beyond `now`, and judge every Job anew.
 
-        Or nobody would be judged, nor any claim count, until that time has come. What was stored then has that time in
-        it, so who takes over goes back as well. Nobody looks silent by it: the next step of the watermark is a gap that
+        Otherwise no Job would be judged and no mark would count until real time caught up. Stored times are affected
+        too, so the next owner rewinds as well. Nobody looks silent by it: the next step of the watermark is a gap that
         re-bases everybody.
         """
         ahead_seconds = self.last_at - now

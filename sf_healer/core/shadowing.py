@@ -46,7 +46,7 @@ def _takers(match: Match, before: Sequence[tuple[str, Match]]) -> tuple[str, ...
 
 
 def _takes(earlier: Match, match: Match, target: str | None) -> bool:
-    """Say whether a policy surely matches every Job of this target that another one matches."""
+    """Return whether a policy surely matches every Job of this target that another one matches."""
     return (
         (not earlier.targets or target in earlier.targets)
         and earlier.labels.items() <= match.labels.items()

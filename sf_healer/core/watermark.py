@@ -7,7 +7,7 @@ Rules (docs/architecture.md says why):
   their length is nobody's silence.
 - Within one silent episode the first gap re-bases the Job to the gap's end; later gaps are only subtracted.
   A worker in a crash loop would otherwise hide a stuck Job for ever.
-- A gap in which reports were lost (a reset, a topic made anew) re-bases every Job: what nobody will ever read may have
+- A gap in which reports were lost (a reset, a recreated topic) re-bases every Job: what nobody will ever read may have
   been its sign of life (docs/decisions/0023). In a gap of any other kind it waits to be read. What was lost had been
   said before the mark that tells of it was appended, so that gap lasts until the watermark has come there: a source
   partition that lags may hold it back far before.
@@ -119,7 +119,7 @@ class Watermark:
     def apply(self, mark: Mark, at: float = 0.0) -> Advance | None:
         """Fold a mark that was appended at `at`; returns how the watermark moved, None if it did not."""
         if mark.topic_id in self.replaced_topic_ids:
-            return None  # a worker with metadata from before the topic was made anew
+            return None  # a worker with metadata from before the topic was recreated
         lost = bool(mark.reset)
         if mark.topic_id != self.topic_id:
             lost = self._replace_topic(mark.topic_id) or lost

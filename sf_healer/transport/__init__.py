@@ -34,9 +34,9 @@ Faust waits for the agents first and commits what they acknowledged.
 Recovery. With `TableManager=BatchTableManager` the changelogs of tables come in batches too: `recovery.py` has the
 terms. Without it table recovery is Faust's own.
 
-Return. `name_client` gives an app a client id that outlives its process. Who comes back after a kill then takes its
-former self out of the group, and joins at once; else the group would wait for the dead one until its session is over,
-and a process in a crash loop would keep everybody else from reading. No two living processes may share a data
+Return. `name_client` gives an app a client id that outlives its process. A worker that comes back after a kill takes
+its former self out of the group, and joins at once; otherwise the group would wait for the dead one until its session
+is over, and a process in a crash loop would keep everybody else from reading. No two living processes may share a data
 directory.
 
 Resets. Where retention went past our position the consumer goes on as `consumer_auto_offset_reset` says, and

@@ -97,12 +97,12 @@ class Batch:
             self._on_let_go()
 
     def follows(self, other: Batch) -> bool:
-        """Say whether it goes on where another one ended, in the same log."""
+        """Return whether it goes on where another one ended, in the same log."""
         return self.tp == other.tp and self.start_position == other.next_position and not other.is_gone
 
     @property
     def is_gone(self) -> bool:
-        """Whether its offsets mean nothing any more: the topic was deleted and made anew since it was read."""
+        """Whether its offsets mean nothing any more: the topic was deleted and recreated since it was read."""
         return self._delivery is not None and self._delivery.abandoned
 
     @property

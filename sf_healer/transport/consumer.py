@@ -194,7 +194,7 @@ class Consumer(driver.Consumer):
         return self.app.topics.acks_enabled_for(tp.topic)
 
     def _has_ledger(self, tp: TP) -> bool:
-        """Say whether a partition has a ledger: a batched changelog has one too, and commits nothing."""
+        """Return whether a partition has a ledger: a batched changelog has one too, and commits nothing."""
         return self._tracked(tp) or tp.topic in declarations(self.app)
 
     def _on_room(self) -> None:
@@ -232,7 +232,7 @@ class Consumer(driver.Consumer):
                 await self._read_again(tp)
 
     def _continues(self, tp: TP, span: Span) -> bool:
-        """Say whether a span begins where the ledger stands."""
+        """Return whether a span begins where the ledger stands."""
         if span.reset_from is not None:
             self._start_over(OffsetReset(tp, span.reset_from, span.start))
         ledger = self._ledgers.setdefault(tp, Ledger())
@@ -256,7 +256,7 @@ class Consumer(driver.Consumer):
                 callback(reset)
         ledger = self._ledgers.get(reset.tp) or Ledger()
         self._ledgers[reset.tp] = ledger.start_over(reset.to_position)
-        self._committed_offset[reset.tp] = None  # it may lie ahead, if the topic was created anew
+        self._committed_offset[reset.tp] = None  # it may lie ahead, if the topic was recreated
 
     async def _read_again(self, tp: TP) -> None:
         # A seek overtook a poll, or the other way round. Going back to what the ledger says loses nothing.
@@ -288,7 +288,7 @@ class Consumer(driver.Consumer):
                 yield tp, self._single(tp, record, spans[tp].end if is_last else record.offset + 1)
 
     def _wanted(self, tp: TP) -> bool:
-        """Say whether what was polled may still be handed over: nothing of a changelog once it is paused."""
+        """Return whether what was polled may still be handed over: nothing of a changelog once it is paused."""
         return self._tracked(tp) or tp in self._active_partitions or tp in self._buffered_partitions
 
     def _batch(self, tp: TP, span: Span) -> Message:

@@ -2,7 +2,7 @@
 
 A process that dies without a word stays a member until its session runs out, and every rebalance of the group waits
 for it: nobody reads meanwhile. Where one dies more often than that the group never settles, and nobody is ever
-judged. So who comes back takes its former self out first, told by a client id that outlives the process.
+judged. So a process that comes back takes its former self out first, told by a client id that outlives the process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FILE: Final = "client-id"
 
 
 def client_id_of(directory: Path, prefix: str) -> str:
-    """Give the client id of whoever keeps its state in this directory: `prefix` and a name made at the first call."""
+    """Give the client id of the worker with its state in this directory: `prefix` and a name made at the first call."""
     file = directory / _FILE
     if not file.exists():
         made = file.with_suffix(".new")

@@ -28,7 +28,7 @@ class Delivery:
 class Ledger:
     """Deliveries of one partition in the order they were handed over.
 
-    One ledger lives from one seek to the next. Whoever seeks starts a new one, and the deliveries of the
+    One ledger lives from one seek to the next. A seek starts a new one, and the deliveries of the
     old one count for nothing from then on: their records are going to be read again.
     """
 

@@ -160,7 +160,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
             self._waiter = None
 
     async def leave_as_former_self(self) -> None:
-        """Take who had our client id before us out of the group; call it on the app's loop, before joining."""
+        """Take the member that had our client id before us out of the group; on the app's loop, before joining."""
         consumer = self._ensure_consumer()
         group, client_id = self.app.conf.id, self.app.conf.broker_client_id
         await self._ask(partial(leave_as_former_self, consumer._client, group, client_id))
@@ -271,7 +271,7 @@ def take_records(fetched: FetchResult, demand: Demand) -> tuple[list[Record], in
 
 
 def _within_log(span: Span) -> bool:
-    """Say whether a fetch has confirmed the position.
+    """Return whether a fetch has confirmed the position.
 
     The committed offset of a topic that was deleted and created again may lie behind its end.
     """
@@ -283,7 +283,7 @@ def _begin(
     question: Callable[[], Coroutine[Any, Any, Answer]],
     answer: concurrent.futures.Future[Answer],
 ) -> None:
-    """Ask a question on the thread's loop; who asked may stop waiting at any time."""
+    """Ask a question on the thread's loop; the asker may stop waiting at any time."""
     if answer.cancelled():
         return
     task = loop.create_task(question())

@@ -48,7 +48,7 @@ def list_actions(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def waits_for_a_person(action: Mapping[str, Any]) -> bool:
-    """Say whether an open restart, as `shown` shows it, asks for a person."""
+    """Return whether an open restart, as `shown` shows it, asks for a person."""
     return asks_for_a_person(action["state"], overdue=action["overdue"], refusal=action["refusal"])
 
 

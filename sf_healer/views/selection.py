@@ -106,7 +106,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         return [(name, value) for name, value in written if value]
 
     def wants(self, row: Mapping[str, Any]) -> bool:
-        """Say whether a row is asked for, by its own fields."""
+        """Return whether a row is asked for, by its own fields."""
         verdict = row["verdict"]
         return (
             (not self.verdicts or verdict in self.verdicts or (SICK in self.verdicts and verdict in RESTARTABLE))

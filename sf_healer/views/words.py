@@ -78,7 +78,7 @@ TO_DO: Mapping[str, str] = {
     Rule.ERROR_AND_POD_ENDED: _IF_IT_FAILS_AGAIN,
     Rule.ERROR_GRACE_OVER: f"{_IF_IT_FAILS_AGAIN} If it was well: a longer `error_grace_seconds`.",
     Rule.STOP_COMMAND: "Nothing. It is judged again after `stop_hold_seconds`.",
-    Rule.POD_NOT_RUNNING: "While `starting`, nothing. Else `kubectl describe` it and its pod: image, quota, node, "
+    Rule.POD_NOT_RUNNING: "While `starting`, nothing. Otherwise `kubectl describe` it and its pod: image, quota, node, "
     "volume. A restart would wait for the same.",
     Rule.LOADING_STOPPED: "Nothing at first. If it is well and only slow: a longer `silence_threshold_seconds`, "
     "or `learn_cadence`.",

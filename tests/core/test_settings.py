@@ -267,8 +267,11 @@ def test_what_a_webhook_is_told_of_is_a_list_of_known_things():
     told = load({"SF_HEALER_NOTIFY_ON": "failed,storm"}).notify_kinds
     assert told == {NotifyOn.FAILED, NotifyOn.STORM}
     assert Settings().notify_kinds == set(NotifyOn) - {NotifyOn.WOULD_RESTART}
-    assert "'failed,success' is not some of restarted, failed, refused" in refused(NOTIFY_ON="failed,success").message
-    assert "some of" in refused(NOTIFY_ON="failed,").message
+    assert (
+        "'failed,success' is not a comma-separated list of restarted, failed, refused"
+        in refused(NOTIFY_ON="failed,success").message
+    )
+    assert "a comma-separated list of" in refused(NOTIFY_ON="failed,").message
     assert "'xml' is not one of json, slack" in refused(NOTIFY_FORMAT="xml").message
 
 

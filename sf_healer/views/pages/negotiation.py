@@ -6,7 +6,7 @@ it more than `application/json`, as browsers do; everybody else, also who takes 
 
 
 def wants_page(accept: str, asked_format: str | None) -> bool:
-    """Say whether the page is wanted; `accept` is the header (RFC 9110, 12.5.1), empty where there is none."""
+    """Return whether the page is wanted; `accept` is the header (RFC 9110, 12.5.1), empty where there is none."""
     if asked_format is not None:
         return asked_format == "html"
     qualities: dict[str, float] = {}
