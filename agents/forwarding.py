@@ -215,8 +215,9 @@ class Forwarding:
     async def _is_of_the_topic(self, batch: SourceBatch, end: int) -> bool:
         """Find out whether a batch, fetched some time ago, is of the topic that its reports will be told under.
 
-        Else old offsets told under a new id would have the new topic's reports passed over as told before. Whatever
-        was handed over lies below the end of its topic; no broker can tell where the new topic has grown past that.
+        Otherwise old offsets told under a new id would have the new topic's reports passed over as told before.
+        Whatever was handed over lies below the end of its topic; no broker can tell where the new topic has grown past
+        that.
         `end` is the batch's own.
         """
         forwarder, ports = self.forwarder, self._ports

@@ -219,7 +219,8 @@ def with_neighbours(command: Command, policies: PolicyBook) -> Command:
 async def remember_stored() -> None:
     """Have the names of the Jobs of our partitions known that the table holds, with `identity = convention`.
 
-    Else a worker that starts would take a report that lacks a name for one of a new Job, and call the old one silent.
+    Otherwise a worker that starts would take a report that lacks a name for one of a new Job, and call the old one
+    silent.
     """
     if not isinstance(names, ConventionIndex):
         return

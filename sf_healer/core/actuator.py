@@ -261,8 +261,8 @@ class Actuator:
     def _go_back(self, at: float) -> None:
         """Forget a time far beyond that of the record read next: a broker's clock was ahead, and has been put right.
 
-        Or all commands would be expired, and nothing due, until that time has come. What was stored then has that
-        time in it, so the worker that takes over goes back as well. Times of actions: actions.py.
+        Otherwise all commands would be expired, and nothing due, until real time caught up. Stored times are affected
+        too, so the worker that takes over goes back as well. Times of actions: actions.py.
         """
         self.now = at
         self._said = {}

@@ -61,3 +61,10 @@ def test_what_misses_its_target_is_said_in_words():
     section = WORDS.split("What misses its target, and why:", 1)[1].split("What is met with little to spare", 1)[0]
     assert len(missed) == section.count("- **")
     assert [jobs for _, jobs in missed if jobs not in section] == []
+
+
+def test_the_model_of_detection_stands_beside_what_was_measured():
+    scaling = " ".join((REPOSITORY / "docs" / "scaling.md").read_text().split())
+    section = MEASURED.split("### Detection under a steady load", 1)[1]
+    ours = next(line for line in section.splitlines() if line.startswith("| **sf-healer** |")).split(" | ")
+    assert f"a measured p99 of {ours[3]} s" in scaling

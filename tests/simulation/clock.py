@@ -118,7 +118,7 @@ class Process(asyncio.AbstractEventLoop):
         self._tasks.clear()
         for task in asyncio.all_tasks(self):
             coroutine = task.get_coro()
-            # Else the garbage collection would, at a moment of its own. What kills itself is running just now.
+            # Otherwise the garbage collection would, at a moment of its own. What kills itself is running just now.
             if isinstance(coroutine, Coroutine) and not getattr(coroutine, "cr_running", False):
                 _close(coroutine)
 
