@@ -1,7 +1,7 @@
 """The pages as people meet them: a real Chromium, with scripts and without, light and dark, on a desk and on a phone.
 
 What is drawn is a small fleet (tests/core/shown.py) behind a server of the test's, with the headers of a worker; the
-list of 10,000 Jobs comes from a worker's own views. Pictures go to SF_HEALER_SCREENSHOTS (default build/screenshots).
+list of 10,000 Jobs comes from a worker's own views. Pictures go to SF_LAB_SCREENSHOTS (default build/screenshots).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-SCREENSHOTS = Path(os.environ.get("SF_HEALER_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
+SCREENSHOTS = Path(os.environ.get("SF_LAB_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
 PAGES = sorted(every_page())
 DESK, PHONE = 1280, 360
 MANY = 10_000

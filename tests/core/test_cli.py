@@ -286,7 +286,7 @@ def test_a_wrong_setting_is_one_clear_line_and_exit_code_2_before_anything_conne
         (lambda: None, ExitCode.OK, ""),
         (lambda: ExitCode.NO, ExitCode.NO, ""),
         (lambda: ExitCode.REFUSED, ExitCode.REFUSED, ""),
-        (lambda: raised(SettingsError("SF_HEALER_X", "bad")), ExitCode.USAGE, "Error: SF_HEALER_X: bad\n"),
+        (lambda: raised(SettingsError("SF_HEALER_MODE", "bad")), ExitCode.USAGE, "Error: SF_HEALER_MODE: bad\n"),
         (lambda: raised(ConnectionError("gone")), ExitCode.UNREACHABLE, "Error: gone\n"),
         (lambda: raised(click.ClickException("broken")), ExitCode.ERROR, "Error: broken\n"),
         (lambda: raised(KeyboardInterrupt()), ExitCode.INTERRUPTED, "Interrupted.\n"),

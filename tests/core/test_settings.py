@@ -1,5 +1,7 @@
 """Settings: what may be set, how a wrong one is told, and that the page about them is true."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,7 @@ from rich.pretty import pretty_repr
 from sf_healer.settings import (
     FIELDS,
     MASK,
+    READ_ELSEWHERE,
     Identity,
     Mode,
     NotifyOn,
@@ -22,7 +25,9 @@ from sf_healer.settings import (
     markdown,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "settings.md"
+MISSPELT = {("SF_HEALER_MARK_INTERVALL_SECONDS", "tests/broker/test_worker_start.py")}  # on purpose
 
 
 def refused(**environ: str) -> SettingsError:
@@ -329,3 +334,23 @@ def test_whatever_is_set_loads_or_is_refused_by_name(environ):
 
 def test_variables_of_our_prefix_that_are_read_elsewhere_are_no_settings():
     assert load({"SF_HEALER_CAPTURES": "/captures", "SF_HEALER_LAB_CACHE": "/cache"}) == load({})
+
+
+def test_every_variable_of_our_prefix_that_a_test_or_a_page_names_lets_a_worker_start():
+    """What the tests read has the prefix SF_LAB_: `NAME=… pytest` must not end each worker of the run."""
+    known = READ_ELSEWHERE | {field.name for field in FIELDS}
+    named = {
+        (name, str(path.relative_to(REPOSITORY)))
+        for path in _texts()
+        for name in re.findall(r"\bSF_HEALER_[A-Z_]*[A-Z]\b", path.read_text())
+    }
+    assert len({name for name, _ in named}) > 20
+    assert {(name, path) for name, path in named if name not in known} == MISSPELT
+
+
+def _texts() -> Iterator[Path]:
+    yield REPOSITORY / "Makefile"
+    for directory in ("tests", "docs"):
+        for path in (REPOSITORY / directory).rglob("*"):
+            if path.suffix in {".md", ".py", ".toml", ".yaml", ".yml"} and path != Path(__file__):
+                yield path

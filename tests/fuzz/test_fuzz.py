@@ -73,7 +73,7 @@ def test_ten_million_hostile_messages_crash_nothing_and_are_all_accounted_for():
 
 
 def _seed() -> str:
-    """Give the seed of SF_HEALER_FUZZ_SEED, else a fresh one; a failure says which it was."""
-    seed = os.environ.get("SF_HEALER_FUZZ_SEED") or secrets.token_hex(4)
-    print(f"SF_HEALER_FUZZ_SEED={seed}")  # noqa: T201  pytest shows it with a failure
+    """Give the seed of SF_LAB_FUZZ_SEED, else a fresh one; a failure says which it was."""
+    seed = os.environ.get("SF_LAB_FUZZ_SEED") or secrets.token_hex(4)
+    print(f"SF_LAB_FUZZ_SEED={seed}")  # noqa: T201  pytest shows it with a failure
     return seed

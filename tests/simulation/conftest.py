@@ -1,6 +1,6 @@
 """Which seeds the tests run.
 
-SF_HEALER_SIMULATION_SEEDS is how many worlds there are in all (default: 4); most of them are always the same, a fifth
+SF_LAB_SIMULATION_SEEDS is how many worlds there are in all (default: 4); most of them are always the same, a fifth
 is fresh in each run: from SIMULATION_FRESH_FROM on, which tests/conftest.py chooses. CI runs fifty more by
 `make simulate`, and so does who looks for what nobody has seen yet.
 """
@@ -13,7 +13,7 @@ import structlog
 
 from tests.simulation.seeds import silence
 
-_SEEDS = int(os.environ.get("SF_HEALER_SIMULATION_SEEDS", "4"))
+_SEEDS = int(os.environ.get("SF_LAB_SIMULATION_SEEDS", "4"))
 _FIXED = range(_SEEDS - -(-_SEEDS // 5))
 _FRESH_FROM = int(os.environ["SIMULATION_FRESH_FROM"])
 _FRESH = range(_FRESH_FROM, _FRESH_FROM + _SEEDS - len(_FIXED))
