@@ -2,7 +2,7 @@
 
 Tests that use a real component carry its marker: `kafka` and `kube` (the fixtures below put them on), `prometheus`,
 `browser`. Without the component such a test is skipped with the reason, and fails instead where CI=true: a CI that
-skips what it is there for proves nothing.
+skips what it is there for proves nothing (tests/lab/wanting.py).
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import argo, browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy, traefik
+from tests.lab import argo, browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy, traefik, wanting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-IN_CI = os.environ.get("CI") == "true"
-REPOSITORY = Path(__file__).parent.parent
 
 MARKER_OF_FIXTURE = {"kafka_single": "kafka", "kafka_three": "kafka", "control_plane": "kube"}
 MISSING = {
@@ -44,7 +41,7 @@ WITH_THREE = pytest.StashKey[set[Path]]()  # the files with a test that asks for
 # No deadlines: the two cores are shared with brokers and a control plane, a slow example is not a fault.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
-settings.load_profile("ci" if IN_CI else "local")
+settings.load_profile("ci" if wanting.IN_CI else "local")
 
 
 # Whoever starts us in the background has a shell that ignores Ctrl-C, and what we start would inherit that.
@@ -62,6 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"simulation: fresh seeds from {os.environ[FRESH_SEEDS]} on")
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()) if report.longrepr]
+    if skipped := sum(wanting.NO_CAPTURES in reason for reason in reasons):
+        terminalreporter.write_line(
+            f"captures: {skipped} tests skipped for want of recorded ones, made-up ones were read"
+        )
 
 
 #: `make test-lab` hands files out to three processes: the longest go first, so that none of them runs alone at the end.
@@ -96,9 +98,7 @@ def _place(item: pytest.Item) -> int:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, missing in MISSING.items():
         if item.get_closest_marker(marker) is not None and (reason := missing()) is not None:
-            if IN_CI:
-                pytest.fail(f"CI=true and the lab is not complete: {reason}", pytrace=False)
-            pytest.skip(reason)
+            wanting.without(reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -159,11 +159,7 @@ def control_plane(
 @pytest.fixture(scope="session")
 def captures_dir() -> Path:
     """Give the directory of recorded captures, which is not part of the repository: skip without it."""
-    chosen = os.environ.get("SF_HEALER_CAPTURES")
-    directory = Path(chosen) if chosen else REPOSITORY.parent / "shared" / "data"
-    if not directory.is_dir():
-        pytest.skip(f"no captures in {directory} (SF_HEALER_CAPTURES names another place)")
-    return directory
+    return wanting.captures() or wanting.without_captures()
 
 
 def _lend_kafka(request: pytest.FixtureRequest, started: kafka.KafkaCluster) -> Iterator[kafka.KafkaCluster]:

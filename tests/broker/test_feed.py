@@ -22,6 +22,7 @@ from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line, read, read_file, written
 from sf_healer.feed import _Merge, capture, feed
 from sf_healer.local.broker import EmbeddedBroker
+from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.past import NoTopicError
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
@@ -401,3 +402,9 @@ def test_every_recorded_capture_can_be_read(captures_dir: Path):
     for file in files:
         with gzip.open(file) as source:
             assert [found.at for found in read(source)], file
+
+
+def test_a_made_up_capture_can_be_read(tmp_path: Path):
+    made = generate_capture(0)
+    with gzip.open(write_capture(tmp_path, "made-up", made)) as source:
+        assert [found.at for found in read(source)] == [sent["at"] for sent in made.lines]

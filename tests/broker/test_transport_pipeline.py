@@ -15,6 +15,7 @@ from sf_healer.local.broker import (
 from sf_healer.transport import positions, topic_identity
 from tests.broker.transport_lab import Reader, create_topic, running, send
 from tests.broker.transport_pipeline import Pipeline
+from tests.lab import wanting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ def embedded_bootstrap() -> Iterator[str]:
     try:
         broker = EmbeddedBroker()
     except BrokerNotInstalled as missing:
-        pytest.skip(str(missing))
+        wanting.without(str(missing))
     with broker:
         yield broker.bootstrap
 

@@ -1,7 +1,6 @@
 """What a Job's manifest and pods become as a fact, malformed ones included."""
 
 import json
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,10 +20,11 @@ from sf_healer.core.facts import (
     gone,
     lost_pod,
 )
+from sf_healer.local import launcher
+from sf_healer.local.services import SERVICE_OF_TARGET, SERVICES
 
 UID = "11111111-1111-1111-1111-111111111111"
 OTHER_UID = "22222222-2222-2222-2222-222222222222"
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "jobs.json"
 
 
 def job(*, env=None, status=None, spec=None, **metadata):
@@ -470,9 +470,8 @@ def test_timestamps_are_epoch_seconds_or_nothing(text, seconds):
     assert epoch_seconds(text) == seconds
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="recorded manifests are not in this checkout")
-def test_every_recorded_target_is_recognised():
-    for name, entry in json.loads(RECORDED.read_text())["targets"].items():
+def test_every_recorded_target_is_recognised(captures_dir):
+    for name, entry in json.loads((captures_dir / "jobs.json").read_text())["targets"].items():
         fact = fact_from_manifest(entry["manifest"], [])
         assert fact.target in name
         assert (fact.queue_id, fact.kafka_topic) == (
@@ -480,3 +479,11 @@ def test_every_recorded_target_is_recognised():
             entry["queue"]["kafka_topic"],
         )
         assert fact.managed
+
+
+@pytest.mark.parametrize("target", sorted(SERVICE_OF_TARGET))
+def test_every_target_that_the_launcher_knows_is_recognised(target):
+    queue = launcher.Queue.launch("BTCUSDT", SERVICES[SERVICE_OF_TARGET[target]].type_, "2025-06-01", "P4nTkv")
+    fact = fact_from_manifest(launcher.job_manifest(queue, target, launcher.environment(queue, target)), [])
+    assert (fact.target, fact.queue_id, fact.kafka_topic) == (target, queue.id, queue.id)
+    assert fact.managed

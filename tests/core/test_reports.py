@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sf_healer.captures import read_file
 from sf_healer.local import launcher
 from sf_healer.local.captures import SCENES, generate_capture, write_capture
 from sf_healer.local.reports import Course, Process, Story, ending, life
-from sf_healer.local.services import CONSUMERS, SERVICE_OF_TARGET, SERVICES, Service
+from sf_healer.local.services import CONSUMERS, SERVICE_OF_TARGET, SERVICES, Dialect, Service
+from sf_healer.replay import read_jobs, read_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +96,36 @@ def test_manifests_and_names_are_those_of_the_launcher(target: str, captures_dir
     assert made == recorded["manifest"]
 
 
+def test_a_manifest_is_written_as_the_launcher_writes_it():
+    env = launcher.environment(QUEUE, "arango-connector")
+    assert list(env.items())[:5] == [
+        ("QUEUE_ID", "loader-btcusdt-api-trades-2025-06-01-P4nTkv"),
+        ("SYMBOL", "BTCUSDT"),
+        ("TYPE", "api_trades"),
+        ("KAFKA_TOPIC", "loader-btcusdt-api-trades-2025-06-01-P4nTkv"),
+        ("TELEMETRY_PRODUCER_ID", "arango-connector__P4nTkv"),
+    ]
+    assert env["COLLECTION_NAME"] == "btcusdt_trades_2025_06_01"
+    assert env["TIME_RANGE"] == "2025-06-01:2025-06-30"
+    name = "loader-btcusdt-api-trades-2025-06-01-p4ntkv-arango-connector"
+    container = {
+        "env": [{"name": key, "value": value} for key, value in env.items()],
+        "image": "registry.example/streamforge/arango-connector:v0.1.0",
+        "imagePullPolicy": "Always",
+        "name": name,
+    }
+    assert launcher.job_manifest(QUEUE, "arango-connector", env) == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": "stf"},
+        "spec": {
+            "backoffLimit": 4,
+            "template": {"spec": {"containers": [container], "restartPolicy": "Never"}},
+            "ttlSecondsAfterFinished": 3600,
+        },
+    }
+
+
 def _container(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest["spec"]["template"]["spec"]["containers"][0]
 
@@ -155,6 +187,47 @@ def test_every_text_that_was_recorded_is_said(name: str, captures_dir: Path):
         sample = json.loads(line)
         if sample["service"] == name and sample["kind"] != "pong":
             assert re.sub(r"[\d.]+", "0", json.loads(sample["value_text"])["message"]) in said
+
+
+_EVENT = (
+    "event:str queue_id:str symbol:str type:str producer:str sent_at:float status:str message:str finished:bool "
+    "records_written:int"
+)
+_KAFKA = "kafka:str kafka_user:{} kafka_topic:str"
+_ARANGO = "arango_url:str arango_db:str collection_name:str"
+#: What the recorded messages of each dialect hold, in their order; an error adds `error_message` at the end.
+FIELDS_OF_DIALECT = {
+    Dialect.STATUS: f"{_EVENT} {_KAFKA.format('NoneType')} {_ARANGO}",
+    Dialect.STATUS_WITHOUT_ARANGO: f"{_EVENT} {_KAFKA.format('NoneType')}",
+    Dialect.STATUS_DUMMY: (
+        f"{_EVENT} time_range:str {_KAFKA.format('str')} k8s_namespace:str arango_url:str arango_db:str "
+        "loader_image:NoneType consumer_image:NoneType"
+    ),
+    Dialect.MONOTONIC: "producer_id:str timestamp:float status:str message:str finished:bool records_written:int",
+    Dialect.TELEMETRY_ID: (
+        "queue_id:str telemetry_id:str status:str message:str timestamp:float producer:str finished:bool"
+    ),
+    Dialect.DOCS_EVENT: "queue_id:str event:str timestamp:str payload:dict",
+    Dialect.DOCS_STATUS: (
+        "queue_id:str producer:str symbol:str type:str status:str message:str records_written:int finished:bool "
+        "timestamp:float"
+    ),
+}
+PONG = "event:str queue_id:str symbol:str type:str producer:str sent_at:float ping_ts:float ponged_at:float"
+LEARNS = {"epoch:int", "loss:float", "model_filename:str"}  # the fields that gnn-trainer adds
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"streamforge-utils"}))
+def test_every_message_has_the_fields_of_its_dialect_in_their_order(name: str):
+    known = FIELDS_OF_DIALECT[SERVICES[name].dialect].split()
+    for fields in made_messages(SERVICES[name]):
+        typed = _typed(fields)
+        if fields.get("event") == "pong":
+            assert typed == PONG.split()
+        else:
+            extra = typed[len(known) :]
+            assert typed[: len(known)] == known
+            assert extra in ([], ["error_message:str"]) or (name == "gnn-trainer" and LEARNS.issuperset(extra))
 
 
 def test_dialect_b_has_a_monotonic_clock_and_no_queue():
@@ -308,6 +381,20 @@ def test_a_capture_has_the_files_and_fields_of_the_recorded_ones(capture, captur
             one, other = next(iter(made["jobs"].values())), next(iter(real["jobs"].values()))
             assert one.keys() <= other.keys()
     assert capture.lines[0].keys() == {"at", "partition", "key", "value_b64"}
+
+
+def test_a_capture_has_the_files_and_fields_that_replay_reads(capture, tmp_path: Path):
+    file = write_capture(tmp_path, "made", capture)
+    assert [(line.at, line.partition) for line in read_file(file)] == [
+        (line["at"], line["partition"]) for line in capture.lines
+    ]
+    assert {listed.fact.key for listed in read_jobs(tmp_path / "made.jobs.json")} == {
+        f"{job['namespace']}/{job['name']}" for job in capture.jobs
+    }
+    truth = read_truth(tmp_path / "made.truth.json")
+    assert {name: row.verdict for name, row in truth.jobs.items()} == {
+        name: row["verdict"] for name, row in capture.truth["jobs"].items()
+    }
 
 
 def test_lines_come_in_order_of_arrival_over_all_partitions(capture):

@@ -1,16 +1,14 @@
 """What mutations begin with: what the platform's services send, and what has been seen to arrive beside it.
 
 Made up from a seed, the same everywhere; recorded messages are added where there are any (SF_HEALER_CAPTURES, or the
-directory that tests/conftest.py looks in).
+directory that tests/lab/wanting.py looks in).
 """
 
 from __future__ import annotations
 
 import base64
-import os
 import random
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -20,13 +18,14 @@ from sf_healer.core.events import Report, decode
 from sf_healer.core.identity import sanitize, target_of
 from sf_healer.local.captures import generate_capture
 from tests.core.strategies import a_fact
+from tests.lab import wanting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from sf_healer.core.facts import JobFact
 
-REPOSITORY = Path(__file__).parents[2]
 KEPT_OF_A_KIND = 400
 _LONGEST_KEPT = 4_000
 
@@ -43,16 +42,12 @@ class Corpus(NamedTuple):
 def load(directory: Path | None = None) -> Corpus:
     """Load the corpus: made up messages, and the recorded ones of a directory if there is one."""
     made_up = _some([base64.b64decode(row["value_b64"]) for row in generate_capture(0).lines if row["value_b64"]])
-    recorded = _some(_recorded(directory or _recordings()))
+    directory = directory or wanting.captures()
+    recorded = _some(_recorded(directory)) if directory else []
     messages = [*made_up, *recorded]
     return Corpus(
         messages, [fields for message in messages if (fields := _fields(message))], _jobs(messages), len(recorded)
     )
-
-
-def _recordings() -> Path:
-    chosen = os.environ.get("SF_HEALER_CAPTURES")
-    return Path(chosen) if chosen else REPOSITORY.parent / "shared" / "data"
 
 
 def _recorded(directory: Path) -> list[bytes]:

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BROWSER_TEST = "tests/browser/test_pages_in_a_browser.py::test_nothing_is_wider_than_a_phone"
+CAPTURES_TEST = "tests/core/test_events.py::test_every_recorded_message_is_a_report_of_its_kind"
 LAB_TEST = "tests/cluster/test_lab_kube.py::test_kubectl_is_there_for_manifests"
 
 
@@ -43,7 +44,15 @@ def test_a_missing_component_matters_only_to_the_tests_that_are_selected(tmp_pat
     assert "1 deselected" in done.stdout.splitlines()[-1]
 
 
-def _pytest(*arguments: str, cache: Path, in_ci: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SF_HEALER_LAB_CACHE": str(cache), "CI": in_ci}
+@pytest.mark.parametrize("in_ci", ["", "true"])
+def test_captures_that_are_named_and_not_there_are_no_reason_to_skip(tmp_path: Path, in_ci: str) -> None:
+    done = _pytest(CAPTURES_TEST, cache=tmp_path, in_ci=in_ci, SF_HEALER_CAPTURES=str(tmp_path / "nothing"))
+
+    assert "SF_HEALER_CAPTURES: " in done.stdout
+    assert "1 error" in done.stdout.splitlines()[-1]
+
+
+def _pytest(*arguments: str, cache: Path, in_ci: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SF_HEALER_LAB_CACHE": str(cache), "CI": in_ci, **more}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
