@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from agents.cluster_steps import take
+from sf_healer import topics
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.adapters.threads import in_thread
@@ -137,7 +138,7 @@ class Journal:
         if isinstance(record, Unreadable):
             if record.reason == "unknown_version":
                 raise UnknownSchema(f"steps log, offset {offset}: {record.detail}")
-            metrics.COMMANDS.labels(kind="unreadable").inc()
+            metrics.UNREADABLE_RECORDS.labels(topic=topics.STEPS).inc()
             log.error("steps_record_unreadable", offset=offset, reason=record.reason, detail=record.detail)
             return True
         phase, limits = self.actuator.ledger.phase, self.actuator.ledger.limits
@@ -300,21 +301,21 @@ def took(outcome: Outcome) -> dict[str, float]:
 
 def copy_of_command(value: bytes | None) -> bytes | None:
     """Give what the steps log gets of a record of `healer-actions`; None for what cannot be read."""
-    return _checked(commands.decode_action(value), value)
+    return _checked(commands.decode_action(value), value, topics.ACTIONS)
 
 
 def copy_of_pause(key: bytes | None, value: bytes | None) -> bytes | None:
     """Give what the steps log gets of a record of `sf-healer-control`; a tombstone ends its pause."""
     if value is None and key:
         return commands.encode(Resume(scope=key.decode(errors="replace"), reason="removed from the topic"))
-    return _checked(commands.decode_control(value), value)
+    return _checked(commands.decode_control(value), value, topics.CONTROL)
 
 
-def _checked(record: object, value: bytes | None) -> bytes | None:
+def _checked(record: object, value: bytes | None, topic: str) -> bytes | None:
     if isinstance(record, Unreadable):
         if record.reason == "unknown_version":
             raise UnknownSchema(record.detail)
-        metrics.COMMANDS.labels(kind="unreadable").inc()
+        metrics.UNREADABLE_RECORDS.labels(topic=topic).inc()
         log.error("command_unreadable", reason=record.reason, detail=record.detail)
         return None
     return value

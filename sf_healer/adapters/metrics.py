@@ -8,7 +8,7 @@ import platform
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
-from sf_healer import __version__
+from sf_healer import __version__, topics
 from sf_healer.core.actions import Cause
 from sf_healer.core.admission import Reason
 from sf_healer.core.commands import Result
@@ -106,6 +106,11 @@ def forget_partition(number: int) -> None:
 # --- commands, admission, actuator
 
 COMMANDS = Counter("sf_healer_commands", "Records sent to the actuator, by kind.", ["kind"])
+UNREADABLE_RECORDS = Counter(
+    "sf_healer_unreadable_records",
+    "Records that the actuator could not read and passed over, by topic; commands and pauses go to the dead letters.",
+    ["topic"],
+)
 REFUSALS = Counter("sf_healer_refusals", "Commands not followed, by reason.", ["reason"])
 GROUP_LOOKS = Counter(
     "sf_healer_group_looks", "Looks at the consumer groups of silent consumers, by result (seen, unknown).", ["result"]
@@ -186,6 +191,8 @@ def _begin_at_zero() -> None:
         OUTCOMES.labels(result)
     for reason in (*Reason, Cause.FORBIDDEN, Cause.WOULD_BE_REFUSED):
         REFUSALS.labels(reason)
+    for topic in (topics.ACTIONS, topics.CONTROL, topics.STEPS):
+        UNREADABLE_RECORDS.labels(topic)
 
 
 _begin_at_zero()

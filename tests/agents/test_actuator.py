@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 from agents import journal as journal_module
 from agents.actuator import show
 from agents.journal import Journal, copy_of_command, copy_of_pause, in_thread
+from sf_healer import topics
+from sf_healer.adapters import metrics
 from sf_healer.control import RequestRefusedError, resolve_of
 from sf_healer.core import commands, steps
 from sf_healer.core.actions import State
@@ -235,11 +237,22 @@ def test_commands_and_pauses_are_copied_as_they_are():
     assert steps.decode(value) == Pause(scope="*", reason="maintenance")
 
 
-def test_what_is_no_command_is_not_copied():
+async def test_what_is_no_command_is_not_copied_and_counted_by_the_topic_it_was_on():
+    def counted():
+        return metrics.counted(metrics.UNREADABLE_RECORDS, "topic")
+
+    before, sent = counted(), metrics.counted(metrics.COMMANDS, "kind")
     assert copy_of_command(b"garbage") is None
     assert copy_of_command(commands.encode(Pause(scope="*", reason="x"))) is None
     assert copy_of_pause(b"*", b"garbage") is None
     assert copy_of_pause(None, None) is None
+    assert await a_journal(Memory()).read(b"garbage", 0, START)
+    assert {topic: count - before.get(topic, 0) for topic, count in counted().items()} == {
+        topics.ACTIONS: 2,
+        topics.CONTROL: 2,
+        topics.STEPS: 1,
+    }
+    assert metrics.counted(metrics.COMMANDS, "kind") == sent, "those are what the sweeper sent"
 
 
 def test_a_pause_removed_from_its_topic_is_resumed():
