@@ -21,7 +21,7 @@ from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
 from sf_healer.adapters.threads import in_thread
 from sf_healer.core import commands, steps
-from sf_healer.core.actions import answer_to
+from sf_healer.core.actions import CALL_SECONDS, FENCE_SECONDS, answer_to
 from sf_healer.core.actuator import Actuator, Effects, Look, Task
 from sf_healer.core.admission import Fleet, Phase, fleet_of
 from sf_healer.core.commands import Command, Outcome, Result, Resume, Unreadable
@@ -41,13 +41,8 @@ from sf_healer.core.steps import (
 
 log = structlog.get_logger(__name__)
 
-#: No step that changes something begins later than this after its announcement was sent: a worker that was paused, or
-#: cut off from its broker, must find out that another one took over. It was appended no earlier than that, and this is
-#: shorter than `Pace.lost_call_seconds` by more than a call takes.
-FENCE_SECONDS = 4.0
 #: So many announcements are remembered before those that can no longer be read back are forgotten.
 _MOST_ANNOUNCED = 1_000
-CALL_SECONDS = 10.0
 _WRITES = frozenset({Step.DELETE, Step.CREATE, Step.RESTORE})
 
 T = TypeVar("T")

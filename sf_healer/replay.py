@@ -415,13 +415,7 @@ class _Valve:
             return answer
         ledger = admission.reserve(self._ledger, command, self._limits, now)
         self._ledger = admission.settle(ledger, command.id, self._limits, now, repaired=True)
-        self._histories[command.key] = msgspec.structs.replace(
-            history,
-            attempts=(*history.attempts, now)[-admission.REMEMBERED :],
-            ended_at=now,
-            acted=(*history.acted, command.id)[-admission.REMEMBERED :],
-            replaced=(*history.replaced, command.uid)[-admission.REMEMBERED :],
-        )
+        self._histories[command.key] = admission.acted(history, command, touched_at=now, ended_at=now)
         return None
 
 

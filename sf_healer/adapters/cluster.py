@@ -1,6 +1,6 @@
 """Kubernetes: the only module that imports its client. Reads, watches, deletes and creates Jobs.
 
-Synchronous; callers use asyncio.to_thread. Every call ends within CALL_TIMEOUT_SECONDS, asks once, and gives
+Synchronous; callers use asyncio.to_thread. Every call ends within CALL_SECONDS, asks once, and gives
 an expected failure back as an ApiFailure: whether and when to try again is the caller's decision. Manifests
 stay the plain JSON that the API served, fields unknown to the client included. Nothing here judges a Job.
 """
@@ -32,6 +32,7 @@ from sf_healer.access import Access, Granted
 from sf_healer.adapters import metrics
 from sf_healer.adapters.failures import in_words
 from sf_healer.adapters.unreached import why_unreached
+from sf_healer.core.actions import CALL_SECONDS
 from sf_healer.core.clocks import ClockBound
 from sf_healer.core.facts import (
     JOB_NAME_LABELS,
@@ -64,8 +65,6 @@ else:
             return getattr(import_module(self._name), attribute)
 
     client, config = _OnUse("kubernetes.client"), _OnUse("kubernetes.config")
-
-CALL_TIMEOUT_SECONDS = 10.0
 
 _PAGE = 500  # kubectl's own page size
 _EVENT_MESSAGE_LIMIT = 1024  # characters; the API server refuses longer ones
@@ -675,7 +674,7 @@ class _Follower:
                 timeout_seconds=_WATCH_SECONDS,
                 label_selector=self._selector,
                 _preload_content=False,
-                _request_timeout=(CALL_TIMEOUT_SECONDS, _WATCH_SILENCE_SECONDS),
+                _request_timeout=(CALL_SECONDS, _WATCH_SILENCE_SECONDS),
             )
             for line in self._response:
                 failure = self._take(line)
@@ -719,7 +718,7 @@ def _ask(
     began = time.monotonic()
     answer: Manifest | ApiFailure
     try:
-        response = call(*args, **options, _preload_content=False, _request_timeout=CALL_TIMEOUT_SECONDS)
+        response = call(*args, **options, _preload_content=False, _request_timeout=CALL_SECONDS)
         answer = msgspec.json.decode(response.data, type=Manifest)
         if served_at is not None:
             served_at.append(_clock_of(response.headers.get("Date", "")))

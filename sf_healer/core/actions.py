@@ -108,6 +108,14 @@ class Cause(StrEnum):
     ABANDONED = "abandoned"
 
 
+#: A call of the Kubernetes API has ended after this long, whatever became of it.
+CALL_SECONDS = 10.0
+#: No step that changes something begins later than this after its announcement was sent: a worker that was paused, or
+#: cut off from its broker, must find out that another one took over. It was appended no earlier than that, and this is
+#: shorter than `Pace.lost_call_seconds` by more than a call takes.
+FENCE_SECONDS = 4.0
+
+
 class Pace(msgspec.Struct, frozen=True):
     """How often the cluster is asked; seconds."""
 
@@ -115,7 +123,7 @@ class Pace(msgspec.Struct, frozen=True):
     slow_look_seconds: float = 10.0  # once there is nothing to wait for but telemetry, or a person
     retry_seconds: float = 1.0  # doubling
     retry_limit_seconds: float = 30.0
-    lost_call_seconds: float = 15.0  # a call ends within 10
+    lost_call_seconds: float = 15.0  # longer than FENCE_SECONDS and CALL_SECONDS together
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -19,7 +19,6 @@ import msgspec
 from sf_healer.core import admission
 from sf_healer.core.actions import (
     Action,
-    Cause,
     Event,
     Move,
     Pace,
@@ -664,16 +663,10 @@ def _remembered(history: History, action: Action, outcome: Outcome, limits: Limi
     if outcome.result is Result.WOULD_RESTART:
         return msgspec.structs.replace(history, attempts=(*history.attempts, now)[-REMEMBERED:], ended_at=now)
     if action.touched_at:
-        history = msgspec.structs.replace(
-            history,
-            attempts=(*history.attempts, action.touched_at)[-REMEMBERED:],
-            ended_at=now,
-            acted=(*history.acted, action.id)[-REMEMBERED:],
-            replaced=(*history.replaced, action.command.uid)[-REMEMBERED:],
-        )
+        history = admission.acted(history, action.command, touched_at=action.touched_at, ended_at=now)
     limits = admission.limits_of(action.command, limits)
     tried_out = len(admission.recent_attempts(history, limits, now)) >= limits.attempts
-    if outcome.quarantined or (outcome.result is Result.FAILED and tried_out and _is_the_job(outcome)):
+    if outcome.quarantined or (tried_out and repaired(outcome) is False):
         return admission.quarantine(history, now)
     return history
 
@@ -691,7 +684,3 @@ def _deleted(action: Action) -> tuple[str, str]:
 
 def _told(move: Move) -> list[Outcome]:
     return [] if move.outcome is None else [move.outcome]
-
-
-def _is_the_job(outcome: Outcome) -> bool:
-    return outcome.reason not in {Cause.NAMESAKE, Cause.VANISHED, Cause.ABANDONED}

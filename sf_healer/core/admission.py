@@ -327,6 +327,17 @@ def quarantine_ends_at(history: History, limits: Limits, now: float) -> float:
     return ends_at if ends_at > now else 0.0
 
 
+def acted(history: History, command: Command, *, touched_at: float, ended_at: float) -> History:
+    """Note when a restart touched its Job and ended (epoch seconds), for which command, and whom it replaced."""
+    return msgspec.structs.replace(
+        history,
+        attempts=(*history.attempts, touched_at)[-REMEMBERED:],
+        ended_at=ended_at,
+        acted=(*history.acted, command.id)[-REMEMBERED:],
+        replaced=(*history.replaced, command.uid)[-REMEMBERED:],
+    )
+
+
 def quarantine(history: History, now: float) -> History:
     """Note that the Job is in quarantine, and that it is still sick now."""
     return msgspec.structs.replace(history, quarantined_at=history.quarantined_at or now, sick_at=now)

@@ -437,7 +437,7 @@ def test_after_the_api_server_was_killed_a_watch_goes_on_or_asks_for_a_new_list(
 
 @pytest.mark.kube
 def test_a_frozen_api_server_is_a_timeout(control_plane, monkeypatch):
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(adapter, "CALL_SECONDS", 0.5)
     cluster = Cluster.connect(namespace=control_plane.create_namespace(), kubeconfig=str(control_plane.kubeconfig))
     must(cluster.list_jobs())
     control_plane.pause_apiserver()
@@ -658,7 +658,7 @@ def test_nobody_at_the_address_is_unreachable(tmp_path, url):
 
 @pytest.mark.parametrize("take", [hear, hear_and_say_nothing])
 def test_a_load_balancer_with_no_server_behind_it_is_unreachable_for_tls_never_stood(tmp_path, monkeypatch, take):
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(adapter, "CALL_SECONDS", 0.3)
     with crude(take) as port:
         cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, f"https://127.0.0.1:{port}"))
         failure = cluster.create_job("stf", job_manifest("one"))
@@ -668,7 +668,7 @@ def test_a_load_balancer_with_no_server_behind_it_is_unreachable_for_tls_never_s
 
 @pytest.mark.parametrize(("take", "expected"), [(hear, Failure.BROKEN_OFF), (hear_and_say_nothing, Failure.TIMEOUT)])
 def test_a_request_that_was_heard_and_not_answered_is_never_called_unreachable(tmp_path, monkeypatch, take, expected):
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(adapter, "CALL_SECONDS", 0.3)
     with crude(take) as port:
         cluster = Cluster.connect(namespace="stf", kubeconfig=kubeconfig_for(tmp_path, f"http://127.0.0.1:{port}"))
         failure = cluster.create_job("stf", job_manifest("one"))
@@ -689,7 +689,7 @@ def deaf() -> Iterator[tuple[str, int]]:
 
 def test_a_call_whose_connection_took_all_its_time_is_not_sent(tmp_path, monkeypatch):
     """A name may have several addresses, each of which may take as long: by then nobody awaits the answer."""
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(adapter, "CALL_SECONDS", 0.3)
     heard: queue.Queue[bytes] = queue.Queue()
     with deaf() as first, crude(lambda connection: heard.put(connection.recv(65536))) as port:
         known = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (first, ("127.0.0.1", port))]

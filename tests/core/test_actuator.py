@@ -7,7 +7,14 @@ import msgspec
 import pytest
 
 from sf_healer.core import actions, actuator, steps
-from sf_healer.core.actions import State, answer_to, manifest_to_create, resource_version_to_delete
+from sf_healer.core.actions import (
+    CALL_SECONDS,
+    FENCE_SECONDS,
+    State,
+    answer_to,
+    manifest_to_create,
+    resource_version_to_delete,
+)
 from sf_healer.core.actuator import LEDGER_KEY, Actuator, decode_job_record, decode_ledger, shown
 from sf_healer.core.admission import reserve
 from sf_healer.core.commands import (
@@ -1254,8 +1261,6 @@ class World:
     """A log, a table, workers that die or stall between any two deeds, and calls that outlive them."""
 
     JOBS = ("a", "b", "c")
-    FENCE_SECONDS = 5.0  # a worker takes no step announced longer ago
-    CALL_SECONDS = 10.0
 
     def __init__(self, seed, *, faults=True, people=False):
         self.rng = random.Random(seed)
@@ -1339,9 +1344,9 @@ class World:
         if not self.calls:
             return
         task, begun, worker, announced_at = self.calls.pop(self.rng.randrange(len(self.calls)))
-        if not worker.alive and (self.now - begun > self.CALL_SECONDS or self.rng.random() < 0.5):
+        if not worker.alive and (self.now - begun > CALL_SECONDS or self.rng.random() < 0.5):
             return  # it died before the request was sent
-        if self.now - announced_at > self.FENCE_SECONDS:
+        if self.now - announced_at > FENCE_SECONDS:
             result = StepResult(What.LATER, message="too late")
         else:
             result = self.call(task)

@@ -111,7 +111,7 @@ def test_a_real_api_server_takes_what_comes_through(control_plane: ControlPlane,
 def test_a_create_that_fails_went_through_if_and_only_if_the_proxy_says_so(
     through: Cluster, direct: Cluster, proxy: ApiProxy, monkeypatch, *, fault: Fault, expected: Failure | None
 ):
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(adapter, "CALL_SECONDS", 1.0)
     proxy.harm_next(Asks.CREATE, fault)
     answer = through.create_job(through.namespace, a_job())
     assert (answer.kind if isinstance(answer, ApiFailure) else None) is expected
@@ -138,7 +138,7 @@ def test_a_throttled_client_is_told_how_long_to_wait(through: Cluster, proxy: Ap
 def test_a_late_create_is_done_after_the_client_has_given_up(
     through: Cluster, direct: Cluster, proxy: ApiProxy, monkeypatch
 ):
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(adapter, "CALL_SECONDS", 0.3)
     proxy.harm_next(Asks.CREATE, Fault(Harm.LATE, seconds=1.0))
     answer = through.create_job(through.namespace, a_job())
     assert isinstance(answer, ApiFailure)
