@@ -26,10 +26,6 @@ from sf_healer.local import children
 from sf_healer.local.ports import LOOPBACK, free_ports
 
 EXTRA = "embedded"
-# For clients of this broker: a group is joined in a second or two, a record seen in milliseconds.
-QUICK_SESSION_TIMEOUT_SECONDS = 1.0
-QUICK_HEARTBEAT_SECONDS = 0.2
-QUICK_FETCH_MAX_WAIT_SECONDS = 0.02
 
 _START_SECONDS = 10.0  # it takes a hundredth
 _STOP_SECONDS = 5.0

@@ -116,11 +116,6 @@ class Batch:
         return self.tp.partition
 
     @property
-    def first_offset(self) -> int:
-        """Offset of its first record."""
-        return self.records[0].offset
-
-    @property
     def last_offset(self) -> int:
         """Offset of its last record, which is also the offset of Faust's message."""
         return self.records[-1].offset

@@ -50,12 +50,6 @@ def _held_by(partition: Partition, state: JobState, judgement: Judgement) -> Hel
     return held(outcome.reason, until=state.retry_at if is_ahead else None, detail=outcome.detail)
 
 
-def build_jobs(partitions: list[Partition]) -> list[dict[str, Any]]:
-    """Build the rows of all Jobs of some partitions, in order of name."""
-    rows = [build_row(partition, state) for partition in partitions for state in partition.jobs.values()]
-    return sorted(rows, key=lambda row: row["job"])
-
-
 def build_job(partition: Partition, state: JobState) -> dict[str, Any]:
     """Build everything known of one Job: what it said, what is expected, why it is judged so, when next."""
     judgement = partition.judgement(state)

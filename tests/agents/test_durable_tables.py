@@ -13,10 +13,11 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.exceptions import ImproperlyConfigured
 from faust.types import TP, RecordMetadata
 
-from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS, EmbeddedBroker
+from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.transport import Batch, BatchTableManager
 from tables import durable
 from tests.broker.transport_lab import create_topic, new_app, running, send
+from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
 from tests.lab.waiting import until_async
 
 SECONDS = 30.0

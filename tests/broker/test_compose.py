@@ -15,9 +15,9 @@ import yaml
 
 from sf_healer import __version__, settings, topics
 from sf_healer.adapters import kafka as kafka_admin
-from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.local.services import SERVICES, Dialect
 from tests.broker.composed_kafka import composed
+from tests.lab.captures import generate_capture, write_capture
 from tests.lab.kafka.installation import VERSION
 from tests.lab.process import Server
 from tests.lab.waiting import until, until_async

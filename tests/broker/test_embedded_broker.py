@@ -27,7 +27,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, Kaf
 
 from sf_healer.local import broker as embedded
 from sf_healer.local.broker import BrokerFailed, BrokerNotInstalled, EmbeddedBroker
-from tests.lab import wanting
+from tests.lab import quick, wanting
 from tests.lab.waiting import until, until_async
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 SECONDS = 60.0
 LONG_AGO_MS = 1_000_000
 QUICK = {
-    "session_timeout_ms": int(embedded.QUICK_SESSION_TIMEOUT_SECONDS * 1000),
-    "heartbeat_interval_ms": int(embedded.QUICK_HEARTBEAT_SECONDS * 1000),
+    "session_timeout_ms": int(quick.QUICK_SESSION_TIMEOUT_SECONDS * 1000),
+    "heartbeat_interval_ms": int(quick.QUICK_HEARTBEAT_SECONDS * 1000),
 }
 
 
@@ -361,7 +361,7 @@ async def test_a_member_waits_half_its_session_to_join_and_longer_to_come_back(b
 @pytest.mark.embedded
 async def test_a_record_is_seen_in_milliseconds_with_a_short_fetch_wait(broker: EmbeddedBroker):
     topic = await create_topic(broker.bootstrap)
-    wait_ms = int(embedded.QUICK_FETCH_MAX_WAIT_SECONDS * 1000)
+    wait_ms = int(quick.QUICK_FETCH_MAX_WAIT_SECONDS * 1000)
     async with (
         produce(broker.bootstrap) as producer,
         consume(broker.bootstrap, topic, fetch_max_wait_ms=wait_ms) as consumer,

@@ -22,10 +22,10 @@ from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line, read, read_file, written
 from sf_healer.feed import _Merge, capture, feed
 from sf_healer.local.broker import EmbeddedBroker
-from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.past import NoTopicError
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
+from tests.lab.captures import generate_capture, write_capture
 
 WAIT_SECONDS = 30.0
 

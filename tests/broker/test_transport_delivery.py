@@ -309,7 +309,7 @@ async def test_an_exception_in_a_noack_agent_keeps_the_offset(kafka_single: Kafk
     await send(kafka_single.bootstrap, topic, numbered(30))
 
     async def fail_at_the_second(batch: Batch) -> None:
-        if batch.first_offset == 10:
+        if batch.records[0].offset == 10:
             raise RuntimeError("the second batch cannot be done")
 
     limits = BatchLimits(max_records=10)

@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sf_healer.local.broker import (
-    QUICK_HEARTBEAT_SECONDS,
-    QUICK_SESSION_TIMEOUT_SECONDS,
-    BrokerNotInstalled,
-    EmbeddedBroker,
-)
+from sf_healer.local.broker import BrokerNotInstalled, EmbeddedBroker
 from sf_healer.transport import positions, topic_identity
 from tests.broker.transport_lab import Reader, create_topic, running, send
 from tests.broker.transport_pipeline import Pipeline
 from tests.lab import wanting
+from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

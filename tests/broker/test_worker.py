@@ -21,11 +21,11 @@ import pytest
 from sf_healer import feed
 from sf_healer.captures import Line
 from sf_healer.core.evidence import EMPTY
-from sf_healer.local.captures import SCENES, generate_capture
 from sf_healer.local.services import SERVICES, Dialect
 from sf_healer.settings import Settings
 from sf_healer.topics import DEAD_LETTERS, EVIDENCE
 from tests.broker.brokers import BROKERS, with_topics
+from tests.lab.captures import SCENES, generate_capture
 from tests.lab.waiting import until_async
 from tests.lab.worker import Worker, records_of, send
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, EmbeddedBroker
+from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.topics import EVIDENCE
 from tests.broker.starving_proxy import StarvingProxy
 from tests.lab.process import Server
+from tests.lab.quick import QUICK_HEARTBEAT_SECONDS
 from tests.lab.waiting import until
 from tests.lab.worker import Worker, make_topics, send
 

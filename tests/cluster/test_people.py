@@ -14,8 +14,9 @@ from sf_healer.adapters.cluster import ApiFailure, Cluster
 from sf_healer.cli import ExitCode
 from sf_healer.control import person
 from sf_healer.core.facts import PodState
-from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS, EmbeddedBroker
+from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
+from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
 from tests.lab.waiting import until
 from tests.lab.worker import Worker
 

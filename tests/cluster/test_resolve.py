@@ -11,9 +11,10 @@ from sf_healer.adapters.cluster import ApiFailure, Cluster
 from sf_healer.cli import ExitCode
 from sf_healer.core.facts import PodState
 from sf_healer.core.manifest import sanitize
-from sf_healer.local.broker import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS, EmbeddedBroker
+from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
 from tests.lab.api_proxy import ApiProxy, Asks, Fault, Harm, Weather
+from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
 from tests.lab.waiting import until
 from tests.lab.worker import Worker
 

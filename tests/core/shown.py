@@ -1,17 +1,26 @@
 """What a worker shows of a small fleet: one Job well, one being restarted, one found idle; for pages and commands."""
 
+from typing import Any
+
 from sf_healer.core.actuator import Actuator, shown
 from sf_healer.core.commands import Pause
 from sf_healer.core.groups import GroupLook
+from sf_healer.core.partition import Partition
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts, GroupLooked, Resulted, StepResult, What
 from sf_healer.views.actions import build_action
 from sf_healer.views.admission import build_admission
-from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from sf_healer.views.jobs import build_fleet, build_job, build_row
 from tests.core.strategies import Driver, an_outcome
 
 SICK, WELL, IDLE = "stf/sick", "stf/well", "stf/idle"
 SECRET = "hunter2"
+
+
+def build_jobs(partitions: list[Partition]) -> list[dict[str, Any]]:
+    """Build the rows of all Jobs of some partitions, in order of name."""
+    rows = [build_row(partition, state) for partition in partitions for state in partition.jobs.values()]
+    return sorted(rows, key=lambda row: row["job"])
 
 
 def the_pages() -> dict[str, tuple[int, object]]:

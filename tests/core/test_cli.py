@@ -15,8 +15,8 @@ from pydantic_core import SchemaError
 
 from sf_healer import cli
 from sf_healer.cli import COMMANDS, ExitCode, Output, emit, run
-from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.settings import SettingsError
+from tests.lab.captures import generate_capture, write_capture
 
 COMMAND_SECONDS = 60.0
 HEAVY = ("faust", "aiokafka", "kubernetes", "structlog", "rich", "prometheus_client", "httpx")

@@ -16,7 +16,7 @@ from sf_healer.core.events import (
     Report,
     decode,
 )
-from sf_healer.local.captures import generate_capture
+from tests.lab.captures import generate_capture
 
 QUEUE = "loader-opusdt-api-candles-5m-2025-06-01-8q9xSR"
 PRODUCER = "arango-connector__8q9xSR"

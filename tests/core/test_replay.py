@@ -13,8 +13,8 @@ import pytest
 from sf_healer.captures import Line, read_file, written
 from sf_healer.cli import ExitCode, run
 from sf_healer.commands.shared import read_policies
-from sf_healer.local.captures import generate_capture, write_capture
 from sf_healer.replay import LONGEST_PAUSE_SECONDS, Decision, Replay, Truth, TruthRow, read_jobs, read_truth, score
+from tests.lab.captures import generate_capture, write_capture
 
 T0 = 1_750_000_000.0
 THRESHOLD_SECONDS = 300.0

@@ -14,10 +14,10 @@ import pytest
 
 from sf_healer.captures import read_file
 from sf_healer.local import launcher
-from sf_healer.local.captures import SCENES, generate_capture, write_capture
 from sf_healer.local.reports import Course, Process, Story, ending, life
 from sf_healer.local.services import CONSUMERS, SERVICE_OF_TARGET, SERVICES, Dialect, Service
 from sf_healer.replay import read_jobs, read_truth
+from tests.lab.captures import SCENES, generate_capture, write_capture
 
 if TYPE_CHECKING:
     from pathlib import Path

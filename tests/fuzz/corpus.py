@@ -16,9 +16,9 @@ import msgspec
 from sf_healer import captures
 from sf_healer.core.events import Report, decode
 from sf_healer.core.identity import sanitize, target_of
-from sf_healer.local.captures import generate_capture
 from tests.core.strategies import a_fact
 from tests.lab import wanting
+from tests.lab.captures import generate_capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

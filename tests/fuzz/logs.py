@@ -21,8 +21,9 @@ from sf_healer.core.groups import GroupLook
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import FleetCounts, GroupLooked, LimitsChanged, Resulted, Seen, StepResult, Tick, What
 from sf_healer.views.admission import build_admission
-from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from sf_healer.views.jobs import build_fleet, build_job
 from sf_healer.views.notices import describe
+from tests.core.shown import build_jobs
 from tests.core.strategies import JOB, T0, WORD_KINDS, a_beat, a_bundle, a_fact, a_mark, a_partition, a_word, an_outcome
 
 if TYPE_CHECKING:

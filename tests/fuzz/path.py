@@ -31,13 +31,14 @@ from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import ConventionIndex, Resolved
 from sf_healer.core.partitioning import partition_of
 from sf_healer.transport import Batch
-from sf_healer.views.jobs import build_fleet, build_job, build_jobs
+from sf_healer.views.jobs import build_fleet, build_job
 from sf_healer.views.pages.job import draw_job
 from sf_healer.views.pages.jobs import draw_jobs
 from sf_healer.views.pages.shell import Frame
 from sf_healer.views.selection import Selection, select
 from tables.jobs import _read_partition, hot
 from tests.agents.recording import BROKER_EPOCH, Record, edges, is_acknowledged
+from tests.core.shown import build_jobs
 from tests.fuzz.mutation import Mutator
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Whole captures of `queue-events` made up from a seed, with the Jobs behind them and the truth about each.
 
 The file format is that of recorded captures: lines in arrival order, the inventory, and for every Job the
-verdict and the window in which its first restart must be asked for (null: never). Used by tests, `feed` and
-`replay`, which need nothing from outside the repository then.
+verdict and the window in which its first restart must be asked for (null: never). With them the tests need nothing
+from outside the repository.
 """
 
 import base64
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sf_healer.local import launcher
-from sf_healer.local.garbage import garbage, odd_report
 from sf_healer.local.reports import Course, Process, Story, life
 from sf_healer.local.services import CONSUMERS, SERVICES, Dialect
+from tests.lab.garbage import garbage, odd_report
 
 DURATION_SECONDS = 2400.0
 THRESHOLD_SECONDS = 300.0
@@ -124,7 +124,7 @@ def generate_capture(
     with_garbage: bool = True,
 ) -> Capture:
     """Make a capture of 40 minutes: `copies` Jobs of every scene, and of every pair, in one namespace."""
-    cast = _Cast(random.Random(seed))  # noqa: S311  # the point is that it repeats
+    cast = _Cast(random.Random(seed))  # the point is that it repeats
     for _ in range(copies):
         for scene in scenes:
             cast.queue(scene)
