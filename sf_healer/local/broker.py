@@ -105,7 +105,11 @@ class EmbeddedBroker:
             children.end(self._process, grace_seconds=_STOP_SECONDS)
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self._directory.cleanup()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()

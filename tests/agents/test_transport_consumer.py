@@ -85,9 +85,11 @@ def test_several_brokers_are_given_as_in_plain_faust(broker) -> None:
 async def test_credentials_reach_the_client_as_in_plain_faust() -> None:
     credentials = SASLCredentials(username="healer", password="secret", mechanism="SCRAM-SHA-512")
     app = new_app(broker_credentials=credentials)
-    client = new_consumer(app)._thread._create_consumer(loop=None)._client
+    made = new_consumer(app)._thread._create_consumer(loop=None)
+    client = made._client
     assert (client._sasl_mechanism, client._sasl_plain_username) == ("SCRAM-SHA-512", "healer")
     assert client._security_protocol == "SASL_PLAINTEXT"
+    await made.stop()
 
 
 def test_one_app_does_not_see_what_another_declares() -> None:

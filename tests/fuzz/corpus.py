@@ -54,7 +54,9 @@ def _recorded(directory: Path) -> list[bytes]:
     found = []
     dialects = directory / "dialects.jsonl"
     if dialects.is_file():
-        found += [base64.b64decode(msgspec.json.decode(line)["value_b64"]) for line in dialects.open("rb")]
+        found += [
+            base64.b64decode(msgspec.json.decode(line)["value_b64"]) for line in dialects.read_bytes().splitlines()
+        ]
     for path in sorted(directory.glob("captures/*.jsonl.gz")):
         found += [line.value for line in captures.read_file(path) if line.value is not None]
     return found
