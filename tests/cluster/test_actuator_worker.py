@@ -10,10 +10,11 @@ import asyncio
 import random
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from sf_healer import topics
 from sf_healer.adapters.cluster import ApiFailure, Cluster
@@ -24,10 +25,12 @@ from sf_healer.core.manifest import sanitize
 from sf_healer.core.steps import FleetCounts
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
-from tests.lab.waiting import NotInTime, until
+from sf_healer.rights import ACTUATOR_GROUP
+from tests.lab.waiting import NotInTime, until, until_async
 from tests.lab.worker import Worker
 
 SECONDS = 150.0
+ASK_AGAIN_SECONDS = 1.0
 POLICY = """\
 [admission]
 rate_per_minute = 6000
@@ -119,7 +122,7 @@ class Stage:
         while True:
             record = FleetCounts(partition=0, partitions=1, at=time.time(), base=1000, unhealthy=0, sick=0)
             await self.producer.send_and_wait(topics.STEPS, steps.encode(record))
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # it is the sweeper's timer, and nobody waits for it
 
     async def read_outcomes(self):
         async for record in self.consumer:
@@ -127,14 +130,50 @@ class Stage:
 
     async def until_restarted(self, olds, worker):
         """Ask again and again, as the sweeper does for a Job that stays sick, until each was restarted."""
+
+        def still_open():
+            return [old for old in olds if not self.is_restarted(old)]
+
+        async def are_restarted():
+            return not still_open()
+
         deadline = time.monotonic() + SECONDS
-        while open_ := [old for old in olds if not self.is_restarted(old)]:
+        while open_ := still_open():
             assert worker.server.is_alive, worker.tail()
             if time.monotonic() > deadline:
                 raise NotInTime(f"not restarted: {[old.fact.key for old in open_]}\n{worker.tail()}")
             for old in open_:
                 await self.ask(old)
-            await asyncio.sleep(1.0)
+            with suppress(NotInTime):
+                await until_async(are_restarted, "outcomes", seconds=ASK_AGAIN_SECONDS)
+
+    async def until_members(self, count):
+        """Wait until the group of the actuators has so many members."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+
+        async def are_so_many():
+            (answer,) = await admin.describe_consumer_groups([ACTUATOR_GROUP])
+            return [len(group["members"]) for group in answer.to_object()["groups"]] == [count]
+
+        await admin.start()
+        try:
+            await until_async(are_so_many, f"{count} members of {ACTUATOR_GROUP}", seconds=SECONDS)
+        finally:
+            await admin.close()
+
+    async def until_steps(self, more):
+        """Wait until the steps log has so many records more than now."""
+        place = TopicPartition(topics.STEPS, 0)
+
+        async def end():
+            return (await self.consumer.end_offsets([place]))[place]
+
+        begun = await end()
+
+        async def has_grown():
+            return await end() >= begun + more
+
+        await until_async(has_grown, f"{more} records more on the steps log", seconds=SECONDS)
 
     def is_restarted(self, old):
         return any(each.uid == old.fact.uid and each.result is Result.RESTARTED for each in self.outcomes)
@@ -237,10 +276,9 @@ def changed(cluster, olds):
 
 
 @pytest.mark.timeout(420)
-@pytest.mark.parametrize("seed", range(1))
-async def test_three_workers_killed_and_frozen_at_random_lose_no_job(tmp_path, kafka_three, control_plane, seed):
+async def test_three_workers_killed_and_frozen_at_random_lose_no_job(tmp_path, kafka_three, control_plane):
     """One of the workers is frozen for longer than its session and wakes up as somebody who owns nothing."""
-    rng = random.Random(seed)
+    rng = random.Random(1)
     with connected(control_plane) as cluster:
         olds = await asyncio.to_thread(create_jobs, cluster, 20)
         workers = [
@@ -267,11 +305,12 @@ async def test_three_workers_killed_and_frozen_at_random_lose_no_job(tmp_path, k
                 await asyncio.to_thread(until, lambda: changed(cluster, olds), "the first delete", seconds=90.0)
                 for worker in workers:
                     worker.server.pause()
-                    await asyncio.sleep(8.0)  # longer than its session: another one takes over
+                    await played.until_members(2)  # its session is over, and another one takes over
                     worker.server.resume()
-                    await asyncio.sleep(rng.random() * 3.0)
+                    await played.until_steps(rng.choice(range(1, 40)))
                     worker.server.kill()
                     worker.start()
+                    await asyncio.to_thread(worker.wait_until_ready)
                 await played.until_restarted(olds, workers[0])
             finally:
                 for worker in workers:
