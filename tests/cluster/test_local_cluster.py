@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import ProtocolError
 
 from sf_healer.core.manifest import sanitize
 from sf_healer.local.cluster import LocalCluster
@@ -191,10 +193,11 @@ class Watching:
         self._thread.start()
 
     def _read(self) -> None:
-        for line in self._response:
-            event = json.loads(line)
-            self.events.append((event["type"], event["object"]))
-        self.ended.set()
+        with suppress(ProtocolError):  # the cluster ended before its watch
+            for line in self._response:
+                event = json.loads(line)
+                self.events.append((event["type"], event["object"]))
+            self.ended.set()
 
     def seen(self, *, of: str = "") -> list[str]:
         return [type_ for type_, item in self.events if not of or item["metadata"].get("name") == of]
