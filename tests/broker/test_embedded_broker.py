@@ -15,23 +15,20 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin import NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError
 
 from sf_healer.local import broker as embedded
 from sf_healer.local.broker import BrokerFailed, BrokerNotInstalled, EmbeddedBroker
+from tests.broker.transport_lab import admin as administer
 from tests.lab import quick, wanting
 from tests.lab.waiting import until, until_async
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 SECONDS = 60.0
 LONG_AGO_MS = 1_000_000
@@ -45,16 +42,6 @@ QUICK = {
 def session(request: pytest.FixtureRequest) -> dict[str, int]:
     # Apache Kafka refuses a session shorter than 6 s; the embedded broker makes a member wait for half of it.
     return {"session_timeout_ms": 6000} if request.node.get_closest_marker("kafka") else QUICK
-
-
-@asynccontextmanager
-async def administer(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 async def create_topic(bootstrap: str, *, partitions: int = 1, **configs: str) -> str:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 from sf_healer.adapters import kafka
 from sf_healer.captures import CaptureError, Line, read, read_file, written
 from sf_healer.feed import _Merge, capture, feed
-from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.past import NoTopicError
 from sf_healer.settings import Settings
 from sf_healer.topics import Spec
@@ -220,21 +218,9 @@ def test_a_partition_far_ahead_of_another_is_not_read_on(monkeypatch):
 # ------------------------------------------------------------------ on a broker
 
 
-@pytest.fixture(scope="module")
-def embedded() -> Iterator[str]:
-    with EmbeddedBroker() as broker:
-        yield broker.bootstrap
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka_single", marks=pytest.mark.kafka),
-    ]
-)
-def settings(request: pytest.FixtureRequest) -> Settings:
-    lent = request.getfixturevalue(request.param)
-    return Settings(broker_url=f"kafka://{getattr(lent, 'bootstrap', lent)}")
+@pytest.fixture
+def settings(bootstrap: str) -> Settings:
+    return Settings(broker_url=f"kafka://{bootstrap}")
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from sf_healer import topics
 from sf_healer.adapters import kafka
-from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.settings import Settings, SettingsError
 from sf_healer.topics import Spec, State
 
@@ -23,22 +22,10 @@ OURS = [spec.name for spec in topics.specs(Settings(), 1)]
 PLATFORM = [spec.name for spec in topics.platform_specs(Settings(), 1)]
 
 
-@pytest.fixture(scope="module")
-def embedded() -> Iterator[str]:
-    with EmbeddedBroker() as broker:
-        yield broker.bootstrap
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka_single", marks=pytest.mark.kafka),
-    ]
-)
-async def settings(request: pytest.FixtureRequest) -> AsyncIterator[Settings]:
+@pytest.fixture
+async def settings(bootstrap: str) -> AsyncIterator[Settings]:
     """Settings for a broker that has none of our topics."""
-    lent = request.getfixturevalue(request.param)
-    settings = settings_for(getattr(lent, "bootstrap", lent))
+    settings = settings_for(bootstrap)
     await delete_topics(settings, [*OURS, *PLATFORM])
     yield settings
     await delete_topics(settings, [*OURS, *PLATFORM])
@@ -131,8 +118,8 @@ async def test_the_commands_show_create_and_find_the_same(settings):
 
 
 @pytest.mark.embedded
-async def test_the_embedded_broker_does_not_honour_log_append_time(embedded):
-    assert await honours(settings_for(embedded), topics.EVIDENCE) is False
+async def test_the_embedded_broker_does_not_honour_log_append_time(broker):
+    assert await honours(settings_for(broker.bootstrap), topics.EVIDENCE) is False
 
 
 @pytest.mark.kafka
@@ -167,8 +154,8 @@ async def test_three_brokers_get_three_replicas(kafka_three):
 
 
 @pytest.mark.embedded
-async def test_a_broker_that_has_not_heard_of_a_topic_just_created_is_asked_again(embedded, monkeypatch):
-    settings = settings_for(embedded)
+async def test_a_broker_that_has_not_heard_of_a_topic_just_created_is_asked_again(broker, monkeypatch):
+    settings = settings_for(broker.bootstrap)
     await delete_topics(settings, OURS)
     async with kafka.admin(settings) as admin:
         wanted = topics.specs(settings, await admin.broker_count())

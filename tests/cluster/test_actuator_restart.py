@@ -6,7 +6,6 @@ The same against the local cluster and the real control plane.
 import asyncio
 import copy
 import random
-import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -24,8 +23,8 @@ from sf_healer.core.facts import Condition, Loss, PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.policy import Limits
 from sf_healer.core.steps import Admitted, Announced, FleetCounts, Resulted, Step, Tick, What
-from sf_healer.local.cluster import LocalCluster
 from sf_healer.local.kube.api import Fault
+from tests.cluster.small import connected, must
 from tests.lab.api_proxy import ApiProxy
 from tests.lab.waiting import NotInTime, until, until_async
 
@@ -38,21 +37,6 @@ PACE = Pace(
     lost_call_seconds=1.5,
 )
 LIMITS = Limits(in_flight=64, rate_burst=64, rate_per_minute=6000.0, backoff_seconds=0.0)
-
-
-@pytest.fixture(scope="module")
-def local_cluster():
-    with LocalCluster(command=(sys.executable, "-c", "import signal; signal.pause()")) as started:
-        yield started
-
-
-@contextmanager
-def connected(plane):
-    """A client in a namespace of its own; its Jobs are deleted at the end, for pods are processes."""
-    cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
-    yield cluster
-    for fact in must(cluster.list_jobs()).facts:
-        cluster.delete_job(cluster.namespace, fact.key.split("/")[1], fact.uid)
 
 
 @pytest.fixture(params=["local_cluster", pytest.param("control_plane", marks=pytest.mark.kube)])
@@ -100,11 +84,6 @@ def a_job(name="loader-a", annotations=None, **spec):
             **spec,
         },
     }
-
-
-def must(answer):
-    assert not isinstance(answer, ApiFailure), answer
-    return answer
 
 
 def create(cluster, manifest=None):

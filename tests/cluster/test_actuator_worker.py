@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from sf_healer import topics
-from sf_healer.adapters.cluster import ApiFailure, Cluster
 from sf_healer.core import commands, steps
 from sf_healer.core.commands import Command, Grounds, ProofOfLife, Result
 from sf_healer.core.facts import PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.core.steps import FleetCounts
 from sf_healer.local.broker import EmbeddedBroker
-from sf_healer.local.cluster import LocalCluster
 from sf_healer.rights import ACTUATOR_GROUP
+from tests.cluster.small import connected, must
 from tests.lab.waiting import NotInTime, until, until_async
 from tests.lab.worker import Worker
 
@@ -43,26 +41,6 @@ in_flight = 32
 def broker():
     with EmbeddedBroker() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def local_cluster():
-    with LocalCluster(command=(sys.executable, "-c", "import signal; signal.pause()")) as started:
-        yield started
-
-
-@contextmanager
-def connected(plane):
-    cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
-    yield cluster
-    for fact in must(cluster.list_jobs()).facts:
-        cluster.delete_job(cluster.namespace, fact.key.split("/")[1], fact.uid)
-    cluster.close()
-
-
-def must(answer):
-    assert not isinstance(answer, ApiFailure), answer
-    return answer
 
 
 def a_job(name):

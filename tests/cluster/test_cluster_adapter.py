@@ -5,7 +5,6 @@ import datetime as dt
 import json
 import queue
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +26,8 @@ from kubernetes.config import incluster_config
 from sf_healer.adapters import cluster as adapter
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Failure, Listing, LiveJob
 from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest
-from sf_healer.local.cluster import LocalCluster
 from sf_healer.settings import SettingsError
+from tests.cluster.small import must
 
 WAIT_SECONDS = 30.0
 NEVER = "00000000-0000-0000-0000-000000000000"
@@ -102,11 +101,6 @@ class Watching:
         assert not self._thread.is_alive()
 
 
-def must(answer: Any) -> Any:
-    assert not isinstance(answer, ApiFailure), answer
-    return answer
-
-
 def until(look: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + WAIT_SECONDS
     while not (found := look()):
@@ -131,12 +125,6 @@ class Place(NamedTuple):
 
     kubeconfig: Path
     namespace: str
-
-
-@pytest.fixture(scope="module")
-def local_cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(command=(sys.executable, "-c", "import signal; signal.pause()")) as started:
-        yield started
 
 
 @pytest.fixture(params=["local_cluster", pytest.param("control_plane", marks=pytest.mark.kube)])

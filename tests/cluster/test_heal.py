@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import msgspec
 import pytest
 
 from sf_healer import topics
-from sf_healer.adapters.cluster import ApiFailure, Cluster, LiveJob
+from sf_healer.adapters.cluster import Cluster, LiveJob
 from sf_healer.core import commands
 from sf_healer.core.commands import Outcome, Result
 from sf_healer.core.facts import PodState
@@ -27,6 +26,7 @@ from sf_healer.core.manifest import sanitize
 from sf_healer.local import launcher
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
+from tests.cluster.small import IDLE_PODS, must
 from tests.lab.waiting import until_async
 from tests.lab.worker import Worker, drop_topics, make_topics, records_of, send
 
@@ -77,8 +77,7 @@ class Ground(msgspec.Struct):
 
 @contextmanager
 def small(tmp_path: Path) -> Iterator[Ground]:
-    pods = (sys.executable, "-c", "import signal; signal.pause()")
-    with EmbeddedBroker() as broker, LocalCluster(command=pods) as plane:
+    with EmbeddedBroker() as broker, LocalCluster(command=IDLE_PODS) as plane:
         asyncio.run(make_topics(broker.bootstrap))
         cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
 
@@ -171,11 +170,6 @@ class Loaders:
         queue = self.queues[role]
         named = {"queue_id": queue.id, "producer": launcher.telemetry_id("arango-connector", queue.short)}
         return json.dumps({**named, "status": status, "event": status, "finished": status == "error"}).encode()
-
-
-def must(answer: Any) -> Any:
-    assert not isinstance(answer, ApiFailure), answer
-    return answer
 
 
 async def outcomes_of(ground: Ground) -> list[Outcome]:

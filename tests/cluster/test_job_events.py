@@ -14,10 +14,10 @@ from sf_healer.adapters.cluster import Cluster
 from sf_healer.core.admission import Reason
 from sf_healer.core.commands import Grounds, Outcome, Pause, Result
 from sf_healer.local.kube.api import Fault
-from tests.cluster.test_actuator_restart import a_command, cluster, create, local, local_cluster, read, working
+from tests.cluster.test_actuator_restart import a_command, cluster, create, local, read, working
 from tests.lab.api_proxy import ApiProxy
 
-__all__ = ["cluster", "local", "local_cluster"]
+__all__ = ["cluster", "local"]
 
 SECONDS = 40.0
 SILENT = Grounds(condition="active", silence_seconds=312.0, threshold_seconds=300.0, detail="loading_stopped")

@@ -7,19 +7,18 @@ import asyncio
 import msgspec
 import pytest
 
+from tests.cluster.small import connected
 from tests.cluster.test_actuator_worker import (
     a_worker,
     broker,
-    connected,
     create_jobs,
     create_topics,
-    local_cluster,
     stage,
 )
 from tests.lab.receiver import Receiver
 from tests.lab.waiting import until_async
 
-__all__ = ["broker", "local_cluster"]
+__all__ = ["broker"]
 
 SECONDS = 60.0
 QUICK = {"broker_session_timeout_seconds": 3, "broker_heartbeat_seconds": 0.5, "demo_accept_create_time": "true"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -16,7 +15,7 @@ from sf_healer.control import person
 from sf_healer.core.facts import PodState
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
-from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
+from tests.cluster.small import IDLE_PODS, Attended, a_healer, a_loader, connected, must
 from tests.lab.waiting import until
 from tests.lab.worker import Worker
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 
 SECONDS = 60.0
-COMMAND_SECONDS = 150.0
 NAME = "loader-btcusdt-api-trades-2025-06-01-p4ntkv-loader-ws"
 QUEUE = "loader-btcusdt-api-trades-2025-06-01-P4nTkv"
 POLICY = """\
@@ -38,20 +36,12 @@ in_flight = 8
 """
 
 
-class Stage:
+class Stage(Attended):
     """One Job in a small cluster, a worker that heals it, and the command line of a person."""
 
     def __init__(self, worker: Worker, cluster: Cluster, bootstrap: str) -> None:
-        self.worker = worker
-        self.cluster = cluster
+        super().__init__(worker, cluster)
         self.bootstrap = bootstrap
-
-    def healer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.worker.healer(*arguments, seconds=COMMAND_SECONDS)
-
-    def page(self) -> dict[str, Any]:
-        answer = self.worker.get(f"/jobs/{self.cluster.namespace}/{NAME}/")
-        return answer.body if answer is not None and answer.status == 200 else {}
 
     def pauses(self) -> list[str]:
         return [pause["scope"] for pause in self.worker.admission().get("pauses", [])]
@@ -64,54 +54,17 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("people")
-    (directory / "policy.toml").write_text(POLICY)
-    pods = (sys.executable, "-c", "import signal; signal.pause()")
-    with EmbeddedBroker() as broker, LocalCluster(command=pods) as plane:
-        cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
-        worker = a_worker(directory, broker, plane, cluster)
-        created = subprocess.run(
-            worker.command("topics", "--create", "--create-platform"), capture_output=True, text=True, check=False
-        )
-        assert created.returncode == 0, created.stdout + created.stderr
-        job = cluster.create_job(cluster.namespace, a_manifest())
-        assert not isinstance(job, ApiFailure), job
+    with EmbeddedBroker() as broker, LocalCluster(command=IDLE_PODS) as plane, connected(plane) as cluster:
+        worker = a_healer(directory, broker.bootstrap, cluster, plane.kubeconfig, POLICY)
         made = Stage(worker, cluster, broker.bootstrap)
+        created = made.healer("topics", "--create", "--create-platform")
+        assert created.returncode == 0, created.stdout + created.stderr
+        must(cluster.create_job(cluster.namespace, a_loader(NAME, QUEUE)))
         with worker:
             worker.wait_until_ready()
-            until(lambda: made.page().get("incarnation"), "the Job to be known", seconds=SECONDS)
+            until(lambda: made.page(NAME).get("incarnation"), "the Job to be known", seconds=SECONDS)
             until(made.worker.has_counted, "the fleet to be counted", seconds=SECONDS)
             yield made
-        cluster.close()
-
-
-def a_worker(directory: Path, broker: EmbeddedBroker, plane: LocalCluster, cluster: Cluster) -> Worker:
-    return Worker(
-        "worker",
-        directory,
-        bootstrap=broker.bootstrap,
-        mode="heal",
-        demo_accept_create_time="true",
-        namespace=cluster.namespace,
-        kubeconfig=plane.kubeconfig,
-        policy_file=directory / "policy.toml",
-        mark_interval_seconds=0.2,
-        sweep_window_seconds=0.5,
-        feed_gap_seconds=10,
-        broker_session_timeout_seconds=QUICK_SESSION_TIMEOUT_SECONDS,
-        broker_heartbeat_seconds=QUICK_HEARTBEAT_SECONDS,
-    )
-
-
-def a_manifest() -> dict[str, Any]:
-    env = {"QUEUE_ID": QUEUE, "TELEMETRY_PRODUCER_ID": "loader-ws__P4nTkv", "KAFKA_TOPIC": QUEUE}
-    container = {
-        "name": "loader",
-        "image": "registry.example/loader:1",
-        "env": [{"name": name, "value": value} for name, value in env.items()],
-    }
-    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
-    spec = {"backoffLimit": 4, "template": {"spec": pod}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": NAME}, "spec": spec}
 
 
 def test_a_restart_that_a_person_asks_for_is_carried_out_and_told(stage: Stage):
@@ -168,14 +121,14 @@ def test_a_job_that_is_skipped_is_exempt_and_refused_until_it_is_watched_again(s
     before = stage.uid()
     skipped = stage.healer("skip", NAME)
     assert skipped.returncode == ExitCode.OK, skipped.stderr
-    until(lambda: stage.page().get("verdict") == "exempt", "the Job to be exempt", seconds=SECONDS)
+    until(lambda: stage.page(NAME).get("verdict") == "exempt", "the Job to be exempt", seconds=SECONDS)
     refused = stage.healer("restart", NAME, "--reason", "no")
     assert refused.returncode == ExitCode.REFUSED, refused.stderr
     assert "annotation sf-healer.io/skip" in refused.stderr
     assert f"`sf-healer unskip {stage.cluster.namespace}/{NAME}`" in refused.stderr
     assert stage.uid() == before
     assert stage.healer("unskip", NAME).returncode == ExitCode.OK
-    until(lambda: stage.page().get("verdict") != "exempt", "the Job to be watched", seconds=SECONDS)
+    until(lambda: stage.page(NAME).get("verdict") != "exempt", "the Job to be watched", seconds=SECONDS)
     nobody = stage.healer("skip", "nobody")
     assert nobody.returncode == ExitCode.ERROR
     assert "nobody" in nobody.stderr
@@ -186,7 +139,7 @@ async def test_people_see_the_job_and_its_numbers(stage: Stage):
         report = {"event": "loading", "status": "loading", "queue_id": QUEUE, "producer": "loader-ws__P4nTkv"}
         report |= {"finished": False, "records_written": 7}
         await producer.send_and_wait("queue-events", json.dumps(report).encode())
-    until(lambda: stage.page().get("verdict") == "healthy", "the Job to be healthy", seconds=SECONDS)
+    until(lambda: stage.page(NAME).get("verdict") == "healthy", "the Job to be healthy", seconds=SECONDS)
     shown = stage.healer("job", NAME)
     assert shown.returncode == ExitCode.OK, shown.stderr
     assert "healthy (reports: it reports)" in shown.stdout
@@ -202,7 +155,7 @@ async def test_a_job_that_has_finished_is_run_again_only_where_that_is_meant(sta
     async with AIOKafkaProducer(bootstrap_servers=stage.bootstrap) as producer:
         report = {"event": "finished", "status": "finished", "queue_id": QUEUE, "producer": "loader-ws__P4nTkv"}
         await producer.send_and_wait("queue-events", json.dumps(report | {"finished": True}).encode())
-    until(lambda: stage.page().get("verdict") == "completed", "the Job to be completed", seconds=SECONDS)
+    until(lambda: stage.page(NAME).get("verdict") == "completed", "the Job to be completed", seconds=SECONDS)
     refused = stage.healer("restart", NAME, "--reason", "no")
     assert refused.returncode == ExitCode.REFUSED, refused.stderr
     assert "it has finished at" in refused.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,19 +12,18 @@ from sf_healer.core.facts import PodState
 from sf_healer.core.manifest import sanitize
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.local.cluster import LocalCluster
+from tests.cluster.small import IDLE_PODS, Attended, a_healer, a_loader, connected, must
 from tests.lab.api_proxy import ApiProxy, Asks, Fault, Harm, Weather
-from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
 from tests.lab.waiting import until
-from tests.lab.worker import Worker
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
+
+    from tests.lab.worker import Worker
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 
 SECONDS = 60.0
-COMMAND_SECONDS = 150.0
 #: A create that is refused for longer than a second asks for a person.
 POLICY = """\
 [admission]
@@ -37,16 +35,12 @@ create_deadline_seconds = 1
 NO_CREATES = Weather(chance=1.0, faults={Asks.CREATE: {Fault(Harm.STATUS, status=403, reason="Forbidden"): 1.0}})
 
 
-class Stage:
+class Stage(Attended):
     """A small cluster behind a proxy that can refuse creates, a worker, and the command line of a person."""
 
     def __init__(self, worker: Worker, cluster: Cluster, proxy: ApiProxy) -> None:
-        self.worker = worker
-        self.cluster = cluster
+        super().__init__(worker, cluster)
         self.proxy = proxy
-
-    def healer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.worker.healer(*arguments, seconds=COMMAND_SECONDS)
 
     def job(self, name: str) -> Any:
         """Give the live Job, or the failure to read it."""
@@ -62,10 +56,9 @@ class Stage:
 
     def strand(self, name: str) -> dict[str, Any]:
         """Have a Job deleted, and its creation refused until a person is asked for; give what it was."""
-        made = self.cluster.create_job(self.cluster.namespace, a_manifest(name))
-        assert not isinstance(made, ApiFailure), made
+        must(self.cluster.create_job(self.cluster.namespace, a_loader(name, f"{name}-P4nTkv")))
         until(lambda: self.job(name).fact.pod is PodState.RUNNING, "its pod", seconds=SECONDS)
-        until(lambda: self._is_known(name), "the Job to be known", seconds=SECONDS)
+        until(lambda: self.page(name).get("incarnation"), "the Job to be known", seconds=SECONDS)
         before = self.job(name)
         self.proxy.change_weather(NO_CREATES)
         asked = self.healer("restart", name, "--reason", "to see", "--wait", "0")
@@ -75,45 +68,18 @@ class Stage:
         self.proxy.change_weather(Weather())
         return before.manifest
 
-    def _is_known(self, name: str) -> bool:
-        answer = self.worker.get(f"/jobs/{self.cluster.namespace}/{name}/")
-        return answer is not None and answer.status == 200 and bool(answer.body.get("incarnation"))
-
-
-def a_manifest(name: str) -> dict[str, Any]:
-    env = {"QUEUE_ID": f"{name}-P4nTkv", "TELEMETRY_PRODUCER_ID": "loader-ws__P4nTkv", "PASSWORD": "hunter2"}
-    container = {
-        "name": "loader",
-        "image": "registry.example/loader:1",
-        "env": [{"name": key, "value": value} for key, value in env.items()],
-    }
-    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
-    spec = {"backoffLimit": 4, "template": {"spec": pod}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
-
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("resolve")
-    (directory / "policy.toml").write_text(POLICY)
-    pods = (sys.executable, "-c", "import signal; signal.pause()")
-    with EmbeddedBroker() as broker, LocalCluster(command=pods) as plane, ApiProxy.before(plane.kubeconfig) as proxy:
-        cluster = Cluster.connect(namespace=plane.create_namespace(), kubeconfig=str(plane.kubeconfig))
-        worker = Worker(
-            "worker",
-            directory,
-            bootstrap=broker.bootstrap,
-            mode="heal",
-            demo_accept_create_time="true",
-            namespace=cluster.namespace,
-            kubeconfig=proxy.kubeconfig(plane.kubeconfig, at=directory / "through-the-proxy"),
-            policy_file=directory / "policy.toml",
-            mark_interval_seconds=0.2,
-            sweep_window_seconds=0.5,
-            feed_gap_seconds=10,
-            broker_session_timeout_seconds=QUICK_SESSION_TIMEOUT_SECONDS,
-            broker_heartbeat_seconds=QUICK_HEARTBEAT_SECONDS,
-        )
+    with (
+        EmbeddedBroker() as broker,
+        LocalCluster(command=IDLE_PODS) as plane,
+        ApiProxy.before(plane.kubeconfig) as proxy,
+        connected(plane) as cluster,
+    ):
+        kubeconfig = proxy.kubeconfig(plane.kubeconfig, at=directory / "through-the-proxy")
+        worker = a_healer(directory, broker.bootstrap, cluster, kubeconfig, POLICY)
         made = Stage(worker, cluster, proxy)
         created = made.healer("topics", "--create", "--create-platform")
         assert created.returncode == 0, created.stderr
@@ -121,7 +87,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             worker.wait_until_ready()
             until(made.worker.has_counted, "the fleet to be counted", seconds=SECONDS)
             yield made
-        cluster.close()
 
 
 def test_a_stranded_restart_is_ended_by_a_person_who_has_the_job_created(stage: Stage):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -14,13 +13,12 @@ import pytest
 from sf_healer.core import steps
 from sf_healer.core.steps import Announced, Step
 from sf_healer.local.broker import EmbeddedBroker
-from sf_healer.local.cluster import LocalCluster
 from sf_healer.topics import STEPS
 from sf_healer.worker import CRASHED
+from tests.cluster.small import connected
 from tests.cluster.test_actuator_worker import (
     a_worker,
     check,
-    connected,
     create_jobs,
     create_topics,
     stage,
@@ -30,9 +28,9 @@ from tests.lab.waiting import until
 from tests.lab.worker import records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+    from sf_healer.local.cluster import LocalCluster
     from tests.lab.worker import Worker
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
@@ -46,12 +44,6 @@ SLOW_WRITES = Weather(
     faults={asks: {Fault(Harm.LATE, seconds=LATE_SECONDS): 1.0} for asks in (Asks.DELETE, Asks.CREATE)},
 )
 STEP_OF = {Asks.DELETE: {Step.DELETE}, Asks.CREATE: {Step.CREATE, Step.RESTORE}}
-
-
-@pytest.fixture(scope="module")
-def local_cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(command=(sys.executable, "-c", "import signal; signal.pause()")) as started:
-        yield started
 
 
 @pytest.mark.parametrize("asks", [Asks.DELETE, Asks.CREATE])
