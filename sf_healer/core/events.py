@@ -96,6 +96,9 @@ class Sign(msgspec.Struct, gc=False):
     records_written: int = -1
 
 
+#: Python's parser refuses a text for the digits of one number in it: for more than 4,300 by default, never for so many.
+_MOST_DIGITS = 640
+
 #: Read what the services send. Refuse (UNREADABLE) much that `decode` still understands.
 read = msgspec.json.Decoder(Message).decode
 read_sign = msgspec.json.Decoder(Sign).decode
@@ -130,9 +133,17 @@ def decode(value: bytes | None) -> Report | Malformed:
     return Report(kind, producer, wire.queue_id, wire.finished, sensible(wire.records_written))
 
 
+def _integer(digits: str) -> int | float:
+    """Read an integer; one that is longer than any that means something is as good as infinite, and costs its field."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+
+
+_read_any = json.JSONDecoder(parse_int=_integer).decode
+
+
 def _decode_leniently(value: bytes) -> Report | Malformed:
     try:
-        message = json.loads(value.decode())  # bytes would be taken for UTF-16 or UTF-32 too
+        message = _read_any(value.decode())  # json.loads would take bytes for UTF-16 or UTF-32 too
     except UnicodeDecodeError as error:
         return Malformed(MalformedReason.NOT_UTF8, str(error))
     except RecursionError:

@@ -178,7 +178,7 @@ NO_REPORT = {
     "latin-1": ('{"status": "loading", "queue_id": "é"}'.encode("latin-1"), MalformedReason.NOT_UTF8),
     "UTF-16": ('{"status": "loading", "queue_id": "q"}'.encode("utf-16"), MalformedReason.NOT_UTF8),
     "nested without end": (b"[" * 200_000, MalformedReason.TOO_DEEP),
-    "a number longer than Python reads": (b'{"status": ' + b"9" * 5000 + b"}", MalformedReason.NOT_JSON),
+    "a number longer than Python reads": (b'{"status": ' + b"9" * 5000 + b"}", MalformedReason.WRONG_TYPE),
     "a list": (b"[]", MalformedReason.NOT_OBJECT),
     "a string": (b'"loading"', MalformedReason.NOT_OBJECT),
     "status is a list": (event_status(["loading"]), MalformedReason.WRONG_TYPE),
@@ -240,6 +240,25 @@ def test_an_odd_value_in_another_field_does_not_cost_a_sign_of_life(field, odd):
 @pytest.mark.parametrize("senseless", [-5, 1.5, True, "7", None, 2**62, 10**30])
 def test_a_senseless_count_is_no_count(senseless):
     assert decode(event_status("loading", records_written=senseless)).records_written == -1
+
+
+@pytest.mark.parametrize("status", ["started", "loading", "error", "finished"])
+@pytest.mark.parametrize("field", ["epoch", "records_written"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_integer_of_more_digits_than_python_reads_costs_its_field(status, field, sign):
+    known = event_status(status, error_message="boom", records_written=None)
+    report = decode(known[:-1] + f', "{field}": {sign}{"9" * 5000}}}'.encode())
+    assert report == decode(known)
+    assert (report.kind, report.records_written) == (Kind[status.upper()], -1)
+
+
+def test_such_an_integer_is_no_identity_and_an_error_that_shows_one_can_be_read():
+    digits = b"9" * 5000
+    for field in (b"producer", b"queue_id", b"status"):
+        message = b'{"event": "error", "queue_id": "q", "' + field + b'": ' + digits + b"}"
+        assert decode(message).reason is MalformedReason.WRONG_TYPE
+    shown = decode(b'{"status": "error", "queue_id": "q", "payload": [' + digits + b", " + b"7" * 640 + b"]}").detail
+    assert shown.startswith("[Infinity, 777")
 
 
 @pytest.mark.parametrize("odd", ["true", 1, None, []])
