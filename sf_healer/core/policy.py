@@ -174,11 +174,11 @@ class PolicyBook:
         return next((Match(rule.targets, rule.names, rule.labels) for rule in rules), None)
 
     def with_silence_threshold(self, seconds: float) -> "PolicyBook":
-        """Give the same policies, each with this silence threshold: a question to a replay, not for a worker."""
+        """Give the same policies, each with this silence threshold and none learned: a question to a replay only."""
         rules, defaults = self._parts
-        changed = tuple(msgspec.structs.replace(rule, silence_threshold_seconds=seconds) for rule in rules)
-        expected = msgspec.structs.replace(defaults, silence_threshold_seconds=seconds)
-        return PolicyBook(changed, expected, self.limits)
+        said = {"silence_threshold_seconds": seconds, "learn_cadence": False}
+        changed = tuple(msgspec.structs.replace(rule, **said) for rule in rules)
+        return PolicyBook(changed, msgspec.structs.replace(defaults, **said), self.limits)
 
     @property
     def checkpoint_seconds(self) -> float:

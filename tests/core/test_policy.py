@@ -101,6 +101,14 @@ def test_a_consumer_with_a_grace_of_its_own_keeps_it():
     assert book.for_job(a_fact()).error_grace_seconds == 0.0
 
 
+def test_another_silence_threshold_for_all_holds_where_a_policy_learns_too():
+    text = a_text('targets = ["loader"]\nconsumer = true\nlearn_cadence = true\nlearn_floor_seconds = 600')
+    book = parse("[defaults]\nlearn_cadence = true\n" + text).with_silence_threshold(120.0)
+    assert [each.learn_cadence for each in book.policies()] == [False, False]
+    assert [each.silence_threshold_seconds for each in book.policies()] == [120.0, 120.0]
+    assert book.for_job(a_fact()).error_grace_seconds == 120.0
+
+
 def test_policies_are_listed_in_the_order_they_are_tried():
     assert [each.name for each in parse(SHIPPED.read_text()).policies()] == [
         "consumers",
