@@ -3,6 +3,7 @@
 The same view serves pages, CLI and logs. Nothing secret is in a JobState, so nothing is redacted here.
 """
 
+import math
 from typing import Any
 
 import msgspec
@@ -83,7 +84,7 @@ def build_job(partition: Partition, state: JobState) -> dict[str, Any]:
         "incarnation": msgspec.to_builtins(_by_name(fact)) if fact else None,
         "cadence": {
             "intervals": sum(state.cadence),
-            "p99_seconds": p99_seconds(state.cadence),
+            "p99_seconds": _finite(p99_seconds(state.cadence)),
             "threshold_seconds": silence_threshold(state.cadence, partition.policy_of(state)),
         }
         if state.cadence and fact
@@ -125,6 +126,10 @@ def build_fleet(partitions: list[Partition]) -> dict[str, Any]:
 
 def _time(at: float) -> float | None:
     return None if at == NEVER else at
+
+
+def _finite(seconds: float | None) -> float | None:
+    return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def _by_name(value: msgspec.Struct) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sf_healer.core.actions import Cause
 from sf_healer.core.admission import Reason
+from sf_healer.core.cadence import LEAST_SAMPLES
 from sf_healer.core.verdicts import RESTARTABLE, Rule, Verdict
 from sf_healer.views.actions import waits_for_a_person
 from sf_healer.views.holding import Holding
@@ -205,9 +206,11 @@ def _restart(data: Mapping[str, Any], action: Mapping[str, Any] | None) -> str:
 
 
 def _cadence(learned: Mapping[str, Any]) -> str:
-    if learned["p99_seconds"] is None:
-        return f"{learned['intervals']} intervals, too few to go by"
     p99, threshold = learned["p99_seconds"], learned["threshold_seconds"]
+    if p99 is None and learned["intervals"] < LEAST_SAMPLES:
+        return f"{learned['intervals']} intervals, too few to go by"
+    if p99 is None:
+        return f"{learned['intervals']} intervals, nobody knows how long all were: silent after {threshold:.0f} s"
     return f"99 of 100 of {learned['intervals']} intervals within {p99:.0f} s: silent after {threshold:.0f} s"
 
 

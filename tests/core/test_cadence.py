@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from sf_healer.core.commands import Command
 from sf_healer.core.policy import Policy
 from sf_healer.core.verdicts import Verdict
 from sf_healer.views.jobs import build_job
+from sf_healer.views.lines import verdict_lines
 from tests.core.strategies import Driver, Stored
 
 LEARNS = Policy(name="x", learn_cadence=True, learn_floor_seconds=60.0, learn_ceiling_seconds=900.0)
@@ -55,12 +57,43 @@ def test_what_a_job_did_long_ago_fades():
     assert sum(counts) <= 2000
 
 
-@given(st.lists(st.floats(0.001, 4000.0), min_size=LEAST_SAMPLES, max_size=300))
+@given(st.lists(st.floats(0.001, 1e9), min_size=LEAST_SAMPLES, max_size=300))
 def test_the_p99_is_never_shorter_than_it_was_and_at_most_a_bucket_longer(intervals):
     exact = sorted(intervals)[math.ceil(0.99 * len(intervals)) - 1]
     told = p99_seconds(learned(*intervals))
     assert exact <= told * (1 + 1e-9)
     assert told <= max(1.0, exact * STEP) * (1 + 1e-9)
+
+
+def test_a_job_that_reports_every_two_and_a_half_hours_is_given_its_own_threshold():
+    patient = msgspec.structs.replace(LEARNS, learn_ceiling_seconds=20_000.0)
+    threshold = silence_threshold(learned(*[9000.0] * LEAST_SAMPLES), patient)
+    assert 1.5 * 9000.0 <= threshold <= 1.5 * 9000.0 * STEP
+    assert silence_threshold(learned(*[9000.0] * LEAST_SAMPLES), LEARNS) == 900.0
+
+
+#: As older versions left it: whatever was longer than 3,444 s is counted in the last of 49 places.
+OF_OLD = [*[0] * 48, LEAST_SAMPLES]
+
+
+def test_intervals_of_which_nobody_knows_how_long_they_were_give_the_longest_threshold():
+    patient = msgspec.structs.replace(LEARNS, learn_ceiling_seconds=20_000.0)
+    assert silence_threshold(OF_OLD, patient) == 20_000.0
+    assert silence_threshold(OF_OLD, LEARNS) == 900.0
+    assert silence_threshold([10_000, *OF_OLD[1:]], patient) == 60.0  # one in a hundred does not count
+
+
+def test_what_nobody_knows_is_learned_again():
+    counts = list(OF_OLD)
+    for _ in range(LEAST_SAMPLES):
+        counts = learn(counts, 9000.0)
+    assert sum(counts) == LEAST_SAMPLES
+    assert 9000.0 <= p99_seconds(counts) <= 9000.0 * STEP
+
+
+def test_an_older_version_finds_the_places_it_looks_for():
+    assert len(learned(1.0)) == len(OF_OLD)
+    assert learned(4000.0)[: len(OF_OLD)] == [0] * len(OF_OLD)
 
 
 # ---- in a partition
@@ -122,6 +155,16 @@ def test_silence_in_which_a_job_was_sick_is_no_cadence():
     before = sum(driver.state().cadence)
     driver.loading()
     assert sum(driver.state().cadence) == before
+
+
+def test_a_page_says_where_nobody_knows_how_long_intervals_were():
+    driver = a_learner()
+    driver.loading()
+    driver.state().cadence = list(OF_OLD)
+    shown = build_job(driver.partition, driver.state())
+    assert shown["cadence"] == {"intervals": 100, "p99_seconds": None, "threshold_seconds": 1800.0}
+    told = "100 intervals, nobody knows how long all were: silent after 1800 s"
+    assert ("  cadence", told) in list(verdict_lines(shown))
 
 
 def test_what_was_learned_outlives_a_restart_of_worker_and_job():
