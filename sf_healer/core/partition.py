@@ -24,7 +24,7 @@ from math import inf
 
 import msgspec
 
-from sf_healer.core.cadence import learn
+from sf_healer.core.cadence import learn, silence_threshold
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
 from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
 from sf_healer.core.facts import Condition, JobFact, share_fact
@@ -502,11 +502,17 @@ class Partition:
             self._schedule(state, max(at, self.watermark.value))
 
     def _learn(self, state: JobState, interval_seconds: float, said_at: float) -> None:
-        """Learn how long a Job was not heard, or between what it said, if that is longer: a backlog is read fast."""
-        if self.policy_of(state).learn_cadence:
+        """Learn how long a Job was not heard, or between what it said, if that is longer: a backlog is read fast.
+
+        A threshold that is shorter now makes it due earlier.
+        """
+        policy = self.policy_of(state)
+        if policy.learn_cadence:
             if said_at != NEVER:
                 interval_seconds = max(interval_seconds, state.loading_source - said_at)
             state.cadence = learn(state.cadence, interval_seconds)
+            if state.window != NO_WINDOW:
+                self.windows.enter(state, state.loading_at + silence_threshold(state.cadence, policy))
 
     def _checkpoint(self, at: float) -> int:
         return checkpoint_of(at, self._checkpoint_seconds)

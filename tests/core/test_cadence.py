@@ -13,7 +13,7 @@ from sf_healer.core.policy import Policy
 from sf_healer.core.verdicts import Verdict
 from sf_healer.views.jobs import build_job
 from sf_healer.views.lines import verdict_lines
-from tests.core.strategies import Driver, Stored
+from tests.core.strategies import POLICY, WINDOW_SECONDS, Driver, Stored, a_partition
 
 LEARNS = Policy(name="x", learn_cadence=True, learn_floor_seconds=60.0, learn_ceiling_seconds=900.0)
 STEP = 2**0.25
@@ -125,6 +125,27 @@ def test_a_job_that_reports_every_thirty_seconds_is_given_its_own_threshold():
     (command,) = driver.effects()
     assert isinstance(command, Command)
     assert command.evidence.threshold_seconds == threshold
+
+
+@pytest.mark.parametrize("silence_seconds", [1800, 7200])
+def test_a_threshold_that_is_learned_shorter_is_held_against_the_very_next_silence(silence_seconds):
+    policies = POLICY.replace('name = "learners"', f'name = "learners"\nsilence_threshold_seconds = {silence_seconds}')
+    driver = Driver(a_partition(policies))
+    driver.fact(target="learner")
+    driver.run(1)
+    reporting(driver, every=10, times=LEAST_SAMPLES + 2)
+    assert driver.effects() == []
+    driver.run(40 + WINDOW_SECONDS + 1 - 10)  # the floor of what is learned
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.threshold_seconds) == ("stuck", 40.0)
+
+
+def test_a_job_that_learns_waits_in_one_window_while_its_threshold_stays():
+    driver = a_learner()
+    reporting(driver, every=30, times=LEAST_SAMPLES + 2)
+    driver.take()
+    reporting(driver, every=30, times=10)
+    assert driver.take().swept <= 10
 
 
 def test_reports_read_late_and_fast_are_as_far_apart_as_they_were_made():
