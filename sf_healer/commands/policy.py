@@ -115,7 +115,7 @@ def _policy_row(policy: Policy, match: Match | None, limits: Limits) -> tuple[st
         _silence(policy),
         f"{policy.startup_threshold_seconds:g}s",
         f"{policy.not_running_threshold_seconds:g}s",
-        f"{policy.error_grace_seconds:g}s",
+        _grace(policy),
         f"{policy.stop_hold_seconds:g}s",
         f"{policy.stall_threshold_seconds:g}s" if policy.stall_threshold_seconds else "off",
         str(policy.attempts or limits.attempts),
@@ -127,6 +127,11 @@ def _silence(policy: Policy) -> str:
     if not policy.learn_cadence:
         return said
     return f"{said}, then learned: {policy.learn_floor_seconds:g}s to {policy.learn_ceiling_seconds:g}s"
+
+
+def _grace(policy: Policy) -> str:
+    is_learned = policy.learn_cadence and policy.grace_is_silence_threshold
+    return f"{policy.error_grace_seconds:g}s{', then as learned' if is_learned else ''}"
 
 
 def _words(match: Match | None) -> str:

@@ -1,4 +1,4 @@
-"""How often a Job reports while it is well, learned from itself: a histogram, its p99, and the threshold it gives.
+"""How often a Job reports while it is well, learned from itself: a histogram, its p99, and the thresholds it gives.
 
 Off by default (policy `learn_cadence`). An interval is between two beats, as they were said or as the evidence log has
 them, whichever is longer: a backlog is read faster than it was said, and a producer may send seldom what it says often.
@@ -68,3 +68,10 @@ def silence_threshold(counts: list[int] | None, policy: Policy) -> float:
     if p99 is None:
         return policy.silence_threshold_seconds
     return min(max(_FACTOR * p99, policy.learn_floor_seconds), policy.learn_ceiling_seconds)
+
+
+def error_grace(counts: list[int] | None, policy: Policy) -> float:
+    """Give the error grace of a Job: the policy's, or its silence threshold where that is what it goes by."""
+    if policy.learn_cadence and policy.grace_is_silence_threshold:
+        return silence_threshold(counts, policy)
+    return policy.error_grace_seconds

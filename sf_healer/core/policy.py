@@ -127,7 +127,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What is expected of one Job; durations in seconds.
 
     - `reporting`: the target is declared to send `loading`, so never starting is a fault.
-    - `consumer`: it reports one `error` per bad record and goes on (error grace = its silence threshold).
+    - `consumer`: it reports one `error` per bad record and goes on.
+    - `grace_is_silence_threshold`: its error grace was not said and is its silence threshold, learned or not.
     - `judge_silence` false: only errors and the Job's own failure count.
     - `exempt`: never judged at all.
     - `stall_threshold_seconds`: `loading` that brings no new `records_written` for longer is no progress; 0: off.
@@ -144,6 +145,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     startup_threshold_seconds: float = 600.0
     not_running_threshold_seconds: float = 600.0
     error_grace_seconds: float = 60.0
+    grace_is_silence_threshold: bool = False
     stop_hold_seconds: float = 120.0
     stall_threshold_seconds: float = 0.0
     attempts: int | None = None
@@ -266,7 +268,7 @@ def _policy(name: str, said: Expectations, defaults: Expectations) -> Policy:
             values[field] = value
     if values.get("consumer") and said.error_grace_seconds is None:
         silence = values.get("silence_threshold_seconds", Policy(name=name).silence_threshold_seconds)
-        values["error_grace_seconds"] = silence
+        values["error_grace_seconds"], values["grace_is_silence_threshold"] = silence, True
     return msgspec.convert({"name": name, **values}, Policy)
 
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sf_healer.core.cadence import silence_threshold
+from sf_healer.core.cadence import error_grace, silence_threshold
 from sf_healer.core.events import Kind
 from sf_healer.core.facts import Condition, PodState
 from sf_healer.core.policy import Policy
@@ -357,7 +357,7 @@ def _failed(state: JobState, now: float, policy: Policy, gaps: Gaps) -> Judgemen
         return Judgement(Verdict.FAILED, failure.rule, since=failure.proven_at)
     if not _has_grace(state, policy) or (failure is not None and now < failure.proven_at):
         return None
-    since, grace = _grace_since(state, policy), policy.error_grace_seconds
+    since, grace = _grace_since(state, policy), error_grace(state.cadence, policy)
     waited = gaps.silence(since, now)
     if waited < grace:
         return None
@@ -392,7 +392,8 @@ def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
     look_at = now + failure.due_in(now, gaps) if failure is not None else NO_LOOK
     if not _has_grace(state, policy) or (failure is not None and now < failure.proven_at):
         return look_at
-    return min(look_at, now + policy.error_grace_seconds - gaps.silence(_grace_since(state, policy), now))
+    grace = error_grace(state.cadence, policy)
+    return min(look_at, now + grace - gaps.silence(_grace_since(state, policy), now))
 
 
 def _has_grace(state: JobState, policy: Policy) -> bool:

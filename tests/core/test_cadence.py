@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sf_healer.core.cadence import LEAST_SAMPLES, learn, p99_seconds, silence_threshold
+from sf_healer.core.cadence import LEAST_SAMPLES, error_grace, learn, p99_seconds, silence_threshold
 from sf_healer.core.commands import Command
-from sf_healer.core.policy import Policy
+from sf_healer.core.events import Kind
+from sf_healer.core.policy import Policy, parse
 from sf_healer.core.verdicts import Verdict
 from sf_healer.views.jobs import build_job
 from sf_healer.views.lines import verdict_lines
-from tests.core.strategies import POLICY, WINDOW_SECONDS, Driver, Stored, a_partition
+from tests.core.strategies import POLICY, WINDOW_SECONDS, Driver, Stored, a_fact, a_partition
 
 LEARNS = Policy(name="x", learn_cadence=True, learn_floor_seconds=60.0, learn_ceiling_seconds=900.0)
 STEP = 2**0.25
@@ -96,6 +97,16 @@ def test_an_older_version_finds_the_places_it_looks_for():
     assert learned(4000.0)[: len(OF_OLD)] == [0] * len(OF_OLD)
 
 
+@pytest.mark.parametrize("interval", [10.0, 290.0])
+def test_the_error_grace_of_a_consumer_is_its_learned_silence_threshold(interval):
+    text = '[[policy]]\nname = "c"\ntargets = ["loader"]\nconsumer = true\nlearn_cadence = true\n'
+    given, own = (parse(each).for_job(a_fact()) for each in (text, f"{text}error_grace_seconds = 70"))
+    counts = learned(*[interval] * LEAST_SAMPLES)
+    assert error_grace(counts, given) == silence_threshold(counts, given) != 300.0
+    assert error_grace(None, given) == 300.0
+    assert error_grace(counts, own) == error_grace(None, own) == 70.0
+
+
 # ---- in a partition
 
 
@@ -125,6 +136,25 @@ def test_a_job_that_reports_every_thirty_seconds_is_given_its_own_threshold():
     (command,) = driver.effects()
     assert isinstance(command, Command)
     assert command.evidence.threshold_seconds == threshold
+
+
+def test_an_error_within_the_learned_silence_of_a_consumer_is_no_failure():
+    text = POLICY.replace("consumer = true", "consumer = true\nlearn_cadence = true")
+    driver = Driver(a_partition(text))
+    driver.fact(target="consumer")
+    driver.run(1)
+    reporting(driver, every=38, times=LEAST_SAMPLES + 1)
+    driver.loading()
+    driver.run(10)
+    driver.says(Kind.ERROR)
+    driver.run(50)  # longer than 40 s, which hold before anything is learned
+    assert driver.effects() == []
+    driver.loading()
+    driver.says(Kind.ERROR)
+    driver.run(70 + WINDOW_SECONDS)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.grace_over) == ("failed", True)
+    assert 57.0 <= command.evidence.threshold_seconds <= 57.0 * STEP
 
 
 @pytest.mark.parametrize("silence_seconds", [1800, 7200])

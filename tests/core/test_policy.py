@@ -99,6 +99,7 @@ def test_the_error_grace_of_a_consumer_is_its_silence_threshold():
 def test_a_consumer_with_a_grace_of_its_own_keeps_it():
     book = parse(a_text('targets = ["loader"]\nconsumer = true\nerror_grace_seconds = 0'))
     assert book.for_job(a_fact()).error_grace_seconds == 0.0
+    assert not book.for_job(a_fact()).grace_is_silence_threshold
 
 
 def test_another_silence_threshold_for_all_holds_where_a_policy_learns_too():

@@ -61,6 +61,9 @@ def test_a_learned_threshold_is_told_with_its_bounds(policy, capsys):
     policy.write_text("[defaults]\nlearn_cadence = true\n")
     assert check(policy) == ExitCode.OK
     assert "300s, then learned: 60s to 1800s" in capsys.readouterr().out
+    policy.write_text("[defaults]\nlearn_cadence = true\nconsumer = true\n")
+    assert check(policy) == ExitCode.OK
+    assert "300s, then as learned" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])
