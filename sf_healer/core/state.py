@@ -84,6 +84,7 @@ WIRE_NAMES = {
     "error_offset": "eo",
     "error_since_at": "ta",
     "error_since_source": "ts",
+    "first_error_at": "tf",
     "doubtful_life_at": "da",
     "idle_at": "id",
     "cadence": "c",
@@ -152,6 +153,8 @@ class Seldom(msgspec.Struct, gc=False):
     #: The first `error` of the open row: errors with no sign of life between them, nor a look that found it idle.
     error_since_at: float = NEVER
     error_since_source: float = NEVER
+    #: The first `error` that surely is of this incarnation, whatever it said after it.
+    first_error_at: float = NEVER
     #: Newest sign of life that looks older than the incarnation: see fold_beat.
     doubtful_life_at: float = NEVER
     #: When its consumer group was last seen to excuse its silence.
@@ -220,6 +223,7 @@ class JobState(OfEveryJob, forbid_unknown_fields=True, gc=False, eq=False):
     error_offset = _OfSeldom[int]()
     error_since_at = _OfSeldom[float]()
     error_since_source = _OfSeldom[float]()
+    first_error_at = _OfSeldom[float]()
     doubtful_life_at = _OfSeldom[float]()
     idle_at = _OfSeldom[float]()
     cadence = _OfSeldom[list[int] | None]()
@@ -259,7 +263,7 @@ class JobState(OfEveryJob, forbid_unknown_fields=True, gc=False, eq=False):
 #: Silence and graces count from these: where a clock that was ahead has dated them beyond now, they begin now.
 _COUNTED_FROM = (
     *("loading_at", "progress_at", "started_at", "running_at", "idle_pod_at", "hold_at", "error_at", "error_since_at"),
-    *("doubtful_life_at", "idle_at"),
+    *("doubtful_life_at", "idle_at", "first_error_at"),
 )
 #: These tell what came before what, and how long before, so they go back together. A mark of that clock has raised the
 #: source times among them.
@@ -412,6 +416,11 @@ def _is_last_word(state: JobState) -> bool:
 
 
 _LIFE = (Kind.LOADING, Kind.STARTED)
+
+
+def has_said_error(state: JobState) -> bool:
+    """Say whether an `error` of this incarnation is known, whatever the Job said after it."""
+    return state.first_error_at != NEVER and not is_doubtful_error(state)
 
 
 def error_open_since(state: JobState) -> float:
@@ -576,6 +585,8 @@ def _fold_error(
     given = (not is_doubtful, source_at, word.finished, source_partition, word.offset)
     if is_known and (given, said_at or source_at) <= (newest, state.error_said or state.error_source):
         return False
+    if state.first_error_at == NEVER and not is_doubtful:
+        state.first_error_at = at
     was_excused = state.error_since_at < state.idle_at
     if state.error_since_source <= state.life_source or was_doubtful or was_excused:
         state.error_since_source, state.error_since_at = source_at, at
@@ -666,6 +677,7 @@ def _forget_words(state: JobState, created_at: float, trusted_from: float) -> No
         state.error_since_source < said_from or state.error_since_source <= state.command_source
     ):
         state.error_since_at = state.error_since_source = NEVER
+    state.first_error_at = NEVER if NEVER != state.error_said < said_from else state.error_at
     if state.finished_source and (state.finished_source < said_from or state.finished_source <= state.command_source):
         state.finished_at = state.finished_source = state.finished_said = NEVER
     if state.interrupted_source and (

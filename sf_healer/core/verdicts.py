@@ -16,7 +16,8 @@ Rules, in this order (docs/verdicts.md, and the platform's facts):
 - an `error` with no sign of life after it is a failure at once if it is final (`finished: true`, or the Job is
   Complete), when the pod has ended and the Job controller starts no other, else after the grace; a consumer says one
   for each bad record and goes on, so after the grace it is as silent as one that said none: a look that finds its
-  consumer group idle excuses the errors before it;
+  consumer group idle excuses the errors before it. Where the policy gives no grace at all every `error` of this
+  incarnation is a failure, whatever follows it short of an end;
 - silence is measured from the newest of `loading`, `started`, the start of the running pod, and the last look
   that found the Job's consumer group idle;
 - where the policy asks for it, `loading` that goes on with the same `records_written` is no progress.
@@ -39,6 +40,7 @@ from sf_healer.core.state import (
     JobState,
     error_open_since,
     has_open_error,
+    has_said_error,
     is_doubtful_error,
     is_error_excused,
     is_from_before,
@@ -397,29 +399,36 @@ def _failure_look_at(state: JobState, now: float, policy: Policy, gaps: Gaps) ->
 
 
 def _has_grace(state: JobState, policy: Policy) -> bool:
-    """Say whether the grace of an open error runs, or is over."""
+    """Say whether the grace of an open error runs, or is over; where there is none, of any error."""
     assert state.fact is not None
     if not has_open_error(state):
-        return False
+        return _is_literal(policy) and has_said_error(state)
     if not _is_as_good_as_silence(policy):
         return True
     return state.fact.pod is PodState.RUNNING and not is_error_excused(state)
 
 
 def _grace_since(state: JobState, policy: Policy) -> float:
-    """Return the append time that the grace of an open error counts from.
+    """Return the append time that the grace of an error counts from.
 
     A sign of life that came to our log later may have been said later as well: a mark bounds a slow clock only so far.
     Nobody speaks while a Job is suspended. The next pod of a consumer goes on with the next record, so it has the grace
     for itself; that of any other has to undo an end, and pods that end again and again must not hold that off.
     """
+    if _is_literal(policy) and has_said_error(state):
+        return max(state.first_error_at, state.condition_at)
     since = max(error_open_since(state), state.life_at, state.condition_at)
     return max(since, state.running_at) if _is_as_good_as_silence(policy) else since
 
 
 def _is_as_good_as_silence(policy: Policy) -> bool:
     """Say whether an `error` is to be expected now and then, and only what does not follow it is a failure."""
-    return policy.consumer and policy.error_grace_seconds > 0.0
+    return policy.consumer and not _is_literal(policy)
+
+
+def _is_literal(policy: Policy) -> bool:
+    """Say whether every `error` is a failure, and no sign of life after it an answer."""
+    return policy.error_grace_seconds == 0.0
 
 
 #: The rules of verdicts that hold because a clock has not run out.

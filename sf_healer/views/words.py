@@ -43,7 +43,7 @@ RULES: Mapping[str, str] = {
     Rule.JOB_COMPLETE: "Kubernetes calls the Job Complete, and no `error` was its last word",
     Rule.ERROR_FINAL: "it said `error` with finished: true",
     Rule.ERROR_AND_POD_ENDED: "it said `error`, and its pod has ended",
-    Rule.ERROR_GRACE_OVER: "it said `error`, and no sign of life followed within the grace",
+    Rule.ERROR_GRACE_OVER: "it said `error`, and no sign of life followed within the grace, or there is none",
     Rule.STOP_COMMAND: "a stop command went to its queue: it is left alone for a while",
     Rule.POD_NOT_RUNNING: "the Job is active, and no pod of it runs",
     Rule.LOADING_STOPPED: "it sent `loading` and then nothing for longer than its threshold",

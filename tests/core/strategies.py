@@ -49,6 +49,12 @@ targets = ["loader"]
 reporting = true
 
 [[policy]]
+name = "literal"
+targets = ["literal"]
+reporting = true
+error_grace_seconds = 0
+
+[[policy]]
 name = "steppers"
 targets = ["stepper"]
 reporting = true

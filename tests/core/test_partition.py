@@ -137,6 +137,31 @@ def test_a_silent_job_is_commanded_once_within_a_window_of_its_threshold():
     assert driver.effects() == []
 
 
+@pytest.mark.parametrize("lives", [Driver.loading, lambda driver: driver.says(Kind.STARTED)])
+def test_where_no_grace_is_given_a_sign_of_life_does_not_hide_an_error(lives):
+    """Nor one that goes on and on, and says more errors meanwhile: the newest are never behind the watermark."""
+    driver = Driver()
+    driver.fact(target="literal")
+    driver.run(1)
+    erred_at = driver.now
+    for _ in range(int(SLACK)):
+        for _ in range(2):
+            driver.says(Kind.ERROR)
+            lives(driver)
+        driver.run(1)
+    (command,) = driver.effects()
+    assert (command.verdict, command.evidence.base) == ("failed", erred_at)
+    for _ in range(20):
+        driver.loading()
+        driver.run(1)
+    assert driver.effects() == []  # not withdrawn
+    driver.fact(uid="u2", created_at=driver.now, resource_version=20, target="literal")
+    driver.take()
+    driver.loading()
+    driver.run(SILENCE)
+    assert driver.effects() == []
+
+
 def test_a_command_carries_its_evidence_in_numbers():
     driver = a_driver()
     driver.apply(a_bundle(a_beat(T0 + 0.5, offset=77), partition=3))
@@ -1356,7 +1381,7 @@ def test_a_view_judges_a_job_that_has_just_spoken_as_of_its_report():
 # ---- any log at all
 
 KEYS = ("stf/a", "stf/b", "stf/c")
-TARGETS = {"stf/a": "loader", "stf/b": "consumer", "stf/c": "new"}
+TARGETS = {"stf/a": "loader", "stf/b": "consumer", "stf/c": "new", "stf/d": "literal"}
 
 
 class World:

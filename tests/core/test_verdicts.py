@@ -657,6 +657,84 @@ def test_a_grace_of_zero_is_the_literal_rule():
     assert judge(state, T0 + 51, literal, Gaps()).verdict is Verdict.FAILED
 
 
+LITERAL = a_fact(target="literal")
+
+
+@pytest.mark.parametrize("life", [LOADING, STARTED])
+@pytest.mark.parametrize("order", [1, -1])
+def test_where_no_grace_is_given_no_sign_of_life_answers_an_error(life, order):
+    state = said(*((LOADING, 5), (ERROR, 9), (life, 9.5), (LOADING, 300))[::order], fact=LITERAL)
+    assert not judged(state, 8.9).restartable
+    for now in (9.5, 301, 5000):
+        judgement = judged(state, now)
+        assert short(judgement) == (Verdict.FAILED, Rule.ERROR_GRACE_OVER)
+        assert (judgement.since, judgement.rests_on_silence) == (T0 + 9, False)
+
+
+def test_such_an_error_counts_when_the_watermark_has_passed_the_first_however_many_follow():
+    state = said(*((kind, 10 + n) for n in range(40) for kind in (ERROR, LOADING)), fact=LITERAL)
+    assert judged(state, 9).look_at == T0 + 10
+    assert judged(state, 10).restartable
+
+
+@pytest.mark.parametrize(
+    ("reports", "verdict"),
+    [
+        ([(FINISHED, 60, True)], Verdict.COMPLETED),
+        ([(INTERRUPTED, 60)], Verdict.STOPPED),
+    ],
+)
+def test_a_job_that_came_to_its_end_after_such_an_error_is_left_alone(reports, verdict):
+    assert judged(said((ERROR, 9), (LOADING, 10), *reports, fact=LITERAL), 100).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fact": a_fact(target="literal", created_at=T0 + 20)},  # it was said by the incarnation before
+        {"fact": LITERAL, "command_source": T0 + 9},  # a command has answered it
+        {"fact": LITERAL, "errors_from": T0 + 20},  # the API server's clock may be behind
+    ],
+)
+def test_no_such_error_counts_that_is_of_before(changes):
+    state = said((ERROR, 9), (LOADING, 30), (STARTED, 31), **changes)
+    assert short(judged(state, 40)) == (Verdict.HEALTHY, Rule.REPORTS)
+
+
+@pytest.mark.parametrize("fact_first", [True, False])
+def test_nor_one_of_before_that_only_a_mark_dates_later(fact_first):
+    state = said(fact=LITERAL)
+    made_anew = a_fact(target="literal", uid="u2", created_at=T0 + 20, resource_version=20)
+    said_before = a_word(ERROR, T0 + 15, offset=1)
+    if fact_first:
+        fold_fact(state, made_anew, at=T0 + 21)
+    fold_word(state, said_before, at=T0 + 25, source_partition=0, not_before=T0 + 24)
+    if not fact_first:
+        fold_fact(state, made_anew, at=T0 + 26)
+    fold_beat(state, a_beat(T0 + 30, offset=2), at=T0 + 30, source_partition=0)
+    assert not judged(state, 40).restartable
+    fold_word(state, a_word(ERROR, T0 + 45, offset=3), at=T0 + 45, source_partition=0)
+    fold_beat(state, a_beat(T0 + 46, offset=4), at=T0 + 46, source_partition=0)
+    assert not judged(state, 44).restartable
+    assert judged(state, 46).since == T0 + 45
+
+
+def test_an_answered_error_that_an_older_version_stored_condemns_nobody():
+    """It may be hours old, and its Job went on."""
+    state = said((ERROR, 9), (LOADING, 10), fact=LITERAL)
+    state.first_error_at = NEVER
+    assert judged(state, 20).verdict is Verdict.HEALTHY
+    fold_word(state, a_word(ERROR, T0 + 22, offset=900), at=T0 + 22, source_partition=0)
+    fold_beat(state, a_beat(T0 + 23, offset=901), at=T0 + 23, source_partition=0)
+    assert judged(state, 24).since == T0 + 22
+
+
+def test_such_an_error_counts_anew_from_a_resume():
+    state = said((ERROR, 9), (LOADING, 10), fact=LITERAL, condition_at=T0 + 50)
+    assert judged(state, 49).look_at == T0 + 50
+    assert judged(state, 50).restartable
+
+
 def test_errors_that_come_faster_than_the_grace_are_a_failure_all_the_same():
     state = said((LOADING, 5), *((ERROR, 10 + 5 * n) for n in range(6)))
     assert judged(state, 10 + GRACE - 1).verdict is Verdict.HEALTHY
@@ -981,7 +1059,7 @@ STATES = st.builds(
             "condition": st.sampled_from(Condition),
             "pod": st.sampled_from(PodState),
             "pod_created_at": st.just(NEVER) | moments(),
-            "target": st.sampled_from(["loader", "consumer", "stepper", "visualizer", "off", "new"]),
+            "target": st.sampled_from(["loader", "consumer", "literal", "stepper", "visualizer", "off", "new"]),
             "skip": st.booleans(),
         }
     ),
@@ -1067,5 +1145,6 @@ def test_only_a_managed_job_that_nobody_stopped_or_exempted_is_restartable(state
 def test_a_sign_of_life_now_makes_any_job_well_that_has_not_failed_in_kubernetes(state, gaps, eighths, at):
     fold_beat(state, a_beat(at, offset=2000, records_written=99), at=at, source_partition=0)
     judgement = judged(state, at - T0, gaps=gaps)
-    if judgement.restartable:
-        assert judgement.rule is Rule.JOB_FAILED
+    if judgement.restartable and judgement.rule is not Rule.JOB_FAILED:
+        assert (state.fact.target, judgement.rule) == ("literal", Rule.ERROR_GRACE_OVER)
+        assert state.error_source != NEVER
