@@ -18,10 +18,11 @@ from sf_healer.core.actions import (
     resource_version_to_delete,
 )
 from sf_healer.core.facts import Condition, Loss, PodState
-from sf_healer.core.manifest import sanitize
+from sf_healer.core.manifest import Manifest, sanitize
 from sf_healer.core.steps import Step, StepResult, What
 
-#: A record must fit into a produce request of 1,000,000 bytes (sf_healer/app.py), and the table's into another.
+#: A record must fit into a produce request of 1,000,000 bytes (sf_healer/app.py), and the table's into another; what
+#: brokers take is a config of the topics (sf_healer/topics.py). Where they take less, agents/journal.py is told so.
 LARGEST_MANIFEST_BYTES = 800_000
 
 # It says who asks, not whether he may, or whether the Job is right: while the API server starts, or a token is rotated.
@@ -88,10 +89,8 @@ def _look(cluster: Cluster, action: Action, step: Step, *, observe_only: bool) -
 def _found(job: LiveJob, step: Step) -> StepResult:
     fact = job.fact
     manifest = sanitize(job.manifest) if step is Step.OBSERVE else None
-    size = len(msgspec.json.encode(manifest))
-    if size > LARGEST_MANIFEST_BYTES:
-        # What cannot be kept on the log first must not be deleted.
-        return StepResult(What.REFUSED, message=f"its manifest of {size} bytes is too large for the steps log")
+    if manifest is not None and _size_of(manifest) > LARGEST_MANIFEST_BYTES:
+        return too_large(manifest)
     return StepResult(
         What.FOUND,
         uid=fact.uid,
@@ -108,6 +107,17 @@ def _found(job: LiveJob, step: Step) -> StepResult:
         loss=job.lost.loss if job.lost is not None else Loss.NONE,
         lost_seconds=max(0.0, job.api_at - job.lost.since) if job.lost is not None else 0.0,
     )
+
+
+def too_large(manifest: Manifest) -> StepResult:
+    """Refuse a Job for its manifest: what cannot be kept on the log first must not be deleted."""
+    return StepResult(
+        What.REFUSED, message=f"its manifest of {_size_of(manifest)} bytes is too large for the steps log"
+    )
+
+
+def _size_of(manifest: Manifest) -> int:
+    return len(msgspec.json.encode(manifest))
 
 
 def _rehearsed(cluster: Cluster, action: Action, found: StepResult, manifest: dict[str, object]) -> StepResult:

@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
+from aiokafka.errors import MessageSizeTooLargeError
 
-from agents.cluster_steps import take
+from agents.cluster_steps import take, too_large
 from sf_healer import topics
 from sf_healer.adapters import metrics
 from sf_healer.adapters.cluster import Cluster
@@ -52,7 +53,7 @@ class Ports(Protocol):
     """What the journal needs of the world; each returns when the broker has acknowledged."""
 
     async def append(self, records: Iterable[StepsRecord]) -> None:
-        """Send records to the steps log, in this order."""
+        """Send records to the steps log, in this order; raises MessageSizeTooLargeError for one it does not take."""
 
     async def publish(self, outcomes: Iterable[Outcome]) -> None:
         """Send outcomes to the audit and to the evidence of their Jobs."""
@@ -202,7 +203,13 @@ class Journal:
             result=result.what,
             message=result.message,
         )
-        await self._ports.append([answer_to(action, step, result)])
+        try:
+            await self._ports.append([answer_to(action, step, result)])
+        except MessageSizeTooLargeError as error:
+            if result.manifest is None:
+                raise
+            log.warning("manifest_not_kept", job=action.command.key, action=action.id, error=str(error))
+            await self._ports.append([answer_to(action, step, too_large(result.manifest))])
 
     async def _look(self, look: Look) -> None:
         """Look at the consumer group of a silent consumer and put what it shows on the log."""

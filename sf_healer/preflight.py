@@ -63,7 +63,7 @@ async def kafka_problems(settings: Settings) -> list[str]:
             specs = tuple(spec for spec in topics.specs(settings, await admin.broker_count()) if spec.name in ours)
             platform = _platform_topics(settings)
             found = await admin.describe([*(spec.name for spec in specs), *platform], without_configs=platform)
-            statuses = topics.compare(specs, found)
+            statuses = topics.compare(specs, found, ",".join(settings.bootstrap_servers))
             return [
                 *(f"the platform's topic {name} does not exist" for name in platform if name not in found),
                 *(

@@ -28,8 +28,12 @@ _MIN_INSYNC_WHERE_THREE = 2
 # A segment in use is never compacted, and Kafka's default of 1 GiB would be read whole at every recovery.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(64 * 1024 * 1024)}
 
+# What Kafka's brokers take unless told otherwise, and ours have to: a step carries a whole manifest, a producer of ours
+# up to 1,000,000 bytes (sf_healer/app.py). Said for each topic, for a broker may be set to take less.
+_RECORDS_TAKEN = {"max.message.bytes": str(1024 * 1024 + 12)}
+
 # More of these than we ask for is somebody's good reason, not a difference.
-_AT_LEAST = frozenset({"retention.ms", "min.insync.replicas"})
+_AT_LEAST = frozenset({"retention.ms", "min.insync.replicas", "max.message.bytes"})
 _TUNING = frozenset({"segment.bytes"})
 
 
@@ -80,7 +84,7 @@ def specs(settings: Settings, brokers: int) -> tuple[Spec, ...]:
     """List every topic sf-healer needs for itself, on a cluster of that many brokers."""
     partitions = settings.partitions
     return tuple(
-        _spec(settings, brokers, name, count, configs)
+        _spec(settings, brokers, name, count, configs | _RECORDS_TAKEN)
         for name, count, configs in (
             (EVIDENCE, partitions, _kept(days=7) | _LOG_APPEND_TIME),
             (ACTIONS, 1, _kept(days=7) | _LOG_APPEND_TIME),

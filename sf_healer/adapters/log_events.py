@@ -98,6 +98,15 @@ SECTIONS: tuple[Section, ...] = (
                 "A call of the restart protocol was answered, or was not within 10 s; what follows is decided from it.",
             ),
             _event(
+                "manifest_not_kept",
+                Level.WARNING,
+                "job action error",
+                "The steps log does not take the Job's manifest, so the Job is refused and not touched; others go on. "
+                "`error` is the producer's or the broker's.",
+                "`sf-healer doctor`: does a topic take less than it should (`max.message.bytes`)? Else make the Job "
+                "smaller.",
+            ),
+            _event(
                 "group_looked_at",
                 Level.INFO,
                 "job command look group members committed lag unknown elsewhere",

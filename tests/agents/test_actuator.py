@@ -6,6 +6,7 @@ import threading
 
 import msgspec
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -334,6 +335,63 @@ async def test_where_nobody_looks_at_groups_they_are_unknown():
     await ports.append([COUNTS, CONSUMER])
     await drain(a_journal(ports, observe_only=False), ports)
     assert [outcome.reason for outcome in ports.outcomes] == ["idle_unknown"]
+
+
+# ---- a log that takes no large records
+
+
+def taking(ports, most_bytes):
+    """Have the broker refuse what is larger, as one does whose topic says so (max.message.bytes)."""
+    append = ports.append
+
+    async def refuse(records):
+        records = list(records)
+        if any(len(steps.encode(record)) > most_bytes for record in records):
+            raise MessageSizeTooLargeError
+        await append(records)
+
+    ports.append = refuse
+
+
+def with_manifests_of(sizes):
+    """Answer each look with the next Job, whose manifest has so many bytes."""
+    left = iter(sizes)
+
+    async def look(_call):
+        return StepResult(What.FOUND, uid="u1", resource_version="7", manifest={"spec": "x" * next(left)})
+
+    return look
+
+
+async def test_a_job_whose_manifest_the_broker_does_not_take_is_refused_and_the_others_are_healed():
+    ports = Memory()
+    taking(ports, 300_000)
+    other = msgspec.structs.replace(COMMAND, id="c2", key="stf/b", name="b")
+    journal = a_journal(ports, in_thread=with_manifests_of([500_000, 1_000]))
+    await ports.append([COUNTS, COMMAND])
+    with capture_logs() as lines:
+        end = await drain(journal, ports)
+        await ports.append([other])
+        await drain(journal, ports, start=end)
+    refused, healed = ports.outcomes
+    assert (refused.key, refused.result, refused.reason, refused.attempt) == ("stf/a", "refused", "forbidden", 0)
+    assert refused.detail == "its manifest of 500011 bytes is too large for the steps log"
+    assert (healed.key, healed.result) == ("stf/b", "would_restart")
+    assert not ports.crashes
+    assert [line["job"] for line in lines if line["event"] == "manifest_not_kept"] == ["stf/a"]
+
+
+async def test_a_small_record_that_the_broker_does_not_take_still_ends_the_process():
+    ports = Memory()
+    journal = a_journal(ports)
+    await ports.append([COUNTS, COMMAND])
+    for offset in range(3):
+        await journal.read(*numbered(ports, offset))
+    taking(ports, 10)
+    await journal.read(*numbered(ports, 3))
+    await asyncio.wait(journal._calls, timeout=5.0)
+    await asyncio.sleep(0)
+    assert [type(error) for error in ports.crashes] == [MessageSizeTooLargeError]
 
 
 # ---- the fence

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from sf_healer import topics
+from sf_healer import preflight, topics
 from sf_healer.checks import kafka
 from sf_healer.checks.findings import About, Finding, State
 from sf_healer.checks.kafka import _buried
@@ -114,6 +114,37 @@ async def test_what_is_wrong_with_a_topic_is_said_with_what_mends_it(kafka_topic
             "SF_HEALER_DEMO_ACCEPT_CREATE_TIME=true accepts that, for a demo"
         ),
     }
+
+
+async def test_a_topic_that_takes_smaller_records_keeps_a_worker_from_starting_and_is_told_with_what_mends_it(
+    kafka_topics: str,
+):
+    """Reports, steps and tables alike: each would end the worker at the first large record, again and again."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_topics)
+    await admin.start()
+    small = (topics.EVIDENCE, topics.STEPS, topics.ACTIONS_CHANGELOG)
+    for name in small:
+        configs = {**_configs_of(kafka_topics, name), "max.message.bytes": "300000"}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=configs)])
+    await admin.close()
+
+    async def are_told() -> list[str]:
+        found = await preflight.kafka_problems(settings_for(kafka_topics))
+        return found if len(found) >= len(small) else []
+
+    problems = await until_async(are_told, "all to be said", seconds=SEEN_SECONDS)
+    looked = await kafka.check(settings_for(kafka_topics))
+
+    alter = f"kafka-configs.sh --bootstrap-server {kafka_topics} --alter --entity-type topics --entity-name "
+    told = "has max.message.bytes=300000 instead of 1048588"
+    assert problems == [
+        f"topic {name}: {told}; fix: {alter}{name} --add-config max.message.bytes=1048588" for name in small
+    ]
+    assert said(looked.findings, State.WRONG) == [f"{name} {told}" for name in small]
+
+
+def _configs_of(bootstrap: str, name: str) -> dict[str, str]:
+    return next(spec.configs for spec in topics.specs(settings_for(bootstrap), 1) if spec.name == name)
 
 
 @pytest.mark.embedded

@@ -5,6 +5,7 @@ import yaml
 from click.testing import CliRunner
 
 from sf_healer import topics
+from sf_healer.app import PRODUCE_BATCH_BYTES
 from sf_healer.commands.topics import command
 from sf_healer.settings import Settings
 from sf_healer.topics import Found, Owner, Spec, State, compare, differences, platform_specs, present, specs
@@ -51,6 +52,12 @@ def test_each_topic_is_what_it_must_be(name, partitions, cleanup, retention_days
     assert spec.owner is Owner.US
 
 
+def test_each_topic_takes_the_largest_record_that_a_producer_of_ours_sends_whatever_the_brokers_are_set_to():
+    for spec in by_name().values():
+        assert int(spec.configs["max.message.bytes"]) == 1_048_588 > PRODUCE_BATCH_BYTES, spec.name
+    assert all("max.message.bytes" not in spec.configs for spec in platform_specs(Settings(), 3))
+
+
 def test_there_are_no_topics_but_these():
     assert len(by_name()) == 8
 
@@ -91,7 +98,8 @@ def test_a_broker_that_tells_no_configs_is_taken_at_its_word():
 
 def test_more_than_asked_for_is_no_difference():
     spec = by_name()["healer-actions"]
-    generous = found(spec, replicas=5, retention_ms=str(30 * DAY_MS), min_insync_replicas="3")
+    more = {"retention_ms": str(30 * DAY_MS), "min_insync_replicas": "3", "max_message_bytes": "9000000"}
+    generous = found(spec, replicas=5, **more)
     assert differences(spec, generous) == ()
     assert differences(spec, found(spec, retention_ms="-1")) == ()
     compacted = by_name()["sf-healer-control"]
@@ -106,6 +114,7 @@ def test_more_than_asked_for_is_no_difference():
         ("cleanup_policy", "compact"),
         ("cleanup_policy", "compact,delete"),
         ("min_insync_replicas", "1"),
+        ("max_message_bytes", "300000"),
     ],
 )
 def test_a_wrong_config_is_told_with_the_command_that_mends_it(config, value):
