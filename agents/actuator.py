@@ -119,6 +119,7 @@ async def actuator(stream: Any) -> None:
         message = event.message
         if journal is None or not await journal.read(message.value, message.offset, message.timestamp):
             continue  # revoked while it waited: the new owner reads it again, so it must not be acknowledged
+        metrics.STEPS_READ.set_to_current_time()
         if message.value == _TICK:
             _reader.unread_ticks = max(0, _reader.unread_ticks - 1)
         event.ack()

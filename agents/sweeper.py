@@ -124,6 +124,7 @@ def _report(partition: Partition, changes: Changes) -> None:
         metrics.VERDICTS.labels(verdict=verdict).inc(count)
     for verdict, count in partition.counts_by_verdict.items():
         metrics.JOBS.labels(partition=str(partition.number), verdict=verdict).set(count)
+    metrics.UNANSWERED_SINCE.labels(partition=str(partition.number)).set(partition.unanswered_since())
     for effect in changes.effects:
         metrics.COMMANDS.labels(kind=type(effect).__name__.lower()).inc()
         _tell(effect)

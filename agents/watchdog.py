@@ -24,7 +24,7 @@ from sf_healer.adapters import kafka, metrics
 from sf_healer.app import actuator, detector, settings, turned_away
 from sf_healer.core.progress import UNREAD, Progress
 from sf_healer.settings import Role, SettingsError
-from sf_healer.topics import EVIDENCE
+from sf_healer.topics import EVIDENCE, STEPS
 from sf_healer.transport import end_offsets, reached
 from tables import actions, jobs
 from tables.durable import OrderedTable
@@ -256,6 +256,8 @@ def _actuator_problems() -> list[str]:
         problems.append("the consumer group of the actuator is rebalancing")
     if actuator.in_recovery:
         problems.append("the actions table is being recovered")
+    if actions.nobody_owns_log():
+        problems.append(f"no worker reads {STEPS}: it was away when the group divided its topics; no Job is restarted")
     if actions.owns_log() and actions.current is None:
         problems.append("the steps log is ours and its table is not recovered yet")
     return problems

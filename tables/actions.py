@@ -8,7 +8,7 @@ Manifests are in here, and they hold secrets: the core's `shown` is the only way
 import os
 import socket
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from faust.types import TP
@@ -44,6 +44,20 @@ async def store(key: bytes, value: bytes | None) -> None:
 def owns_log() -> bool:
     """Return whether the steps log is assigned to this worker right now, as far as it knows."""
     return not app.rebalancing and STEPS_LOG in app.assignor.assigned_actives()
+
+
+def nobody_owns_log() -> bool:
+    """Say whether the group divided other topics of this app and left the steps log out, as far as this worker knows.
+
+    Faust's assignor leaves out a topic that is missing at that moment. All our topics here have one partition and go to
+    one worker, so whoever has another one and not the log knows; the rest go by what the group was told.
+    """
+    mine = app.assignor.assigned_actives()
+    if mine:
+        return STEPS_LOG not in mine
+    group = cast("Any", app.assignor).external_topics_metadata()  # of Faust's own assignor; its interface lacks it
+    held = [names for names in group.values() if names]
+    return bool(held) and not any(STEPS_LOG.partition in each.get(STEPS_LOG.topic, ()) for each in held)
 
 
 def shown_jobs(*, job: str = "", last: int = 0) -> dict[str, dict[str, object]] | None:

@@ -90,6 +90,11 @@ SWEEP_SECONDS = Histogram(
     "Time one batch of evidence took, from being read to its state and commands being safe.",
     buckets=_SWEEP_BUCKETS,
 )
+UNANSWERED_SINCE = Gauge(
+    "sf_healer_unanswered_command_timestamp_seconds",
+    "Since when the Job that waits longest for the outcome of a command does, epoch seconds; 0: none does.",
+    ["partition"],
+)
 LAST_SWEEP = Gauge(
     "sf_healer_last_sweep_timestamp_seconds",
     "When the watermark last moved and was swept, epoch seconds.",
@@ -99,7 +104,7 @@ LAST_SWEEP = Gauge(
 
 def forget_partition(number: int) -> None:
     """Show nothing more of an evidence partition that another worker has now: its Jobs would be counted twice."""
-    for gauge in (WATERMARK, JOBS, LAST_SWEEP):
+    for gauge in (WATERMARK, JOBS, UNANSWERED_SINCE, LAST_SWEEP):
         gauge.remove_by_labels({"partition": str(number)})
 
 
@@ -129,6 +134,11 @@ JOB_EVENTS = Counter(
     ["result"],
 )
 
+STEPS_READ = Gauge(
+    "sf_healer_steps_read_timestamp_seconds",
+    "When this worker last read a record of the steps log, epoch seconds; 0: never. One worker at a time reads it, and "
+    "has a tick a second to read: of all workers the newest counts.",
+)
 # Only on the worker that reads the steps log; 0 and no phase on the others.
 ACTIONS_IN_FLIGHT = Gauge("sf_healer_actions_in_flight", "Restarts under way, as the limit of those at once counts.")
 ACTIONS_WAITING = Gauge(

@@ -151,6 +151,8 @@ class Partition:
         self._forwarded: dict[tuple[str, int], int] = {}
         self._started_over: dict[tuple[str, int], tuple[int, float]] = {}
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
+        #: Jobs with a command that may be open still: its id, and since when the Job waits for an outcome.
+        self._asked_for: dict[str, tuple[str, float]] = {}
         self._gone_since: OrderedDict[str, float] = OrderedDict()
         self._without_fact_since: OrderedDict[str, float] = OrderedDict()
         self._sorted_keys: list[str] | None = None  # between the parts of a snapshot
@@ -326,6 +328,8 @@ class Partition:
             self.counts_by_verdict[state.verdict] += 1
             if state.unhealthy_at != NEVER:
                 self._turned_unhealthy.append((state.unhealthy_at, state.key))
+            if state.command_id:  # when it was first sent is not stored; a worker in a crash loop must not hide it
+                self._asked_for[state.key] = (state.command_id, state.unhealthy_at or now)
             if state.verdict == Verdict.GONE:
                 self._gone_since[state.key] = now
             if state.fact is None:
@@ -364,6 +368,16 @@ class Partition:
     def sick(self) -> int:
         """How many Jobs are sick now."""
         return sum(self.counts_by_verdict[verdict] for verdict in RESTARTABLE)
+
+    def unanswered_since(self) -> float:
+        """Give since when the Job that waits longest for the outcome of its command does; NEVER where none waits."""
+        states = self.jobs
+        self._asked_for = {
+            key: (command, since)
+            for key, (command, since) in self._asked_for.items()
+            if key in states and states[key].command_id == command
+        }
+        return min((since for _, since in self._asked_for.values()), default=NEVER)
 
     def counts(self) -> Counts:
         """Count for admission: the base, and the Jobs that turned unhealthy within the storm window."""
@@ -685,6 +699,8 @@ class Partition:
             state.life_source, state.error_source, state.finished_source, state.interrupted_source
         )
         state.command_deadline = watermark + self.policies.limits.outcome_deadline_seconds
+        known, since = self._asked_for.get(state.key, ("", watermark))
+        self._asked_for[state.key] = (command.id, since if known == command.id else watermark)
         self._effects.append(command)
         self._dirty[state.key] = None
         self.windows.enter(state, state.command_deadline)

@@ -1,6 +1,7 @@
 """The actuator's agents on their Faust app: nothing is acknowledged before what follows from it is safe, or buried."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -159,6 +160,19 @@ async def test_a_record_of_the_log_is_acknowledged_once_the_table_has_it(produce
         await Reading(driven).take(COUNTS)
     assert [record.topic for record in producer.sent] == [topics.ACTIONS_CHANGELOG]
     assert log.ledger.counts
+
+
+async def test_when_the_log_was_last_read_is_told_as_long_as_it_is_ours(producer, log, monkeypatch):
+    metrics.STEPS_READ.set(0)
+    monkeypatch.setattr(tables.actions, "current", None)
+    async with module.actuator.test_context() as driven:
+        await Reading(driven).put(COUNTS)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert metrics.STEPS_READ._value.get() == 0
+        monkeypatch.setattr(tables.actions, "current", log)
+        await Reading(driven).take(COUNTS)
+    assert metrics.STEPS_READ._value.get() == pytest.approx(time.time(), abs=30.0)
 
 
 async def test_a_record_whose_state_cannot_be_stored_ends_the_agent_and_stays(producer, log):

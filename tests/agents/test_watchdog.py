@@ -6,15 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from faust.assignor.client_assignment import ClientAssignment
 from faust.types import TP
 
 from agents import inventory, sweeper, telemetry, watchdog
 from agents.watchdog import StalledError, Watch, _of_detector, _partitions, watch_until_stalled
 from sf_healer.adapters import metrics
-from sf_healer.app import detector, settings
+from sf_healer.app import actuator, detector, settings
 from sf_healer.core.events import Kind, Report
 from sf_healer.core.progress import STALLED_AFTER_SECONDS, Progress
-from sf_healer.topics import EVIDENCE, STEPS
+from sf_healer.topics import ACTIONS, EVIDENCE, STEPS
 from tables import jobs
 from tables.durable import Restored
 from tests.agents.recording import Driven, edges, evidence_of
@@ -192,6 +193,29 @@ async def test_a_table_whose_restoring_stands_still_is_named(looking, monkeypatc
 def test_the_steps_log_is_watched_like_any_other_partition():
     assert _partitions({TP(STEPS, 0): 7}, {TP(STEPS, 0): 12}) == {f"{STEPS} 0": (7, 12)}
     assert [watch.app.conf.id for watch in watchdog._watches] == ["sf-healer-detector", "sf-healer-actuator"]
+
+
+URL, OTHER = "http://10.0.0.1:6067", "http://10.0.0.2:6067"
+LOGGED, UNLOGGED = {ACTIONS: [0], STEPS: [0]}, {ACTIONS: [0]}
+
+
+@pytest.mark.parametrize(
+    ("mine", "group", "told"),
+    [
+        pytest.param(LOGGED, {URL: LOGGED, OTHER: {}}, False, id="mine"),
+        pytest.param({}, {URL: {}, OTHER: LOGGED}, False, id="another's"),
+        pytest.param({}, {}, False, id="not joined"),
+        pytest.param(UNLOGGED, {URL: UNLOGGED, OTHER: {}}, True, id="the rest is mine"),
+        pytest.param({}, {URL: {}, OTHER: UNLOGGED}, True, id="the rest is another's"),
+        pytest.param({}, {URL: {}}, False, id="two workers with one address, of which the owner's word is lost"),
+    ],
+)
+def test_a_worker_is_not_ready_while_nobody_reads_the_steps_log(monkeypatch, mine, group, told):
+    """Faust's assignor leaves out a topic that is missing when the group divides its topics."""
+    monkeypatch.setattr(actuator.assignor, "_assignment", ClientAssignment(actives=mine, standbys={}))
+    monkeypatch.setattr(actuator.assignor, "_external_topic_distribution", group)
+    said = [problem for problem in watchdog.not_ready() if f"no worker reads {STEPS}" in problem]
+    assert bool(said) is told
 
 
 async def test_a_worker_that_stands_still_is_not_alive_and_ends_itself(edge, monkeypatch):

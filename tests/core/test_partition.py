@@ -680,6 +680,32 @@ def test_a_command_without_an_outcome_is_sent_again_after_its_deadline():
     assert again.evidence.unhealthy_at == command.evidence.unhealthy_at
 
 
+def test_since_when_a_command_waits_for_its_outcome_is_known_however_often_it_is_sent_again():
+    driver, command = a_stuck_driver()
+    driver.run(3 * OUTCOME_DEADLINE)
+    assert len(driver.effects()) >= 2
+    assert driver.partition.unanswered_since() == command.decided_at
+    driver.apply(an_outcome(command.id, at=driver.now, final=False))
+    assert driver.partition.unanswered_since() == command.decided_at
+    driver.apply(an_outcome(command.id, at=driver.now))
+    assert driver.partition.unanswered_since() == NEVER
+    driver.run(RETRY + SLACK)
+    (again,) = driver.effects()
+    assert driver.partition.unanswered_since() == again.decided_at
+    driver.loading()
+    driver.run(1)
+    assert driver.partition.unanswered_since() == NEVER, "the Job spoke"
+
+
+def test_a_worker_that_is_started_anew_still_knows_since_when_a_command_waits():
+    """One in a crash loop would wait for no outcome longer than it lives."""
+    driver, command = a_stuck_driver()
+    stored = Stored()
+    for changes in driver.taken:
+        stored.store(changes)
+    assert stored.restored().unanswered_since() == command.evidence.unhealthy_at
+
+
 @pytest.mark.parametrize(("retry_after", "expected"), [(0.0, RETRY), (300.0, 300)])
 def test_a_refused_command_is_sent_again_when_the_refusal_allows(retry_after, expected):
     driver, command = a_stuck_driver()

@@ -42,6 +42,7 @@ NEVER_EMPTY = {
     "Age of the watermark", "Up since", "Since the last sweep", "Jobs by verdict", "Verdicts that changed", "Commands",
     "Outcomes", "Restarts under way", "Reports", "Records of the source, by fate", "Time of one batch of evidence",
     "Calls to Kubernetes, 99 of 100 within", "Processor", "Memory", "Evidence", "Policies",
+    "Since the steps log was read",
 }  # fmt: skip
 PATIENCE_SECONDS = 150.0
 
