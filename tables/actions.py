@@ -99,6 +99,6 @@ async def rebuild() -> None:
         return
     ends = await app.consumer.highwaters(STEPS_LOG)
     restored = Actuator(worker=WORKER, limits=policies.current.book.limits, observe_only=settings.mode is Mode.OBSERVE)
-    restored.restore(list(actions.items()), log_end=ends.get(STEPS_LOG))
+    restored.restore(list(actions.store_of(STEPS_LOG.partition).items()), log_end=ends.get(STEPS_LOG))
     current = restored
     log.info("steps_log_taken_over", worker=WORKER, open_actions=len(restored.open_actions()))

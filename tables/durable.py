@@ -19,13 +19,14 @@ from typing import Any, NamedTuple, cast
 
 import faust
 from faust.exceptions import ImproperlyConfigured
-from faust.types import TP
+from faust.types import TP, StoreT
 from faust.types.topics import TopicT
+from yarl import URL
 
 from sf_healer.adapters import metrics
 from sf_healer.core.changelog import InOrder, persisted_after
 from sf_healer.transport import RESTORE_LIMITS, Appended, Batch, BatchTableManager, ToSend, batched_topic, send_together
-from tables.stores import ROCKSDB_OPTIONS, PartitionStore, partition_store
+from tables.stores import ROCKSDB_OPTIONS, PartitionStore, RocksStore, partition_store
 
 
 class Restored(NamedTuple):
@@ -46,6 +47,22 @@ class OrderedTable(faust.Table[bytes, bytes]):
     def store_of(self, partition: int) -> PartitionStore:
         """Open the local store of a partition that is assigned to this worker."""
         return partition_store(self.data, TP(self.changelog_topic_name, partition))
+
+    def _new_store_by_url(self, url: str | URL) -> StoreT[Any, Any]:
+        if URL(url).scheme != "rocksdb":
+            return super()._new_store_by_url(url)
+        return RocksStore(
+            url,
+            self.app,
+            self,
+            table_name=self.name,
+            key_type=self.key_type,
+            key_serializer=self.key_serializer,
+            value_serializer=self.value_serializer,
+            value_type=self.value_type,
+            loop=self.loop,
+            options=self.options,
+        )
 
     # ---- what recovery calls
 

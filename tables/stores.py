@@ -3,14 +3,20 @@
 Faust's stores look a key up in all partitions when no event says which, and write one key at a time. Here a write is
 one batch with the persisted offset in it: after a crash the store holds all of it or nothing, and the offset is never
 ahead of the data.
+
+A store that is corrupted is thrown away where it is opened, and read again from its changelog, which is the truth.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
+import structlog
 from faust.stores import memory, rocksdb
 from faust.types import TP, StoreT
 from rocksdict import Rdict, ReadOptions, WriteBatch, WriteOptions
+
+log = structlog.get_logger(__name__)
 
 #: Faust's own are made for one database: 192 MB of write buffers and 2 GiB of cache, for each partition. Ours is read
 #: at a start only, and a restore is as fast with small buffers.
@@ -23,6 +29,51 @@ ROCKSDB_OPTIONS: Mapping[str, int] = {
 
 _UNLOGGED = WriteOptions()
 _UNLOGGED.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; their stub is wrong
+
+
+#: Left beside the files of a store that opens and cannot be read whole; whoever opens it next throws it away.
+_CORRUPTED = "CORRUPTED"
+
+
+class RocksStore(rocksdb.Store):
+    """Faust's store, that begins anew where what is on the disk is corrupted."""
+
+    def note_corrupted(self, partition: int, error: Exception) -> None:
+        """Have a partition's store thrown away when it is opened next, if it is corrupted; what is open stays so."""
+        if _is_corruption(error):
+            (self.partition_path(partition) / _CORRUPTED).write_text(str(error))
+
+    def _open_for_partition(self, partition: int) -> Any:
+        noted = self.partition_path(partition) / _CORRUPTED
+        if noted.exists():
+            self._drop(partition, noted.read_text())
+        try:
+            return self._open(partition)
+        except Exception as error:
+            if not _is_corruption(error):
+                raise
+            self._drop(partition, str(error))
+        return self._open(partition)
+
+    def _open(self, partition: int) -> Any:
+        """Open what is there, and look up what is asked first: files are read only when something in them is."""
+        db = super()._open_for_partition(partition)
+        try:
+            db.get(self.offset_key)
+        except Exception:
+            db.close()
+            raise
+        return db
+
+    def _drop(self, partition: int, error: str) -> None:
+        path = self.partition_path(partition)
+        shutil.rmtree(path)
+        log.warning("store_dropped", table=self.table_name, partition=partition, path=str(path), error=error)
+
+
+def _is_corruption(error: Exception) -> bool:
+    """Say whether RocksDB finds its own files wrong; rocksdict raises plain Exceptions, whose text begins so."""
+    return str(error).startswith("Corruption")
 
 
 class PartitionStore(Protocol):
@@ -53,20 +104,47 @@ class PartitionStore(Protocol):
 class RocksPartition:
     """A partition's own RocksDB."""
 
-    def __init__(self, store: rocksdb.Store, tp: TP) -> None:
+    def __init__(self, store: RocksStore, tp: TP) -> None:
         self._db = cast("Rdict", store._db_for_partition(tp.partition))  # noqa: SLF001  opened by Faust at assignment
         self._offset_key = store.offset_key
+        self._store, self._partition = store, tp.partition
 
     def get(self, key: bytes) -> bytes | None:
-        """Look a key up."""
-        return cast("bytes | None", self._db.get(key))
+        """Look a key up; raises Exception where the store is corrupted."""
+        try:
+            return cast("bytes | None", self._db.get(key))
+        except Exception as error:
+            self._store.note_corrupted(self._partition, error)
+            raise
 
     def items(self) -> Iterable[tuple[bytes, bytes]]:
-        """Go through all keys and values, in the order of the keys."""
+        """Go through all keys and values, in the order of the keys; raises Exception where the store is corrupted."""
         reading = ReadOptions()
         reading.fill_cache(False)  # type: ignore[call-arg]  # noqa: FBT003  everything is read once; their stub is wrong
-        items = cast("Iterator[tuple[bytes, bytes]]", self._db.items(read_opt=reading))
-        return ((key, value) for key, value in items if key != self._offset_key)
+        return self._all_of(cast("Iterator[tuple[bytes, bytes]]", self._db.items(read_opt=reading)))
+
+    def _all_of(self, items: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        last = None
+        for key, value in items:
+            last = key
+            if key != self._offset_key:
+                yield key, value
+        try:
+            self._check_end(last)
+        except Exception as error:
+            self._store.note_corrupted(self._partition, error)
+            raise
+
+    def _check_end(self, last: bytes | None) -> None:
+        """Raise where the store goes on behind the last key: rocksdict's items end without a word at a bad block."""
+        place = self._db.iter()
+        if last is None:
+            place.seek_to_first()
+        else:
+            place.seek(last)
+            if place.valid():
+                place.next()
+        place.status()
 
     def is_empty(self) -> bool:
         """Return whether it holds no key."""
@@ -74,7 +152,7 @@ class RocksPartition:
 
     def persisted_offset(self) -> int | None:
         """Return the offset of the last write that had one."""
-        offset = self._db.get(self._offset_key)
+        offset = self.get(self._offset_key)
         return None if offset is None else int(offset)
 
     def write(self, changes: Mapping[bytes, bytes | None], *, persisted: int | None) -> None:
@@ -149,6 +227,6 @@ class MemoryPartition:
 
 def partition_store(store: StoreT[Any, Any], tp: TP) -> PartitionStore:
     """Open what a Faust store holds of a changelog partition that is assigned."""
-    if isinstance(store, rocksdb.Store):
+    if isinstance(store, RocksStore):
         return RocksPartition(store, tp)
     return MemoryPartition(cast("memory.Store[bytes, bytes]", store), tp)

@@ -357,6 +357,22 @@ SECTIONS: tuple[Section, ...] = (
             _event("restored", Level.INFO, "records seconds", "The tables are restored."),
             _event("rebalanced_while_restoring", Level.DEBUG, "", "Partitions moved meanwhile: it begins anew."),
             _event(
+                "store_dropped",
+                Level.WARNING,
+                "table partition path error",
+                "What the disk held of a table's partition was corrupted, and was thrown away: it is read again from "
+                "the changelog, which has all of it.",
+                "Again and again on one node: its disk, or its memory.",
+            ),
+            _event(
+                "store_ahead",
+                Level.CRITICAL,
+                "topic partition persisted end",
+                "The disk holds more of a changelog than the broker has: the topic was made anew, or has lost its end. "
+                "The worker ends, for what it lacks may be a Job that is deleted and not made again.",
+                "docs/operations.md, A changelog that lost what a worker has.",
+            ),
+            _event(
                 "partition_rebuilt",
                 Level.INFO,
                 "partition jobs",

@@ -25,7 +25,7 @@ import structlog
 from aiokafka.errors import IllegalStateError
 from faust.exceptions import ConsistencyError, ImproperlyConfigured
 from faust.tables import TableManager
-from faust.tables.recovery import E_PERSISTED_OFFSET, RebalanceAgain, Recovery, ServiceStopped
+from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
 
 from sf_healer.transport.batch import Batch, BatchLimits
@@ -48,6 +48,14 @@ RESTORE_LIMITS: Final = BatchLimits(max_records=5_000, max_bytes=2560 * 1024, ma
 
 #: How long a changelog may be silent before its position is looked at: its end may hold no record.
 LOOK_SECONDS: Final = 0.1
+
+
+#: Whether the store or the log is right, no worker can tell: the log may have lost what is nowhere else.
+AHEAD: Final = (
+    "{} {}: the local store holds everything up to offset {}, and the changelog ends at {}: it was made anew, or has "
+    "lost its end. To go on by the changelog delete the worker's data directory (in Kubernetes its Pod); what that "
+    "means: docs/operations.md"
+)
 
 
 class RestoredTable(Protocol):
@@ -115,8 +123,10 @@ class BatchRecovery(Recovery):
 
     def _check_consistency(self) -> None:
         for tp, highwater in self.active_highwaters.items():
-            if self.app.conf.recovery_consistency_check and self.active_offsets[tp] > highwater:
-                raise ConsistencyError(E_PERSISTED_OFFSET.format(tp, self.active_offsets[tp], highwater))
+            persisted = self.active_offsets[tp]
+            if self.app.conf.recovery_consistency_check and persisted > highwater:
+                log.critical("store_ahead", topic=tp.topic, partition=tp.partition, persisted=persisted, end=highwater)
+                raise ConsistencyError(AHEAD.format(tp.topic, tp.partition, persisted, highwater))
 
     async def _seek_offsets(
         self,

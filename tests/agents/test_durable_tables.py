@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.exceptions import ImproperlyConfigured
 from faust.types import TP, RecordMetadata
+from structlog.testing import capture_logs
 
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.transport import Batch, BatchTableManager
@@ -205,6 +206,74 @@ def test_a_record_without_a_key_is_refused(table):
     with pytest.raises(TypeError, match="without a key at offset 1"):
         table.restore(a_batch((b"a", value(1)), (None, value(1))))
     assert stored_in(table) == {}
+
+
+# ---- a corrupted store
+
+
+KEYS = {b"key-%05d" % number: value(1, str(number)) for number in range(20_000)}
+
+
+def spoil(directory, name, first=0, size=4096):
+    """Overwrite a part of every file of that name or suffix, as a disk or a node that went down may."""
+    files = [path for path in directory.rglob("*") if path.name.startswith(name) or path.suffix == f".{name}"]
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[:first] + b"\0" * size + content[first + size :])
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Leave the disk of a worker that was killed: 20,000 keys in a file, and one in the write-ahead log."""
+    store = a_rocksdb_table(tmp_path / "lived").store_of(0)
+    store.write_restored(KEYS, persisted=len(KEYS) - 1)
+    store.flush()
+    store.write({b"last": value(2, "last")}, persisted=len(KEYS))
+    shutil.copytree(tmp_path / "lived", tmp_path / "died")
+    return tmp_path / "died"
+
+
+@pytest.mark.parametrize("name", ["MANIFEST", "CURRENT"])
+def test_a_store_that_cannot_be_opened_for_corruption_is_thrown_away_and_begins_anew(disk, name):
+    spoil(disk, name)
+    with capture_logs() as lines:
+        store = a_rocksdb_table(disk).store_of(0)
+    assert store.is_empty()
+    assert store.persisted_offset() is None, "recovery reads the whole changelog"
+    (line,) = lines
+    assert (line["event"], line["table"], line["partition"]) == ("store_dropped", "things", 0)
+    assert line["path"].endswith("things-0.db")
+    assert line["error"].startswith("Corruption")
+    store.write({b"a": value(1)}, persisted=0)
+    assert a_rocksdb_copy(disk).persisted_offset() == 0
+
+
+def a_rocksdb_copy(directory):
+    return a_rocksdb_table(shutil.copytree(directory, directory.with_name("copy"))).store_of(0)
+
+
+@pytest.mark.parametrize("first", [0, 50_000])
+@pytest.mark.parametrize("read", [lambda store: list(store.items()), lambda store: [store.get(key) for key in KEYS]])
+def test_a_store_of_which_a_part_cannot_be_read_is_never_taken_for_whole_and_is_thrown_away_at_the_next_start(
+    disk, first, read
+):
+    """RocksDB opens it, and rocksdict's items just end where a block is bad: Jobs would be missing without a word."""
+    spoil(disk, "sst", first)
+    store = a_rocksdb_table(disk).store_of(0)
+    with pytest.raises(Exception, match="Corruption"):
+        read(store)
+    again = a_rocksdb_copy(disk)
+    assert again.is_empty()
+    assert again.persisted_offset() is None
+
+
+def test_a_store_that_another_process_has_open_is_not_thrown_away(disk):
+    lived = a_rocksdb_table(disk).store_of(0)
+    with pytest.raises(Exception, match="lock"):
+        a_rocksdb_table(disk).store_of(0)
+    assert lived.get(b"last") == value(2, "last")
+    assert len(list(lived.items())) == len(KEYS) + 1
 
 
 # ---- the offset that recovery starts from

@@ -12,6 +12,7 @@ import pytest
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 from faust.exceptions import ConsistencyError
+from structlog.testing import capture_logs
 
 from sf_healer.adapters import metrics
 from sf_healer.transport import BatchLimits, BatchTableManager, OffsetReset, on_reset
@@ -276,7 +277,44 @@ async def test_a_store_that_is_ahead_of_its_changelog_ends_the_app(
         await client.delete_topics([keeper.changelog])
     await create_topic(kafka_single.bootstrap, name=keeper.changelog)
     again = Keeper(kafka_single.bootstrap, tmp_path, name)
-    assert isinstance(await crash_of(again), ConsistencyError)
+    with capture_logs() as lines:
+        reason = await crash_of(again)
+    assert isinstance(reason, ConsistencyError)
+    assert (
+        f"{keeper.changelog} 0: the local store holds everything up to offset 19, and the changelog ends at -1"
+        in str(reason)
+    )
+    assert "delete the worker's data directory" in str(reason)
+    (line,) = [line for line in lines if line["event"] == "store_ahead"]
+    assert (line["topic"], line["persisted"], line["end"]) == (keeper.changelog, 19, -1)
+    assert stored_on_disk(tmp_path), "nobody but a person throws away what may be nowhere else"
+
+
+def stored_on_disk(directory: Path) -> list[Path]:
+    return list((directory / "disk").rglob("*.sst")) + list((directory / "disk").rglob("*.log"))
+
+
+@pytest.mark.parametrize("spoilt", ["MANIFEST", "sst"])
+async def test_a_corrupted_store_is_thrown_away_and_filled_again_from_the_changelog(
+    kafka_single: KafkaCluster, tmp_path: Path, name: str, spoilt: str
+) -> None:
+    keeper = await Keeper(kafka_single.bootstrap, tmp_path, name).create()
+    await keeper.log(RECORDS)
+    async with running(keeper.app):
+        await keeper.until_restored(KEYS)
+    files = [
+        path for path in (tmp_path / "disk").rglob("*") if path.name.startswith(spoilt) or path.suffix == f".{spoilt}"
+    ]
+    assert files
+    for path in files:
+        path.write_bytes(b"\0" * 4096 + path.read_bytes()[4096:])
+    again = Keeper(kafka_single.bootstrap, tmp_path, name)
+    with capture_logs() as lines:
+        async with running(again.app):
+            await again.until_restored(KEYS)
+    (line,) = [line for line in lines if line["event"] == "store_dropped"]
+    assert (line["table"], line["partition"]) == ("things", 0)
+    assert "Corruption" in line["error"]
 
 
 async def test_a_callback_that_cannot_use_the_state_ends_the_app(
