@@ -60,6 +60,8 @@ class Unresolved(msgspec.Struct, frozen=True):
 
 Resolution = Resolved | Unresolved
 
+_OF_NO_JOB = Resolved(())
+
 
 def sanitize(text: str) -> str:
     """Turn a queue id or target into a part of a Job name, as the platform's launcher does."""
@@ -305,7 +307,8 @@ class ConventionIndex:
     an `error` said under one name and a `finished` under the other would tell of no failure, and a Job that has
     said its last would be lost between the two. Then what stood for the producer alone is told to be gone.
 
-    Of a report that names only a queue see `_by_queue_alone`.
+    Of a report that names only a queue see `_by_queue_alone`. A pong makes nobody known: a service answers pings
+    whatever has become of its worker, and a Job that is known by pongs alone would be one that never started.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -326,7 +329,9 @@ class ConventionIndex:
         self._alone: set[str] = set()
 
     def resolve(self, report: Report) -> Resolution:
-        """Name the Job; every report has one here."""
+        """Name the Job; every report has one here, but for a pong, which is of none."""
+        if report.kind is Kind.PONG:
+            return _OF_NO_JOB
         producer, queue_id = report.producer, report.queue_id
         if not queue_id:
             return self._by_producer_alone(report)

@@ -349,9 +349,22 @@ async def test_what_is_assumed_of_a_job_goes_with_what_it_says_first() -> None:
 
 
 async def test_what_is_assumed_of_a_job_that_said_nothing_that_counts_is_a_record_of_its_own() -> None:
+    """What stood for the producer alone is gone, and says nothing of it."""
+    broker = Broker()
+    alone = Batch(0, [Record(0, 1_000_000, b'{"status": "loading", "producer_id": "p__1"}')])
+    forwarding = assuming(broker)
+    await forwarding.forward(alone)
+    await forwarding.forward(said("loading", 1, first_offset=1))
+    told = [(record.fact.key, record.fact.condition) for record in broker.log if isinstance(record, Fact)]
+    assert told == [("stf/p--1", Condition.GONE)]
+
+
+async def test_a_job_of_which_only_pongs_are_read_is_not_told_of() -> None:
     broker = Broker()
     await assuming(broker).forward(said("pong", 1))
-    assert [record.fact.key for record in broker.log if isinstance(record, Fact)] == ["stf/q-1-p"]
+    told = [record for record in broker.log if isinstance(record, Bundle) and (record.facts or record.topic_id)]
+    assert told == [record for record in broker.log if isinstance(record, Fact)] == []
+    assert broker.buried == []
 
 
 async def test_a_bundle_that_is_too_large_is_divided_with_its_facts_each_before_what_its_job_says() -> None:

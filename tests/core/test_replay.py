@@ -327,6 +327,13 @@ def test_two_jobs_that_name_themselves_once_are_kept_alive_by_what_names_their_q
     ]
 
 
+def test_a_job_of_which_only_pongs_are_read_is_not_known_by_them():
+    pongs = [Line(T0 + seconds, value=report("dddddd", "pong")) for seconds in range(5, 900, 30)]
+    replayed = Replay(in_order(*healthy("aaaaaa", until=END), *pongs), None, read_policies(None))
+    assert list(replayed.decisions()) == []
+    assert (replayed.reports, replayed.rejected) == (16 + len(pongs), {})
+
+
 # ------------------------------------------------------------------ the score
 
 
