@@ -1,8 +1,9 @@
 """Replay: the same core over a recorded topic, in virtual time, with no Kafka and no cluster.
 
-Arrival time is append time and source time; a mark is folded at every whole second. A restart is taken to
-succeed: the Job gets a new incarnation, which is judged from its first report on (a capture cannot react, so
-usually there is none). One decision is given per change of decision or reason of a Job.
+Arrival time is append time and source time, but for lines that are dated ahead of later ones (log_time.py); a mark is
+folded at every whole second. A restart is taken to succeed: the Job gets a new incarnation, which is judged from its
+first report on (a capture cannot react, so usually there is none). One decision is given per change of decision or
+reason of a Job.
 
 Files: captures are captures.py's; jobs are what kubectl lists, or a JSON list of `{"name", "namespace", "uid",
 "created_at", "env"}`; a truth gives per Job the verdict and the window of the first restart.
@@ -29,6 +30,7 @@ from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Counts, Partition
 from sf_healer.core.policy import Limits, PolicyBook
 from sf_healer.core.steps import FleetCounts
+from sf_healer.log_time import Arrivals
 from sf_healer.views.lines import moment
 
 MARK_INTERVAL_SECONDS = 1.0
@@ -193,7 +195,7 @@ class Replay:
         until: float | None = None,
         namespace: str = "stf",
     ) -> None:
-        self._lines = iter(lines)
+        self._arrivals = Arrivals(lines)
         self.until = math.inf if until is None else until
         self._names = ConventionIndex(namespace) if jobs is None else JobIndex()
         self._listed = sorted(jobs or (), key=lambda job: job.fact.created_at)
@@ -215,7 +217,12 @@ class Replay:
         self.rejected: dict[str, int] = {}
         self.began = -math.inf
         self.left_out = 0  # Jobs that had ended before
-        self.lines_left_out = 0  # dated after `until`
+        self.lines_left_out = 0  # that arrived after `until`
+
+    @property
+    def lines_dated_ahead(self) -> int:
+        """How many lines were dated after later ones, so far."""
+        return self._arrivals.dated_ahead
 
     def decisions(self) -> Iterator[Decision]:
         """Run to the end of the capture, or to `until`, giving each decision as it falls."""
@@ -239,7 +246,7 @@ class Replay:
         first = next(lines, None)
         if first is None:
             return  # nobody looked, so of no Job a silence is known
-        began = self.began = first.at  # nobody looked before: of older Jobs no silence is known
+        began = self.began = first[0]  # nobody looked before: of older Jobs no silence is known
         there = [job for job in self._listed if not job.ended_before(began)]
         self.left_out = len(self._listed) - len(there)
         told = (each for job in there for each in ((job.fact.created_at, job.fact), *job.later))
@@ -254,22 +261,22 @@ class Replay:
             yield float(second), None
             second += 1
 
-    def _lines_in_time(self) -> Iterator[Line]:
-        """Give the lines by `until`; behind a later one, which a wrong clock has dated, there may be others."""
-        for line in self._lines:
-            if line.at <= self.until:
-                yield line
+    def _lines_in_time(self) -> Iterator[tuple[float, Line]]:
+        """Give the lines by `until`; behind a later one there may be others, which came late."""
+        for at, line in self._arrivals:
+            if at <= self.until:
+                yield at, line
             else:
                 self.lines_left_out += 1
 
     def _merged(
-        self, lines: Iterable[Line], facts: deque[tuple[float, JobFact]]
+        self, lines: Iterable[tuple[float, Line]], facts: deque[tuple[float, JobFact]]
     ) -> Iterator[tuple[float, Line | JobFact]]:
         """Merge lines and facts by time, to the last line; lines that go back in time stay where they are."""
-        for line in lines:
-            while facts and facts[0][0] <= line.at:
+        for at, line in lines:
+            while facts and facts[0][0] <= at:
                 yield facts.popleft()
-            yield line.at, line
+            yield at, line
         if self.until != math.inf:
             yield from itertools.takewhile(lambda fact: fact[0] <= self.until, facts)
 
@@ -281,6 +288,7 @@ class Replay:
             topic_id=_TOPIC_ID,
             source_partition=source_partition,
             marks=self._marks,
+            not_after=at if at < line.at else math.inf,  # as a worker bounds what is dated after it was read
         )
         self.reports += sum(combined.reports)
         for reject in combined.rejected:

@@ -113,6 +113,9 @@ def _say_end(lines: list[str], *, knows_jobs: bool) -> None:
 
 def _left_out(run: Replay) -> list[str]:
     told = []
+    if run.lines_dated_ahead:
+        lines, are = number_of(run.lines_dated_ahead, "line"), "is" if run.lines_dated_ahead == 1 else "are"
+        told.append(f"{lines} {are} dated ahead of later ones, and taken to have arrived with those")
     if run.lines_left_out:
         lines, are = number_of(run.lines_left_out, "line"), "is" if run.lines_left_out == 1 else "are"
         told.append(f"{lines} {are} dated after the end ({moment(run.until)}) and left out")

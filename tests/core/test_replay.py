@@ -147,11 +147,35 @@ def test_a_verdict_may_fall_at_until_itself():
     assert decisions_of(LINES, until=found.at - 0.5) == []
 
 
-def test_a_line_dated_after_the_end_is_left_out_and_those_behind_it_are_read():
+def test_a_line_that_arrived_after_the_end_is_left_out():
     late = Line(END + 3600.0, value=report("aaaaaa", "loading"))
-    replayed = Replay([late, *LINES[:9], late, *LINES[9:]], None, read_policies(None), until=END)
+    replayed = Replay([*LINES, late, late], None, read_policies(None), until=END)
     assert list(replayed.decisions()) == decisions_of(LINES, until=END)
-    assert replayed.lines_left_out == 2
+    assert (replayed.lines_left_out, replayed.lines_dated_ahead) == (2, 0)
+
+
+@pytest.mark.parametrize("place", [0, 9, len(LINES) - 2])
+@pytest.mark.parametrize("until", [END, END + 1800.0])
+def test_a_line_that_is_dated_ahead_of_later_ones_makes_nobody_silent(place, until):
+    """Nor does it hide one that is: what is dated ahead arrived with those behind it."""
+    lines = in_order(*healthy("aaaaaa", "bbbbbb", "cccccc", until=until), *every(30.0, "dddddd", until=SILENT_SINCE))
+    ahead = msgspec.structs.replace(lines[place], at=lines[place].at + 1500.0)
+    replayed = Replay([*lines[:place], ahead, *lines[place + 1 :]], None, read_policies(None), until=until)
+    (found,) = replayed.decisions()
+    assert (found.job, found.verdict) == (f"stf/{name_of('dddddd')}", "stuck")
+    assert 0.0 < found.at - SILENT_SINCE - THRESHOLD_SECONDS <= WINDOW_SECONDS + 1.0
+    assert (replayed.lines_left_out, replayed.lines_dated_ahead) == (0, 1)
+
+
+@pytest.mark.parametrize("until", [END, None])
+@pytest.mark.parametrize("seconds", [700.0, -700.0])
+def test_a_job_whose_clock_is_wrong_makes_nobody_silent_and_is_well_itself(seconds, until):
+    well = [line for line in healthy("aaaaaa", "bbbbbb", "cccccc", "eeeeee", until=END) if line.at >= T0 + 60.0]
+    lines = [
+        msgspec.structs.replace(line, at=line.at + seconds) if b"eeeeee" in line.value else line
+        for line in in_order(Line(T0, value=report("aaaaaa", "started")), *well)
+    ]
+    assert decisions_of(lines, until=until) == []
 
 
 def test_a_job_that_was_created_after_the_last_arrival_does_not_lengthen_the_capture(tmp_path):
@@ -620,13 +644,21 @@ def test_what_became_of_a_job_after_its_restart_was_of_no_concern_to_the_one_in_
 @pytest.mark.parametrize(("late", "told"), [(1, "1 line is"), (2, "2 lines are")])
 @pytest.mark.parametrize("output", ["table", "jsonl"])
 def test_lines_dated_after_the_end_are_counted(capture, capsys, late, told, output):
-    capture.write_bytes(written(Line(END + 60.0, value=b"")) * late + capture.read_bytes())
+    line = written(Line(END + 60.0, value=b""))
+    plain = capture.read_bytes()
+    capture.write_bytes(plain + line * late)
     assert replay(capture, "--until", END, "-o", output) is ExitCode.OK
     printed = capsys.readouterr()
     assert name_of("dddddd") in printed.out
     assert f"{told} dated after the end (2025-06-15 15:21:40Z) and left out" in printed.err.splitlines()
     assert replay(capture, "-o", output) is ExitCode.OK
     assert "left out" not in capsys.readouterr().err
+    capture.write_bytes(line * late + plain)
+    assert replay(capture, "--until", END, "-o", output) is ExitCode.OK
+    assert (
+        f"{told} dated ahead of later ones, and taken to have arrived with those"
+        in capsys.readouterr().err.splitlines()
+    )
 
 
 @pytest.mark.parametrize("output", ["table", "jsonl"])
