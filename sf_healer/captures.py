@@ -72,32 +72,38 @@ def _line(text: bytes) -> Line:
         return Line(bare.at, bare.partition, bare.key, bare.value)
 
 
-def read_file(path: Path, *, until: float = math.inf, longest_pause_seconds: float = math.inf) -> Iterator[Line]:
+def read_file(
+    path: Path, *, since: float = math.inf, until: float = math.inf, longest_pause_seconds: float = math.inf
+) -> Iterator[Line]:
     """Read a capture file, plain or gzip; raises CaptureError that names file and line.
 
-    Refused is also a longer pause, before a line or before `until` (epoch seconds); lines dated after that are no
-    matter.
+    Refused is also a longer pause: after `since` (epoch seconds), before a line, or before `until`; lines dated after
+    that are no matter.
     """
     try:
         with path.open("rb") as raw, decompressed(raw) as source:
-            yield from _without_pause(_numbered(source), until, longest_pause_seconds)
+            yield from _without_pause(_numbered(source), since, until, longest_pause_seconds)
     except (CaptureError, OSError) as problem:
         raise CaptureError(f"{path}: {problem}") from problem
 
 
-def _without_pause(lines: Iterable[tuple[int, Line]], until: float, longest_seconds: float) -> Iterator[Line]:
-    newest, newest_number = math.inf, 0  # no line yet: no pause before the first
+def _without_pause(
+    lines: Iterable[tuple[int, Line]], since: float, until: float, longest_seconds: float
+) -> Iterator[Line]:
+    newest, newest_number = since, 0  # no line yet
     for number, line in lines:
         if line.at <= until:
             if line.at - newest > longest_seconds:
                 pause = _in_days(line.at - newest, longest_seconds)
-                raise CaptureError(f"line {number} is dated {line.at:.0f}, {pause} after line {newest_number}")
+                before = f"line {newest_number}" if newest_number else f"the beginning ({since:.0f})"
+                raise CaptureError(f"line {number} is dated {line.at:.0f}, {pause} after {before}")
             if not newest_number or line.at >= newest:
                 newest, newest_number = line.at, number
         yield line
     if until != math.inf and until - newest > longest_seconds:
         pause = _in_days(until - newest, longest_seconds)
-        raise CaptureError(f"line {newest_number}, the newest, is dated {newest:.0f}, {pause} before {until:.0f}")
+        what = f"line {newest_number}, the newest, is dated" if newest_number else "the beginning is"
+        raise CaptureError(f"{what} {newest:.0f}, {pause} before {until:.0f}")
 
 
 def _in_days(seconds: float, most_seconds: float) -> str:

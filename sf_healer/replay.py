@@ -39,6 +39,7 @@ FEED_GAP_SECONDS = 10.0
 #: Every second is swept, and a month takes two minutes. A longer pause than this is a wrong date.
 LONGEST_PAUSE_SECONDS = 31 * 86_400.0
 _TOPIC_ID = "capture"
+_RESTARTED = "+"  # in the uid of a Job that was restarted here, behind the one it had
 #: 2100-01-01. Above it lie milliseconds taken for seconds, and the year 9999, which stands for never.
 _LATEST_CREATION_SECONDS = 4_102_444_800
 
@@ -74,15 +75,20 @@ class TruthRow(msgspec.Struct):
     why: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse an end without a beginning; raises ValueError."""
-        if self.not_before is None and self.not_after is not None:
+        """Refuse an end without a beginning, or before it; raises ValueError."""
+        if self.not_after is None:
+            return
+        if self.not_before is None:
             raise ValueError("`not_after` without `not_before`")
+        if self.not_after < self.not_before:
+            raise ValueError("`not_after` before `not_before`")
 
 
 class Truth(msgspec.Struct):
     """The truth about a capture, by Job name."""
 
     jobs: dict[str, TruthRow]
+    capture_start: Seconds | None = None
     capture_end: Seconds | None = None
 
 
@@ -98,6 +104,9 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=False):
     evidence: dict[str, float | int | str | None]
 
 
+_GOES_ON = frozenset({Condition.ACTIVE, Condition.SUSPENDED})
+
+
 class ListedJob(NamedTuple):
     """A Job as it was created, and what had become of it by the time it was listed; epoch seconds, in order."""
 
@@ -106,7 +115,7 @@ class ListedJob(NamedTuple):
 
     def ended_before(self, at: float) -> bool:
         """Say whether it was over by then: complete, failed or deleted."""
-        return any(since < at and fact.condition is not Condition.ACTIVE for since, fact in self.later)
+        return any(since < at and fact.condition not in _GOES_ON for since, fact in self.later)
 
 
 def read_jobs(path: Path) -> list[ListedJob]:
@@ -136,7 +145,8 @@ def _as_it_was(manifest: dict[str, object]) -> ListedJob:
     if not 0 <= created_at <= _LATEST_CREATION_SECONDS:
         raise ValueError(f"metadata.creationTimestamp of {fact.key} is before 1970 or after 2099")
     resumed = any(condition is Condition.ACTIVE and at > created_at for at, condition in told)
-    was = Condition.SUSPENDED if resumed or fact.condition is Condition.SUSPENDED else Condition.ACTIVE
+    undated = fact.condition is Condition.SUSPENDED and not told
+    was = Condition.SUSPENDED if resumed or undated else Condition.ACTIVE
     return ListedJob(_turned(fact, was), tuple((max(at, created_at), _turned(fact, turned)) for at, turned in told))
 
 
@@ -184,7 +194,11 @@ def _read(path: Path, type_: type[T]) -> T:
 
 
 class Replay:
-    """One run over one capture. `until` is the last moment at which a verdict may fall, epoch seconds."""
+    """One run over one capture.
+
+    `since` is from when on the topic was listened to, where that was before the first line, and `until` the last moment
+    at which a verdict may fall; epoch seconds.
+    """
 
     def __init__(
         self,
@@ -192,10 +206,12 @@ class Replay:
         jobs: Iterable[ListedJob] | None,
         policies: PolicyBook,
         *,
+        since: float | None = None,
         until: float | None = None,
         namespace: str = "stf",
     ) -> None:
         self._arrivals = Arrivals(lines)
+        self._since = math.inf if since is None else since
         self.until = math.inf if until is None else until
         self._names = ConventionIndex(namespace) if jobs is None else JobIndex()
         self._listed = sorted(jobs or (), key=lambda job: job.fact.created_at)
@@ -232,7 +248,7 @@ class Replay:
             if isinstance(happening, Line):
                 self._report(happening, at)
             elif isinstance(happening, JobFact):
-                self._fact(happening, at)
+                self._listed_fact(happening, at)
             else:
                 yield from self._sweep(at)
         if self.until != math.inf:
@@ -244,15 +260,17 @@ class Replay:
         """Give reports, facts and whole seconds (None) in order of time; a second comes after what it ends."""
         lines = self._lines_in_time()
         first = next(lines, None)
-        if first is None:
+        heard = itertools.chain([] if first is None else [first], lines)
+        began = min(self._since, math.inf if first is None else first[0])
+        if began == math.inf or (first is None and not began <= self.until < math.inf):
             return  # nobody looked, so of no Job a silence is known
-        began = self.began = first[0]  # nobody looked before: of older Jobs no silence is known
+        self.began = began  # nobody looked before: of older Jobs no silence is known
         there = [job for job in self._listed if not job.ended_before(began)]
         self.left_out = len(self._listed) - len(there)
         told = (each for job in there for each in ((job.fact.created_at, job.fact), *job.later))
         facts = deque(sorted(((max(at, began), fact) for at, fact in told), key=itemgetter(0)))
         second = math.ceil(began)
-        for at, happening in self._merged(itertools.chain([first], lines), facts):
+        for at, happening in self._merged(heard, facts):
             while second < at:
                 yield float(second), None
                 second += 1
@@ -333,6 +351,18 @@ class Replay:
             if state.fact.pod is PodState.PENDING:
                 self._fact(msgspec.structs.replace(state.fact, pod=PodState.RUNNING), at)
 
+    def _listed_fact(self, fact: JobFact, at: float) -> None:
+        """Fold what the list tells. Of a Job restarted here, which is another by now, it holds if that one speaks."""
+        state = self._partition.jobs.get(fact.key)
+        known = None if state is None else state.fact
+        if known is not None and known.uid.startswith(f"{fact.uid}{_RESTARTED}"):
+            if known.pod is PodState.PENDING:
+                return
+            fact = msgspec.structs.replace(
+                fact, uid=known.uid, created_at=known.created_at, attempt=known.attempt, action_id=known.action_id
+            )
+        self._fact(fact, at)
+
     def _fact(self, fact: JobFact, at: float) -> None:
         known = self._partition.jobs.get(fact.key)
         if known is not None and known.fact is not None:
@@ -389,7 +419,7 @@ class Replay:
         self._fact(
             msgspec.structs.replace(
                 state.fact,
-                uid=f"{command.uid}+{self._restarts}",
+                uid=f"{command.uid}{_RESTARTED}{self._restarts}",
                 created_at=at,
                 pod=PodState.PENDING,
                 condition=Condition.ACTIVE,

@@ -45,6 +45,12 @@ _DIFFERENT_COLUMNS = ("CHANGE", "SECONDS", *_COLUMNS)
 )
 @click.option("--truth", "truth_file", type=_FILE, help="Score against this; exit status 3 if it does not hold.")
 @click.option(
+    "--since",
+    type=NumberRange(min=0, max=LATEST_SECONDS),
+    metavar="S",
+    help="When the capture begins, if before its first record, epoch seconds; default: the truth's start.",
+)
+@click.option(
     "--until",
     type=NumberRange(min=0, max=LATEST_SECONDS),
     metavar="S",
@@ -59,6 +65,7 @@ def command(
     against_file: Path | None,
     silence_threshold: float | None,
     truth_file: Path | None,
+    since: float | None,
     until: float | None,
     output: str,
 ) -> ExitCode:
@@ -71,8 +78,9 @@ def command(
     def replay(policies: PolicyBook) -> Replay:
         jobs = read_jobs(jobs_file) if jobs_file else None
         end = math.inf if until is None else until
-        lines = read_file(file, until=end, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
-        return Replay(lines, jobs, policies, until=end)
+        begin = math.inf if since is None else since
+        lines = read_file(file, since=begin, until=end, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+        return Replay(lines, jobs, policies, since=begin, until=end)
 
     asked = read_policies(policy_file)
     if silence_threshold is not None:
@@ -82,8 +90,9 @@ def command(
     old: list[Decision] = []
     try:
         truth = read_truth(truth_file) if truth_file else None
-        if until is None and truth is not None:
-            until = truth.capture_end
+        if truth is not None:
+            since = truth.capture_start if since is None else since
+            until = truth.capture_end if until is None else until
         run = replay(asked)
         if against_file is None:
             decisions = _print(run, output)

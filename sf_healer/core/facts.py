@@ -230,7 +230,7 @@ def epoch_seconds(timestamp: object) -> float:
 
 
 def transitions(job: Mapping[str, object]) -> tuple[tuple[float, Condition], ...]:
-    """Read when a Job was resumed (ACTIVE), came to its end and was deleted, as far as its manifest tells.
+    """Read when a Job was suspended or resumed (ACTIVE), came to its end and was deleted, as far as its manifest tells.
 
     Epoch seconds, in order. What is dated after something that must have come later is left out.
     """
@@ -253,6 +253,7 @@ def transitions(job: Mapping[str, object]) -> tuple[tuple[float, Condition], ...
         (deleted, Condition.DELETING),
         (ended, Condition.COMPLETE if completed else Condition.FAILED),
         (resumed, Condition.ACTIVE),
+        (since.get(("Suspended", "True"), 0.0), Condition.SUSPENDED),
     ):
         if at and (not found or at <= found[-1][0]):
             found.append((at, condition))

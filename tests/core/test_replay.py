@@ -290,6 +290,17 @@ def test_the_first_report_of_a_partition_is_later_than_what_was_marked_before():
     assert (found.verdict, found.reason) == ("failed", "error_final")
 
 
+def test_a_job_that_never_starts_is_found_from_the_beginning_though_the_first_record_comes_late(tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps([*JOBS, job("mmmmmm", created_at=T0 - 400.0)]))
+    bounds = {"since": T0 - 500.0, "until": T0 + 250.0}
+    early = [line for line in LINES if line.at <= T0 + 250.0]
+    for lines in (early, []):
+        (found,) = decisions_of(lines, tmp_path / "jobs.json", **bounds)
+        assert (found.job, found.verdict) == (f"stf/{name_of('mmmmmm')}", "never_started")
+        assert 600.0 < found.at - T0 + 400.0 <= 600.0 + WINDOW_SECONDS + 1.0
+    assert decisions_of(early, tmp_path / "jobs.json", since=T0 + 100.0, until=T0 + 250.0) == []
+
+
 def test_an_empty_capture_has_no_decisions():
     assert decisions_of([]) == []
     assert decisions_of([], until=T0) == []
@@ -460,6 +471,17 @@ def test_the_end_is_that_of_the_truth_unless_until_says_otherwise(capture, capsy
     until = ("--until", str(END))
     assert replay(capture, "--truth", capture.with_name("truth.json"), *until, "-o", "jsonl") is ExitCode.OK
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_beginning_is_that_of_the_truth_unless_since_says_otherwise(capture, capsys):
+    jobs = capture.with_name("jobs.json")
+    jobs.write_text(json.dumps([*JOBS, job("mmmmmm", created_at=T0 - 400.0)]))
+    truth = truth_with("stuck", 0.0) | {"capture_start": T0 - 400.0, "capture_end": T0 + 250.0}
+    capture.with_name("truth.json").write_text(json.dumps(truth))
+    replay(capture, "--jobs", jobs, "--truth", capture.with_name("truth.json"), "-o", "jsonl")
+    assert [json.loads(line)["verdict"] for line in capsys.readouterr().out.splitlines()] == ["never_started"]
+    replay(capture, "--jobs", jobs, "--truth", capture.with_name("truth.json"), "--since", T0 - 100.0, "-o", "jsonl")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_packed_capture_is_read_like_a_plain_one(capture, capsys):
@@ -633,6 +655,24 @@ def test_a_job_that_is_complete_by_the_list_falls_silent_and_is_not_stuck(tmp_pa
     assert ("failed", "error_and_pod_ended") in {(decision.verdict, decision.reason) for decision in found}
 
 
+def test_a_job_that_was_restarted_and_speaks_is_complete_when_the_list_says_so(tmp_path):
+    complete = {"conditions": [turned("Complete", "True", 601.0)]}
+    spoke = [*every(10.0, "mmmmmm", until=T0 + 90.0), *every(10.0, "mmmmmm", start=T0 + 450.0, until=T0 + 600.0)]
+    lines = in_order(*healthy("aaaaaa", "bbbbbb", "cccccc", "dddddd", until=T0 + 1500.0), *spoke)
+    found = decisions_of(lines, listed(tmp_path / "jobs.json", complete))
+    assert [(d.verdict, d.attempt) for d in found] == [("stuck", 0)]
+
+
+def test_a_job_that_is_suspended_by_the_list_was_not_before(tmp_path):
+    suspended = {"conditions": [turned("Suspended", "True", 700.0)]}
+    found = decisions_of(LINES, listed(tmp_path / "jobs.json", suspended))
+    assert "never_started" in {decision.verdict for decision in found if "mmmmmm" in decision.job}
+    undated = {"conditions": [{"type": "Suspended", "status": "True"}]}
+    found = decisions_of(LINES, listed(tmp_path / "jobs.json", undated))
+    assert "mmmmmm" not in {decision.job for decision in found}
+    assert [decision.job for decision in found] == [f"stf/{name_of('dddddd')}"]
+
+
 def test_what_became_of_a_job_after_its_restart_was_of_no_concern_to_the_one_in_its_place(tmp_path):
     """The list tells of the Job as it went on without a restart."""
     late = {"conditions": [turned("Failed", "True", 1000.0)]}
@@ -751,6 +791,14 @@ def test_a_window_with_an_end_and_no_beginning_is_told_with_its_file(capture, ca
     file.write_text(json.dumps({"jobs": {name_of("dddddd"): {"verdict": "stuck", "not_after": END}}}))
     assert replay(capture, "--truth", file) is ExitCode.ERROR
     assert capsys.readouterr().err == f"Error: {file}: `not_after` without `not_before` - at `$.jobs[...]`\n"
+
+
+def test_a_window_that_ends_before_it_begins_is_told_with_its_file(capture, capsys):
+    file = capture.with_name("truth.json")
+    row = {"verdict": "stuck", "not_before": END, "not_after": T0}
+    file.write_text(json.dumps({"jobs": {name_of("dddddd"): row}}))
+    assert replay(capture, "--truth", file) is ExitCode.ERROR
+    assert capsys.readouterr().err == f"Error: {file}: `not_after` before `not_before` - at `$.jobs[...]`\n"
 
 
 @pytest.mark.parametrize("created_at", [MILLISECONDS, 253_370_764_800.0, 1e300, -1.0])
