@@ -21,11 +21,11 @@ import msgspec
 
 from sf_healer.captures import CaptureError, Line, Seconds
 from sf_healer.core import admission, evidence
-from sf_healer.core.combine import Combiner
+from sf_healer.core.combine import Combined, Combiner
 from sf_healer.core.commands import Command
-from sf_healer.core.events import Kind
+from sf_healer.core.events import Kind, Report
 from sf_healer.core.facts import Condition, JobFact, PodState, fact_from_manifest, gone, transitions
-from sf_healer.core.identity import ConventionIndex, JobIndex, target_of
+from sf_healer.core.identity import SIGNS_OF_LIFE, ConventionIndex, JobIndex, target_of
 from sf_healer.core.marks import SourceMarks
 from sf_healer.core.partition import Counts, Partition
 from sf_healer.core.policy import Limits, PolicyBook
@@ -40,6 +40,8 @@ FEED_GAP_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 31 * 86_400.0
 _TOPIC_ID = "capture"
 _RESTARTED = "+"  # in the uid of a Job that was restarted here, behind the one it had
+#: So much later than it reports a Job may be created, by an API server's clock that is ahead of the broker's.
+EARLIEST_REPORT_SECONDS = 120.0
 #: 2100-01-01. Above it lie milliseconds taken for seconds, and the year 9999, which stands for never.
 _LATEST_CREATION_SECONDS = 4_102_444_800
 
@@ -215,6 +217,8 @@ class Replay:
         self.until = math.inf if until is None else until
         self._names = ConventionIndex(namespace) if jobs is None else JobIndex()
         self._listed = sorted(jobs or (), key=lambda job: job.fact.created_at)
+        self._awaited: dict[str, deque[JobFact]] = {}  # by producer: those that were created after the beginning
+        self._early: set[tuple[str, str]] = set()  # keys and uids of those that reported before they were created
         self._combiner = Combiner(self._names, 1)
         self._marks = SourceMarks()
         self._partition = Partition(
@@ -269,6 +273,8 @@ class Replay:
         self.left_out = len(self._listed) - len(there)
         told = (each for job in there for each in ((job.fact.created_at, job.fact), *job.later))
         facts = deque(sorted(((max(at, began), fact) for at, fact in told), key=itemgetter(0)))
+        for fact in (job.fact for job in there if job.fact.created_at > began and job.fact.managed):
+            self._awaited.setdefault(fact.producer_id, deque()).append(fact)
         second = math.ceil(began)
         for at, happening in self._merged(heard, facts):
             while second < at:
@@ -301,13 +307,9 @@ class Replay:
     def _report(self, line: Line, at: float) -> None:
         source_partition = self._numbered(line.partition, at)
         offset = self._offsets[source_partition] = self._offsets.get(source_partition, -1) + 1
-        combined = self._combiner.combine(
-            [Arrival(offset, math.floor(line.at * 1000), line.value)],
-            topic_id=_TOPIC_ID,
-            source_partition=source_partition,
-            marks=self._marks,
-            not_after=at if at < line.at else math.inf,  # as a worker bounds what is dated after it was read
-        )
+        combined = self._combine(line, at, source_partition, offset)
+        if combined.rejected and self._awaited and self._is_early(combined.rejected[0].report, at):
+            combined = self._combine(line, at, source_partition, offset)
         self.reports += sum(combined.reports)
         for reject in combined.rejected:
             self.rejected[reject.reason] = self.rejected.get(reject.reason, 0) + 1
@@ -317,6 +319,35 @@ class Replay:
         for bundle in combined.bundles.values():
             self._let_run(bundle, at)
             self._partition.apply(bundle, at)
+
+    def _combine(self, line: Line, at: float, source_partition: int, offset: int) -> Combined:
+        return self._combiner.combine(
+            [Arrival(offset, math.floor(line.at * 1000), line.value)],
+            topic_id=_TOPIC_ID,
+            source_partition=source_partition,
+            marks=self._marks,
+            not_after=at if at < line.at else math.inf,  # as a worker bounds what is dated after it was read
+        )
+
+    def _is_early(self, report: Report | None, at: float) -> bool:
+        """Fold a Job that nobody else is called as and that speaks shortly before it was created; a worker lists it.
+
+        The first report decides. Had the producer been heard longer before, or did it begin with its last words, that
+        would be of an incarnation that the list no longer holds.
+        """
+        if report is None:
+            return False
+        awaited = self._awaited.get(report.producer)
+        while awaited and awaited[0].created_at <= at:
+            awaited.popleft()
+        if not awaited:
+            return False
+        fact = awaited.popleft()
+        if report.kind not in SIGNS_OF_LIFE or fact.created_at - at > EARLIEST_REPORT_SECONDS:
+            return False
+        self._early.add((fact.key, fact.uid))
+        self._fact(fact, at)
+        return True
 
     def _assume(self, fact: JobFact, at: float) -> None:
         """Fold what is made up of a Job; what has become of it by a restart is gone with it."""
@@ -353,6 +384,9 @@ class Replay:
 
     def _listed_fact(self, fact: JobFact, at: float) -> None:
         """Fold what the list tells. Of a Job restarted here, which is another by now, it holds if that one speaks."""
+        if (fact.key, fact.uid) in self._early:  # and what became of it comes later
+            self._early.discard((fact.key, fact.uid))
+            return
         state = self._partition.jobs.get(fact.key)
         known = None if state is None else state.fact
         if known is not None and known.uid.startswith(f"{fact.uid}{_RESTARTED}"):

@@ -301,6 +301,25 @@ def test_a_job_that_never_starts_is_found_from_the_beginning_though_the_first_re
     assert decisions_of(early, tmp_path / "jobs.json", since=T0 + 100.0, until=T0 + 250.0) == []
 
 
+def test_a_job_that_speaks_before_it_is_created_is_heard(tmp_path):
+    """The API server's clock is ahead of the broker's."""
+    (tmp_path / "jobs.json").write_text(json.dumps([*JOBS, job("mmmmmm", created_at=T0 + 160.0)]))
+    said = [("started", 100.0), ("loading", 101.0), ("finished", 140.0)]
+    words = [Line(T0 + seconds, value=report("mmmmmm", word)) for word, seconds in said]
+    replayed = Replay(in_order(*LINES, *words), read_jobs(tmp_path / "jobs.json"), read_policies(None))
+    assert [found.job for found in replayed.decisions()] == [f"stf/{name_of('dddddd')}"]
+    assert (replayed.rejected, replayed.reports) == ({}, len(LINES) + len(words))
+
+
+@pytest.mark.parametrize("said", [[("loading", 20.0), ("error", 150.0)], [("error", 150.0)]])
+def test_what_an_incarnation_said_that_is_listed_no_more_is_not_of_the_one_in_its_place(tmp_path, said):
+    (tmp_path / "jobs.json").write_text(json.dumps([*JOBS, job("mmmmmm", created_at=T0 + 160.0)]))
+    words = [Line(T0 + seconds, value=report("mmmmmm", word, finished=word == "error")) for word, seconds in said]
+    lives = every(10.0, "mmmmmm", start=T0 + 170.0, until=END)
+    found = decisions_of(in_order(*LINES, *words, *lives), tmp_path / "jobs.json")
+    assert [decision.job for decision in found] == [f"stf/{name_of('dddddd')}"]
+
+
 def test_an_empty_capture_has_no_decisions():
     assert decisions_of([]) == []
     assert decisions_of([], until=T0) == []
