@@ -244,6 +244,11 @@ class Replay:
         """How many lines were dated after later ones, so far."""
         return self._arrivals.dated_ahead
 
+    @property
+    def jobs(self) -> Iterable[str]:
+        """The keys of the Jobs there have been, so far."""
+        return self._partition.jobs.keys()
+
     def decisions(self) -> Iterator[Decision]:
         """Run to the end of the capture, or to `until`, giving each decision as it falls."""
         last = 0.0
@@ -533,6 +538,7 @@ class Score(msgspec.Struct):
     jobs: int = 0
     wrong: list[str] = []
     soft: list[str] = []
+    untold: list[str] = []  # restarts of Jobs of which the truth says nothing
     verdicts: dict[str, Findings] = {}
 
     @property
@@ -541,29 +547,43 @@ class Score(msgspec.Struct):
         return not self.wrong
 
 
-def score(decisions: Iterable[Decision], truth: Truth) -> Score:
-    """Compare decisions with the truth.
+def score(decisions: Iterable[Decision], truth: Truth, jobs: Iterable[str] = ()) -> Score:
+    """Compare decisions with the truth; `jobs` are the keys of all Jobs, those without a decision included.
 
     A sick Job must be found within its window by its first verdict, whether it was then restarted or refused
-    by admission: a capture may hold more sick Jobs than the storm limit. Every other Job must never be restarted.
+    by admission: a capture may hold more sick Jobs than the storm limit. Every other Job of the truth must never be
+    restarted. A name without its namespace has to be of one Job only.
     """
     first: dict[str, Decision] = {}
     restarted: dict[str, Decision] = {}
     for decision in decisions:
-        name = decision.job.rpartition("/")[2]
-        first.setdefault(name, decision)
+        first.setdefault(decision.job, decision)
         if decision.decision == "restart":
-            restarted.setdefault(name, decision)
-    result = Score(wrong=[], soft=[], verdicts={})
+            restarted.setdefault(decision.job, decision)
+    named: dict[str, list[str]] = {}
+    for key in sorted({*jobs, *first}):
+        named.setdefault(key.rpartition("/")[2], []).append(key)
+    result = Score(wrong=[], soft=[], untold=[], verdicts={})
+    told: set[str] = set()
     for name, row in truth.jobs.items():
-        problem = _compare(row, first.get(name), restarted.get(name))
+        keys = [name] if "/" in name else named.get(name, [name])
+        told.update(keys)
+        found = first.get(keys[0]) if len(keys) == 1 else None
+        problem = _compare(row, found, restarted.get(keys[0]))
+        if len(keys) > 1:
+            problem = f"the name of {len(keys)} Jobs ({', '.join(keys)}): the truth has to say of which"
         if problem is not None:
             (result.wrong if row.firm else result.soft).append(f"{name}: {problem}")
         if row.firm:
             result.jobs += 1
             result.right += problem is None
-            _count(result.verdicts, row, first.get(name), rightly=problem is None)
+            _count(result.verdicts, row, found, rightly=problem is None)
+    result.untold = [f"{key}: {_restarted(restart)}" for key, restart in restarted.items() if key not in told]
     return result
+
+
+def _restarted(restart: Decision) -> str:
+    return f"restarted at {moment(restart.at)} as {restart.verdict} ({restart.reason})"
 
 
 def _count(verdicts: dict[str, Findings], row: TruthRow, found: Decision | None, *, rightly: bool) -> None:
@@ -588,7 +608,7 @@ def _compare(row: TruthRow, found: Decision | None, restart: Decision | None) ->
     if row.not_before is None:
         if restart is None:
             return None
-        return f"{row.verdict}, yet restarted at {moment(restart.at)} as {restart.verdict} ({restart.reason})"
+        return f"{row.verdict}, yet {_restarted(restart)}"
     if found is None:
         return f"{row.verdict} from {moment(row.not_before)} on, never found"
     if found.at < row.not_before or (row.not_after is not None and found.at > row.not_after):

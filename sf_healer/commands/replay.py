@@ -74,9 +74,9 @@ def command(
     A restart is taken to succeed. One line per change of decision or reason of a Job; with --against one per
     decision that only one of the two makes, or makes at another time (exit status 0: it is a question).
     """
+    _refuse_unless_readable(file, twice=against_file is not None)
 
     def replay(policies: PolicyBook) -> Replay:
-        jobs = read_jobs(jobs_file) if jobs_file else None
         end = math.inf if until is None else until
         begin = math.inf if since is None else since
         lines = read_file(file, since=begin, until=end, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
@@ -89,6 +89,7 @@ def command(
     named, against = _named(policy_file, silence_threshold), _named(against_file, None)
     old: list[Decision] = []
     try:
+        jobs = None if jobs_file is None else read_jobs(jobs_file)
         truth = read_truth(truth_file) if truth_file else None
         if truth is not None:
             since = truth.capture_start if since is None else since
@@ -109,8 +110,13 @@ def command(
     if truth is None:
         return ExitCode.OK
     if against_file is not None:
-        _say_score(score(old, truth), against)
-    return _say_score(score(decisions, truth), named)
+        _say_score(score(old, truth, run.jobs), against)
+    return _say_score(score(decisions, truth, run.jobs), named)
+
+
+def _refuse_unless_readable(file: Path, *, twice: bool) -> None:
+    if twice and not file.is_file():
+        raise click.UsageError(f"{file} is no regular file: --against reads the capture twice")
 
 
 def _say_end(lines: list[str], *, knows_jobs: bool) -> None:
@@ -216,6 +222,8 @@ def _say_score(result: Score, policies: str) -> ExitCode:
         say(f"WRONG  {problem}")
     for problem in result.soft:
         say(f"soft   {problem}")
+    for problem in result.untold:
+        say(f"not in the truth, not scored: {problem}")
     for verdict, findings in sorted(result.verdicts.items()):
         precision, recall = _share(findings.precision), _share(findings.recall)
         say(

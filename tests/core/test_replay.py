@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -451,6 +452,21 @@ def test_a_window_without_an_end_is_open(decisions, wrong):
     assert result.verdicts["stuck"].recall == (0.0 if wrong else 1.0)
 
 
+def test_a_name_with_its_namespace_is_of_that_job_and_one_without_of_the_only_one():
+    decisions, jobs = [found("sick", 150.0)], ["stf/sick", "other/sick"]
+    right = score(decisions, Truth(jobs={"stf/sick": ROWS.jobs["sick"], "other/sick": ROWS.jobs["well"]}), jobs)
+    assert (right.wrong, right.untold) == ([], [])
+    assert score(decisions, ROWS, jobs).wrong == [
+        "sick: the name of 2 Jobs (other/sick, stf/sick): the truth has to say of which"
+    ]
+
+
+def test_a_restart_of_a_job_that_the_truth_does_not_list_is_told_and_not_scored():
+    result = score([found("sick", 150.0), found("other", 7.0)], ROWS)
+    assert result.holds
+    assert result.untold == ["stf/other: restarted at 1970-01-01 00:00:07Z as stuck (any)"]
+
+
 # ------------------------------------------------------------------ the command
 
 
@@ -862,6 +878,15 @@ def test_another_policy_decides_otherwise_and_a_broken_one_is_a_usage_error(capt
     policy.write_text("[defaults]\nsilence_threshold_second = 700\n")
     assert replay(capture, "--policy", policy) is ExitCode.USAGE
     assert "--policy" in capsys.readouterr().err
+
+
+def test_a_capture_that_cannot_be_read_twice_is_not_compared(capture, capsys):
+    pipe = capture.with_name("pipe")
+    os.mkfifo(pipe)
+    policy = capture.with_name("policy.toml")
+    policy.write_text("")
+    assert replay(pipe, "--against", policy) is ExitCode.USAGE
+    assert f"{pipe} is no regular file: --against reads the capture twice" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path, capsys):
