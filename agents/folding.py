@@ -3,7 +3,7 @@
 Knows nothing of Faust, so that tests/simulation can drive it: agents/sweeper.py lends it the topics and the
 table. Everything is decided by the core (core/partition.py); here is only the order that makes a crash
 harmless: commands are acknowledged first, then the table's changelog, then the batch. What is repeated after a
-crash gives the same command ids.
+crash gives the same command ids. A log that has begun anew is noted in the table before anything of it is folded.
 """
 
 import asyncio
@@ -38,6 +38,10 @@ class EvidenceBatch(Protocol):
     def last_offset(self) -> int:
         """The offset of the last one."""
 
+    @property
+    def log_end(self) -> int | None:
+        """Where the partition ended when they were read; None where that is not known."""
+
 
 class Ports(Protocol):
     """What folding needs of the world; each send returns when the broker has acknowledged."""
@@ -57,12 +61,22 @@ class Ports(Protocol):
     def advanced(self, partition: Partition, advance: Advance) -> None:
         """Take notice that a watermark moved."""
 
+    def began_anew(self, partition: Partition) -> None:
+        """Take notice that a partition's log has begun anew: what was on it and not folded yet is lost."""
+
 
 async def fold(batch: EvidenceBatch, ports: Ports) -> Changes | None:
     """Fold a batch and do what follows; None: the partition was revoked, and the batch must not be acknowledged."""
     partition = ports.hot(batch.partition)
     if partition is None:
         return None  # revoked while the batch waited: its new owner reads it
+    first = batch.records[0]
+    anew = partition.note_log(batch.log_end, first.offset, first.timestamp / 1000)
+    if anew is not None:
+        ports.began_anew(partition)
+        await ports.store(batch.partition, anew, first.offset)
+        if ports.hot(batch.partition) is not partition:
+            return None
     since_yield = 0
     for record in batch.records:
         try:

@@ -192,6 +192,12 @@ def reports_wait() -> bool:
     return not first_list.is_set() or (_inventory is not None and _inventory.looks.waiting > 0)
 
 
+def tell_again() -> None:
+    """Tell our evidence partitions all that is known of their Jobs once more: what one was told is lost."""
+    if _inventory is not None:
+        _inventory.census.forget_told()
+
+
 def problems() -> list[str]:
     """Say why the Jobs are not known as they are now; nothing when they are."""
     if not first_list.is_set():

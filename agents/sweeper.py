@@ -53,6 +53,10 @@ class _Faust:
             metrics.FEED_GAPS.labels(partition=number).inc()
             log.info("feed_gap", partition=partition.number, until=advance.to)
 
+    def began_anew(self, partition: Partition) -> None:
+        log.warning("evidence_began_anew", partition=partition.number)
+        inventory.tell_again()
+
 
 _ports = _Faust()
 

@@ -75,6 +75,14 @@ SECTIONS: tuple[Section, ...] = (
                 "The watermark jumped: what lies in between is nobody's silence.",
                 "If they come again and again: docs/runbook.md, SfHealerFeedGaps.",
             ),
+            _event(
+                "evidence_began_anew",
+                Level.WARNING,
+                "partition",
+                "The evidence log ends before what was folded of it: it was deleted and created again, or has lost its "
+                "tail. What was on it and not read yet is lost, which counts as a feed gap for every Job.",
+                "If nobody made it anew: the brokers' disks, `min.insync.replicas`, `unclean.leader.election.enable`.",
+            ),
         ),
     ),
     Section(

@@ -3,6 +3,7 @@
 Every value is a msgpack array that begins `[schema version, offset of the newest record of the log in it]`. A
 worker that was paused may wake up and write once more after another has taken its partition over: its record
 is the last on the changelog and older than what the other wrote. So recovery keeps the highest offset.
+The offsets of the evidence log may begin anew: then how often they did stands above them (docs/decisions/0030).
 """
 
 from collections.abc import Callable, Iterable
@@ -17,6 +18,10 @@ from sf_healer.core.state import JobState
 from sf_healer.core.wire import other_version
 
 SCHEMA_VERSION = 2
+#: Of an evidence partition's own state once its log has begun anew. A release that knows no epochs must not go on from
+#: it: all that it wrote would lose against what is stored.
+EPOCH_VERSION = 3
+_OFFSET_BITS = 48
 _META_KEY = b"\x00partition/%d"  # no Job's key begins with a NUL
 
 T = TypeVar("T")
@@ -40,7 +45,7 @@ _metas = msgspec.msgpack.Decoder(Meta)
 
 
 def offset_of(value: bytes | None) -> int:
-    """Return the offset that a value was written at; -1 for none."""
+    """Return the offset that a value was written at, its log's epoch above it; -1 for none."""
     return -1 if value is None else _heads.decode(value).offset
 
 
@@ -92,14 +97,16 @@ def persisted_after(known: int | None, written: int, count: int = 1) -> int | No
 def writes_of(partition: int, changes: Changes, offset: int) -> dict[bytes, bytes | None]:
     """Give what an evidence partition's changes come to, in the order to write it; None removes a key.
 
-    `offset` is that of the newest evidence in it.
+    `offset` is that of the newest evidence in it, in the log that the changes are of.
     """
+    place = (changes.log_epoch << _OFFSET_BITS) + offset
     writes: dict[bytes, bytes | None] = {
-        key.encode(): _encode((SCHEMA_VERSION, offset, state)) for key, state in changes.jobs.items()
+        key.encode(): _encode((SCHEMA_VERSION, place, state)) for key, state in changes.jobs.items()
     }
     writes.update({key.encode(): None for key in changes.forgotten})
     if changes.meta is not None:
-        writes[meta_key(partition)] = _encode((SCHEMA_VERSION, offset, changes.meta))
+        version = EPOCH_VERSION if changes.log_epoch else SCHEMA_VERSION
+        writes[meta_key(partition)] = _encode((version, place, changes.meta))
     return writes
 
 
@@ -110,7 +117,7 @@ def meta_key(partition: int) -> bytes:
 
 def meta_of(value: bytes | None) -> Meta | None:
     """Read an evidence partition's own state as stored; raises UnknownVersion."""
-    return None if value is None else _decode(_metas, value)
+    return None if value is None else _decode(_metas, value, newest=EPOCH_VERSION)
 
 
 def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
@@ -127,8 +134,8 @@ def _state_of(value: bytes) -> JobState:
     return state if version == SCHEMA_VERSION else recalled(_decode(_states, value))
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes) -> T:
+def _decode(decoder: "msgspec.msgpack.Decoder[T]", value: bytes, *, newest: int = SCHEMA_VERSION) -> T:
     version, _, body = _envelopes.decode(value)
-    if version != SCHEMA_VERSION:
-        raise UnknownVersion(other_version("jobs table", version, SCHEMA_VERSION))
+    if not SCHEMA_VERSION <= version <= newest:
+        raise UnknownVersion(other_version("jobs table", version, newest))
     return decoder.decode(body)

@@ -9,6 +9,9 @@ all offsets up to the highest seen from a source partition have been folded. Wha
 otherwise a redelivered `loading` would get a fresh append time and hide a stuck Job. Where a source's offsets start
 over under one topic id a mark tells it, and from which on nothing was folded yet (docs/decisions/0007).
 
+The log's own offsets may begin anew as well (docs/decisions/0030). What is stored from then on is of another epoch, and
+counts for newer.
+
 What `take` hands out must be stored in its order, the partition's own state last: it says which offsets have
 been folded, so a crash half way must leave it older than the Jobs, never newer.
 
@@ -91,6 +94,10 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     started_over: tuple[tuple[str, int, int, float], ...] = ()
     #: The offset of the newest record folded; older ones are read again, and tell nothing of the broker's clock.
     folded_to: int = -1
+    #: How often the evidence log was found to begin anew. One later counts for newer than all offsets of one before.
+    log_epoch: int = 0
+    #: Where it ended when that was found; records below may be left of before. -1: they are past.
+    anew_below: int = -1
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -119,6 +126,7 @@ class Changes(msgspec.Struct):
     swept: int  # Jobs looked at
     folded: int = 0  # beats and words of bundles
     passed_over: int = 0  # those that had been folded before
+    log_epoch: int = 0  # of the evidence log they are of
 
 
 class Partition:
@@ -143,6 +151,8 @@ class Partition:
         self.counts_by_verdict: Counter[str] = Counter()
         self.last_at = 0.0
         self._folded_to = -1
+        self._log_epoch = 0
+        self._anew_below = -1
         self._source_topic = source_topic
         self._take_policies(policies)
         #: Jobs whose stored times end no checkpoint as these are now long, but one that was shorter: what would be kept
@@ -159,6 +169,21 @@ class Partition:
         self._reset_changes()
 
     # ---- the log
+
+    def note_log(self, log_end: int | None, offset: int, at: float) -> Changes | None:
+        """Take notice where the log ends, and of the record that comes next; either may show that it has begun anew.
+
+        It has if it ends before what was folded; or if, grown as far again, it has a record there that was appended
+        later than all that was folded. Gives what is to be stored then, before anything of the new log is folded, so
+        that who takes over knows of each epoch that something was stored of; else None. What was on the log and not
+        folded is lost (docs/decisions/0023).
+        """
+        is_short = log_end is not None and log_end <= self._folded_to
+        if not is_short and not (offset <= self._folded_to and at > self.last_at):
+            return None
+        self._log_epoch += 1
+        self._folded_to, self._anew_below = -1, offset + 1 if log_end is None else log_end
+        return Changes({}, (), self.meta(), (), (), 0, log_epoch=self._log_epoch)
 
     def apply(self, evidence: Evidence, at: float, offset: int = -1) -> Advance | None:
         """Fold one record appended at `at` (epoch seconds); returns how the watermark moved, if it did.
@@ -191,10 +216,19 @@ class Partition:
     def _append_time(self, at: float, offset: int) -> float:
         if offset > self._folded_to:
             self._folded_to = offset
-            if at < self.last_at - CLOCK_AHEAD_SECONDS:
+            if offset >= self._anew_below and at < self.last_at - CLOCK_AHEAD_SECONDS:
                 self._put_right(at)
         self.last_at = max(at, self.last_at)
+        if self._anew_below >= 0:
+            self._lose(offset)
         return self.last_at
+
+    def _lose(self, offset: int) -> None:
+        """Take for lost what was said until the log was found to begin anew: up to the first record behind that."""
+        self.watermark.lose(self.last_at)
+        if offset >= self._anew_below:
+            self._anew_below = -1
+        self._meta_dirty = True
 
     def _put_right(self, now: float) -> None:
         """Bring back what a broker's clock that was ahead has dated beyond `now`, and judge every Job anew.
@@ -229,6 +263,7 @@ class Partition:
             self._swept,
             self._folded,
             self._passed_over,
+            self._log_epoch,
         )
         self._reset_changes()
         return changes
@@ -289,6 +324,8 @@ class Partition:
             self.watermark.lost_through,
             tuple((*source, *before) for source, before in self._started_over.items()),
             self._folded_to,
+            self._log_epoch,
+            self._anew_below,
         )
 
     def restore(self, meta: Meta | None, states: Iterable[JobState]) -> None:
@@ -308,7 +345,7 @@ class Partition:
         self.last_at = meta.last_at
         self.watermark.reset_pending, self.watermark.lost_through = meta.reset_pending, meta.lost_through
         self.watermark.replaced_topic_ids = meta.replaced_topic_ids
-        self._folded_to = meta.folded_to
+        self._folded_to, self._log_epoch, self._anew_below = meta.folded_to, meta.log_epoch, meta.anew_below
         self._started_over = {(topic, number): (offset, until) for topic, number, offset, until in meta.started_over}
 
     def restore_jobs(self, states: Iterable[JobState]) -> None:

@@ -128,8 +128,7 @@ class Watermark:
             self.partitions = max(self.partitions, source_partition + 1)
             self.marks[source_partition] = max(w, self.marks.get(source_partition, 0.0))
         if lost:
-            self.reset_pending = True
-            self.lost_through = max(self.lost_through, at, *(w for _, w in mark.sources))
+            self.lose(max(at, *(w for _, w in mark.sources), 0.0))
         if len(self.marks) < self.partitions:
             return None
         return self._advance(min(self.marks.values()))
@@ -142,6 +141,10 @@ class Watermark:
             newest_gap = self.gaps.as_tuple()[-1:]
             self.value = max(self.value - ahead_seconds, *(end for _, end in newest_gap), 0.0)
         self.reset_pending, self.lost_through = True, now
+
+    def lose(self, through: float) -> None:
+        """Take reports for lost that were said up to then: until the watermark has passed it, its steps are gaps."""
+        self.reset_pending, self.lost_through = True, max(self.lost_through, through)
 
     def _advance(self, to: float) -> Advance | None:
         if to <= self.value:

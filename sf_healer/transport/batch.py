@@ -60,7 +60,16 @@ class BatchLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Batch:
     """What one fetch brought from one partition: the value of one event."""
 
-    __slots__ = ("_delivery", "_on_let_go", "next_position", "records", "size_bytes", "start_position", "tp")
+    __slots__ = (
+        "_delivery",
+        "_on_let_go",
+        "log_end",
+        "next_position",
+        "records",
+        "size_bytes",
+        "start_position",
+        "tp",
+    )
 
     def __init__(
         self,
@@ -70,6 +79,7 @@ class Batch:
         start_position: int,
         next_position: int,
         size_bytes: int,
+        log_end: int | None = None,
         delivery: Delivery | None = None,
         on_let_go: Callable[[], None] | None = None,
     ) -> None:
@@ -82,6 +92,8 @@ class Batch:
         """The position after it: control records, aborted transactions and compaction gaps included."""
         self.size_bytes: Final = size_bytes
         """Of the values."""
+        self.log_end: Final = log_end
+        """The position after the partition's last record, as that fetch saw it; None where it did not say."""
         self._delivery = delivery
         self._on_let_go = on_let_go
 

@@ -300,6 +300,7 @@ class Consumer(driver.Consumer):
             start_position=span.start,
             next_position=span.end,
             size_bytes=span.size_bytes,
+            log_end=span.highwater,
             delivery=delivery,
             on_let_go=self._on_room,
         )

@@ -255,6 +255,7 @@ def batch(
     *,
     first_offset: int = 0,
     dates: Iterable[float] | None = None,
+    log_end: int | None = None,
 ) -> Batch:
     """Make a batch by hand, one record a value, dated by the second from BROKER_EPOCH on if no dates are given."""
     dated = zip(values, dates if dates is not None else itertools.count(BROKER_EPOCH), strict=False)
@@ -265,6 +266,7 @@ def batch(
         start_position=first_offset,
         next_position=first_offset + len(records),
         size_bytes=sum(len(record.value or b"") for record in records),
+        log_end=log_end,
     )
 
 
@@ -272,14 +274,14 @@ def reports(values: Iterable[bytes | None], *, partition: int = 0, first_offset:
     return batch(settings.source_topic, partition, values, first_offset=first_offset)
 
 
-def evidence_of(*entries: Any, partition: int = 0, first_offset: int = 0) -> Batch:
+def evidence_of(*entries: Any, partition: int = 0, first_offset: int = 0, log_end: int | None = None) -> Batch:
     """Make a batch of the evidence log, of evidence or of bytes as they are."""
     values = [entry if isinstance(entry, bytes | None) else evidence.encode(entry) for entry in entries]
     dates = [
         max(w for _, w in entry.sources) if isinstance(entry, evidence.Mark) else BROKER_EPOCH + number
         for number, entry in enumerate(entries)  # a mark is appended no earlier than what it claims
     ]
-    return batch(topics.EVIDENCE, partition, values, first_offset=first_offset, dates=dates)
+    return batch(topics.EVIDENCE, partition, values, first_offset=first_offset, dates=dates, log_end=log_end)
 
 
 class Driven:

@@ -14,10 +14,15 @@ from faust.exceptions import ImproperlyConfigured
 from faust.types import TP, RecordMetadata
 from structlog.testing import capture_logs
 
+from sf_healer.core.changelog import writes_of
+from sf_healer.core.partition import Changes
+from sf_healer.core.remembered import remembered
+from sf_healer.core.state import JobState
 from sf_healer.local.broker import EmbeddedBroker
 from sf_healer.transport import Batch, BatchTableManager
 from tables import durable
 from tests.broker.transport_lab import create_topic, new_app, running, send
+from tests.core.strategies import with_fields
 from tests.lab.quick import QUICK_HEARTBEAT_SECONDS, QUICK_SESSION_TIMEOUT_SECONDS
 from tests.lab.waiting import until_async
 
@@ -169,6 +174,26 @@ def test_a_late_value_does_not_replace_what_was_stored_before_the_recovery_began
     table.begin_restore({CHANGELOG})
     table.restore(a_batch((b"a", value(7, "late")), (b"b", value(1, "one")), start=1))
     assert stored_in(table) == {b"a": "nine", b"b": "one"}
+
+
+def of_log(epoch, offset, job):
+    """Make the record of a Job as the table `jobs` has it, of an evidence log that began anew so often."""
+    state = remembered(with_fields(JobState(job), source_offset=offset))
+    ((_, record),) = writes_of(0, Changes({job: state}, (), None, (), (), 0, log_epoch=epoch), offset).items()
+    return record
+
+
+def test_recovery_keeps_what_was_written_after_the_evidence_log_began_anew(tmp_path):
+    table = a_rocksdb_table(tmp_path)
+    table.begin_restore({CHANGELOG})
+    before, after, late = of_log(0, 5_000, "stf/a"), of_log(1, 7, "stf/a"), of_log(0, 5_001, "stf/a")
+    table.restore(a_batch((b"a", before), (b"b", before), (b"a", after), (b"a", late)))
+    assert dict(table.store_of(0).items()) == {b"a": after, b"b": before}
+    table.begin_restore({CHANGELOG})  # and where the store was kept
+    table.restore(a_batch((b"b", after), (b"a", late), (b"a", of_log(1, 6, "stf/a")), start=4))
+    assert dict(table.store_of(0).items()) == {b"a": after, b"b": after}
+    table.restore(a_batch((b"a", of_log(2, 0, "stf/a")), start=7))
+    assert table.store_of(0).get(b"a") == of_log(2, 0, "stf/a")
 
 
 def test_recovery_follows_tombstones(table):

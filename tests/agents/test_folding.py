@@ -24,6 +24,7 @@ class Batch:
     def __init__(self, *entries: Bundle) -> None:
         self.records = [Record(offset, 1_000, evidence.encode(entry)) for offset, entry in enumerate(entries)]
         self.last_offset = len(entries) - 1
+        self.log_end = len(entries)
 
 
 class Ports:
@@ -48,6 +49,9 @@ class Ports:
         pass
 
     def advanced(self, _partition: Partition, _advance: Advance) -> None:
+        pass
+
+    def began_anew(self, _partition: Partition) -> None:
         pass
 
 

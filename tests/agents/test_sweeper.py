@@ -14,8 +14,10 @@ from sf_healer import topics
 from sf_healer.adapters import metrics
 from sf_healer.app import settings
 from sf_healer.core import commands, steps
+from sf_healer.core.changelog import InOrder, meta_key, meta_of, states_of
 from sf_healer.core.commands import Command
-from sf_healer.core.evidence import EMPTY, Beat, Bundle, Fact, Mark, UnknownSchema
+from sf_healer.core.events import Kind
+from sf_healer.core.evidence import EMPTY, Beat, Bundle, Fact, Mark, UnknownSchema, Word
 from tables.jobs import drop_revoked, hot, jobs
 from tests.agents.recording import (
     BROKER_EPOCH,
@@ -226,6 +228,64 @@ async def test_a_partition_that_came_back_meanwhile_is_another_one(edge, agent):
     edge.producer.release()
     assert not await acknowledged_soon(event)
     assert edge.producer.to(CHANGELOG) == []
+
+
+# ------------------------------------------------------------------ a log that begins anew
+
+
+def recovered(edge) -> dict[bytes, bytes | None]:
+    """What another worker with an empty disk reads of the changelog."""
+    return InOrder(None).newest([(record.key, record.value) for record in edge.producer.to(CHANGELOG)])
+
+
+async def test_what_is_stored_of_a_log_that_began_anew_is_what_another_worker_recovers(edge, agent):
+    """Its offsets are lower than those of what was stored before; and a worker that was paused writes last."""
+    await agent.take(evidence_of(fact(), beat(), mark(1.0), partition=PARTITION, first_offset=900, log_end=903))
+    paused = edge.producer.to(CHANGELOG)
+    word = Word(JOB, Kind.INTERRUPTED, BROKER_EPOCH + 2.0, 1, finished=False, detail="")
+    anew = (Bundle(TOPIC_ID, 0, (), (word,)), mark(2.0), mark(3.0))
+    with capture_logs() as lines:
+        await agent.take(evidence_of(*anew, partition=PARTITION, log_end=3))
+    assert [line["partition"] for line in lines if line["event"] == "evidence_began_anew"] == [PARTITION]
+    assert hot[PARTITION].jobs[JOB].verdict == "stopped"
+    edge.producer.sent += paused
+    (state,) = states_of([(JOB.encode(), recovered(edge)[JOB.encode()])])
+    assert state.verdict == "stopped"
+    assert meta_of(recovered(edge)[meta_key(PARTITION)]).folded_to == 2
+
+
+async def test_the_epoch_of_a_log_is_on_the_changelog_before_anything_else_of_it(edge, agent):
+    await agent.take(evidence_of(fact(), beat(), mark(1.0), partition=PARTITION, first_offset=900, log_end=903))
+    edge.producer.sent.clear()
+    edge.producer.holding = True
+    event = await agent.put(evidence_of(beat(1), partition=PARTITION, log_end=1))
+    await until_async(lambda: has_sent(edge, CHANGELOG), "the epoch to be written", seconds=5)
+    ((key, value),) = recovered(edge).items()
+    assert (key, meta_of(value).log_epoch) == (meta_key(PARTITION), 1)
+    assert not await acknowledged_soon(event)
+    edge.producer.release()
+    await until_async(lambda: settled(event), "the batch to be acknowledged", seconds=5)
+
+
+async def test_a_partition_revoked_while_its_epoch_is_stored_is_not_folded(edge, agent):
+    await agent.take(evidence_of(fact(), mark(1.0), partition=PARTITION, first_offset=900, log_end=902))
+    edge.producer.sent.clear()
+    edge.producer.holding = True
+    event = await agent.put(evidence_of(*SILENCE, partition=PARTITION, log_end=len(SILENCE)))
+    await until_async(lambda: has_sent(edge, CHANGELOG), "the epoch to be written", seconds=5)
+    del hot[PARTITION]
+    edge.producer.release()
+    assert not await acknowledged_soon(event)
+    assert edge.producer.to(topics.ACTIONS) == []
+
+
+async def test_the_jobs_are_told_again_to_a_log_that_began_anew(edge, agent, monkeypatch):
+    census = module.inventory._inventory.census
+    monkeypatch.setattr(census, "_told", {PARTITION})
+    await agent.take(evidence_of(fact(), mark(1.0), partition=PARTITION, first_offset=900, log_end=902))
+    assert census._told == {PARTITION}
+    await agent.take(evidence_of(mark(2.0), partition=PARTITION, log_end=1))
+    assert census._told == set()
 
 
 # ------------------------------------------------------------------ what is no evidence

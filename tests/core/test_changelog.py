@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sf_healer.core.changelog import (
+    EPOCH_VERSION,
     SCHEMA_VERSION,
     InOrder,
     UnknownVersion,
@@ -119,6 +120,47 @@ def test_a_value_of_another_version_is_refused():
     value = msgspec.msgpack.encode([SCHEMA_VERSION - 1, 7, [JOB]])
     with pytest.raises(UnknownVersion, match=f"version {SCHEMA_VERSION - 1}"):
         states_of([(JOB.encode(), value)])
+
+
+# ---- logs that begin anew
+
+
+def of_epoch(epoch, *states, meta=None, offset=7):
+    return writes_of(0, msgspec.structs.replace(changes(*states, meta=meta), log_epoch=epoch), offset)
+
+
+EPOCHS, OFFSETS = st.integers(0, 1_000), st.integers(0, 2**47)
+
+
+@given(st.tuples(EPOCHS, OFFSETS), st.tuples(EPOCHS, OFFSETS), any_states())
+def test_of_two_records_the_one_of_the_later_log_counts_and_of_one_log_the_later_one(first, second, state):
+    """As both may be the last one on the changelog: a worker that was paused may write late."""
+    (older, newer) = (of_epoch(epoch, state, offset=at) for epoch, at in sorted((first, second)))
+    ((key, value),) = newer.items()
+    assert InOrder(None).newest([*older.items(), (key, value)]) == newer
+    assert InOrder(None).newest([(key, value), *older.items()]) == (newer if older != newer else older)
+    assert InOrder(older.get).newest(newer.items()) == newer
+    assert InOrder(newer.get).newest(older.items()) == ({} if older != newer else older)
+    assert states_of(newer.items()) == [state]
+
+
+META = Meta(6, T0, "topic", 3, {0: T0}, (), (), T0)
+
+
+def test_what_is_stored_of_a_log_that_never_began_anew_is_as_it_ever_was():
+    writes = of_epoch(0, JobState(JOB), meta=META)
+    assert msgspec.msgpack.decode(writes[JOB.encode()]) == [SCHEMA_VERSION, 7, {"k": JOB}]
+    assert msgspec.msgpack.decode(writes[meta_key(0)])[:2] == [SCHEMA_VERSION, 7]
+
+
+def test_a_release_that_knows_no_epochs_is_refused_the_state_of_a_log_that_began_anew():
+    """It would go by offsets alone, and all that it stores would lose; it reads of a later version and ends."""
+    value = of_epoch(1, meta=META)[meta_key(0)]
+    assert msgspec.msgpack.decode(value)[0] == EPOCH_VERSION == SCHEMA_VERSION + 1
+    assert meta_of(value) == META
+    later = msgspec.msgpack.encode([EPOCH_VERSION + 1, *msgspec.msgpack.decode(value)[1:]])
+    with pytest.raises(UnknownVersion, match="a later release wrote it"):
+        meta_of(later)
 
 
 # ---- which records count

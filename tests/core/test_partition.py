@@ -430,6 +430,169 @@ def test_a_claim_by_the_time_of_a_clock_that_was_ahead_moves_nothing():
     assert driver.partition.watermark.value == driver.now
 
 
+# ---- an evidence log that begins anew
+
+
+class Log:
+    """The evidence log of a driver: its offsets, and what is stored of what is folded, as agents/folding.py does it."""
+
+    def __init__(self, driver):
+        self.driver, self.end, self.stored = driver, 0, Stored()
+        driver.apply = self.append
+        self.take_over(driver.partition)
+
+    def take_over(self, partition=None):
+        """Have another worker fold it from what is stored; or this partition."""
+        self.partition = self.stored.restored() if partition is None else partition
+        self._apply = self.partition.apply
+        self.partition.apply = lambda evidence, at: self.append(evidence, at=at)
+        self.driver.partition = self.partition
+
+    def append(self, evidence, *, at=None):
+        at = self.driver.now if at is None else at
+        self.end += 1
+        if anew := self.partition.note_log(self.end, self.end - 1, at):
+            self.stored.store(anew)
+        self._apply(evidence, at, self.end - 1)
+
+    def store(self):
+        changes = self.driver.take()
+        self.stored.store(changes)
+        return changes
+
+    def epoch(self):
+        return self.driver.partition.meta().log_epoch
+
+
+def a_log():
+    driver = a_driver()
+    log = Log(driver)
+    driver.run(20)
+    driver.loading()
+    assert log.store().log_epoch == 0
+    return driver, log
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_log_that_ends_before_what_was_folded_is_of_the_next_epoch(taken_over):
+    driver, log = a_log()
+    log.end = 0
+    if taken_over:
+        log.take_over()
+    driver.run(1)
+    assert log.epoch() == 1
+    assert log.store().log_epoch == 1
+    driver.run(100)
+    assert log.epoch() == 1
+    log.take_over()
+    driver.run(1)
+    assert log.epoch() == 1
+    log.end = 3
+    driver.run(1)
+    assert log.epoch() == 2
+
+
+@pytest.mark.parametrize("again", range(5))
+def test_a_log_that_is_read_again_after_a_crash_has_not_begun_anew(again):
+    driver, log = a_log()
+    log.take_over()
+    at = driver.now - 4 + again
+    assert log.partition.note_log(log.end + again, log.end - 5 + again, at) is None
+    log._apply(a_mark(at), at, log.end - 5 + again)
+    assert log.epoch() == 0
+
+
+def test_a_log_that_has_grown_as_far_again_has_begun_anew_if_it_was_written_since():
+    """As while nobody owned the partition: the others write on."""
+    driver, log = a_log()
+    log.take_over()
+    end = log.end
+    assert log.partition.note_log(end + 100, 0, driver.now) is None
+    assert log.partition.note_log(end + 100, end, driver.now + 60) is None
+    assert log.partition.note_log(end + 100, 0, driver.now + 60) is not None
+    assert log.epoch() == 1
+
+
+def test_where_the_log_ends_may_be_unknown():
+    driver, log = a_log()
+    assert log.partition.note_log(None, 0, driver.now) is None
+    assert log.epoch() == 0
+    assert log.partition.note_log(None, 0, driver.now + 1) is not None
+    assert log.epoch() == 1
+
+
+def test_the_epoch_is_stored_before_anything_that_is_of_it():
+    """A crash in between: who takes over would else go on in the epoch before, and lose against what was stored."""
+    driver, log = a_log()
+    log.end = 0
+    driver.run(1)
+    driver.loading()
+    log.take_over()  # of that nothing is stored yet
+    assert log.epoch() == 1
+    log.end = 100  # and by now it has outgrown the old one
+    driver.run(1)
+    assert log.store().log_epoch == 1
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+@pytest.mark.parametrize("left", [0, 12])
+def test_what_was_said_on_a_log_that_is_lost_is_nobodys_silence(taken_over, left):
+    """It was acknowledged and will not be told again. `left`: so many records of the log are left, and read again."""
+    driver, log = a_log()
+    known = log.end
+    driver.run(SILENCE - 5)
+    driver.now += 4  # what the Job says here is lost; no feed gap
+    log.end = left
+    if taken_over:
+        log.store()
+        log.take_over()
+    assert known > left
+    driver.run(SILENCE - 2)
+    assert driver.effects() == []
+    assert driver.judgement().verdict is Verdict.HEALTHY
+    driver.run(SLACK + 4)
+    assert [command.verdict for command in commands_of(driver.take())] == [Verdict.STUCK]
+
+
+def test_a_claim_of_before_the_log_was_found_anew_does_not_end_what_is_lost():
+    """A worker that lags claims late what it noted then, and what it forwarded since may be lost as well."""
+    driver, log = a_log()
+    driver.run(SILENCE - 5)
+    log.end = 0
+    driver.now += 9
+    for behind in (8, 4, 2):
+        driver.now += 1
+        driver.partition.apply(a_mark(driver.now - behind), driver.now)
+    driver.run(SILENCE - 4)
+    assert driver.effects() == []
+
+
+def test_old_records_that_are_read_again_after_the_log_lost_its_tail_do_not_turn_time_back():
+    driver, log = a_log()
+    driver.run(300)
+    driver.loading()
+    driver.take()
+    now, heard_at = driver.now, driver.state().loading_at
+    log.end = 50
+    assert log.partition.note_log(log.end, 0, T0) is not None
+    for offset in range(50):
+        log._apply(a_mark(T0 + offset), T0 + offset, offset)
+    assert driver.partition.last_at == now
+    assert driver.state().loading_at == heard_at
+    driver.run(SILENCE - 2)
+    assert driver.effects() == []
+
+
+def test_a_clock_that_was_ahead_and_is_right_again_with_a_new_log_holds_up_nobody():
+    driver, log = a_log()
+    under_a_clock_that_is_ahead(driver, seconds=3)
+    log.end = 0
+    driver.run(3)
+    assert driver.partition.last_at == driver.now
+    driver.run(SILENCE + SLACK)
+    assert [command.verdict for command in commands_of(driver.take())] == [Verdict.STUCK]
+
+
 # ---- redelivery
 
 

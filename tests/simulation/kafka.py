@@ -363,6 +363,7 @@ class Reader:
             start_position=start,
             next_position=end,
             size_bytes=sum(len(record.value or b"") for record in records),
+            log_end=self._broker.logs[cursor.place].end,
             delivery=cursor.ledger.deliver(end),
             on_let_go=self.ring,
         )

@@ -479,6 +479,10 @@ class Detector(App):
     def advanced(self, partition: Partition, advance: Advance) -> None:
         self.worker.world.watch.advanced(self.worker, partition, advance)
 
+    def began_anew(self, partition: Partition) -> None:
+        del partition
+        self.census.forget_told()
+
     # ---- the table
 
     def begin(self) -> None:
