@@ -28,6 +28,7 @@ class Faults(msgspec.Struct, kw_only=True):
     retention: float = 0.0
     topic_anew: float = 0.0
     disks_lost: float = 0.0  # a source partition's offsets start over
+    evidence_lost: float = 0.0  # an evidence partition's offsets start over
     partition_added: float = 0.0
     control_records: float = 0.0
     backlog_seconds: float = 0.0  # how long the platform ran before the healer came
@@ -83,6 +84,7 @@ _FULL = {
     "retention": (0.5, 2.0),
     "topic_anew": (0.5, 1.0),
     "disks_lost": (0.5, 2.0),
+    "evidence_lost": (0.5, 2.0),
     "partition_added": (0.5, 1.0),
     "control_records": (5.0, 60.0),
     "backlog_seconds": (300.0, 3600.0),

@@ -423,6 +423,13 @@ MUTANTS = (
         ignored=_CLAIMS | _FOLDS,
     ),
     Mutant(
+        name="an evidence log that begins anew is taken for the old one",
+        shows=_VERDICTS,
+        patched=lambda: patch.object(Partition, "note_log", _as_ever),
+        faults=Faults(evidence_lost=3.0, kills=8.0, disk_lost=1.0),
+        ignored=_FOLDS,
+    ),
+    Mutant(
         name="time never goes back",
         shows=frozenset({"forgotten"}),
         patched=lambda: patch.object(Partition, "_put_right", _as_ever),

@@ -207,11 +207,15 @@ def _finish_batches(world: "World", worker: Worker) -> None:
 def _compare_partition(world: "World", number: int, hot: Partition, position: int | None) -> None:
     """Fold the whole log once, by one who never died, and hold the survivor's state against it."""
     reference = world.reference(number)
-    for record in world.broker.logs[topics.EVIDENCE, number].records:
-        if position is None or record.offset >= position:
-            break
-        reference.apply(evidence.decode(record.value or b""), record.timestamp / 1000, record.offset)
-        reference.take()
+    log = world.broker.logs[topics.EVIDENCE, number]
+    read = [record for record in log.records if position is not None and record.offset < position]
+    for records in (*world.evidence_lost[number], read):  # of a log that was lost all was folded
+        if records:
+            reference.note_log(0, 0, 0.0)
+        for record in records:
+            at = record.timestamp / 1000
+            reference.apply(evidence.decode(record.value or b""), at, record.offset)
+            reference.take()
     if hot.watermark.value != reference.watermark.value:
         world.oracle.fail(
             "fold", f"partition {number}: watermark {hot.watermark.value}, the log says {reference.watermark.value}"

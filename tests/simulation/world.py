@@ -1,7 +1,7 @@
 """One world from a seed: everything in its place, faults for a while, then calm, then the reckoning."""
 
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 import msgspec
@@ -18,7 +18,7 @@ from sf_healer.core.policy import PolicyBook, parse
 from tests.simulation import faults as faults_module
 from tests.simulation.clock import Life, Process, Scheduler
 from tests.simulation.faults import Faults
-from tests.simulation.kafka import Broker, Group, Place
+from tests.simulation.kafka import Broker, Group, Place, Record
 from tests.simulation.kube import BACKOFF_LIMIT, NAMESPACE, Job, Kube, Manifest, Pod
 from tests.simulation.loaders import CONSUMERS, CURED, SOURCE, STORIES, Loader, Story, Telemetry, Weather
 from tests.simulation.oracle import Oracle, Violation
@@ -28,6 +28,7 @@ from tests.simulation.worker import (
     ACTIONS_CHANGELOG,
     CONTROL,
     JOBS_CHANGELOG,
+    Detector,
     Disk,
     Pieces,
     Setup,
@@ -182,6 +183,7 @@ class World:
         )
         self.workers: dict[str, Worker | None] = {}
         self._disks: dict[str, Disk] = {}
+        self.evidence_lost: dict[int, list[list[Record]]] = defaultdict(list)
 
     def rng(self, name: str) -> random.Random:
         """A stream of its own for each part: a draw more in one changes no other."""
@@ -276,6 +278,7 @@ class World:
             (faults.retention, self._retention),
             (faults.topic_anew, self._topic_anew),
             (faults.disks_lost, self._lose_a_disk),
+            (faults.evidence_lost, self._lose_evidence),
             (faults.partition_added, self._partition_added),
             (faults.control_records, self._control_records),
             (faults.garbage, self._garbage),
@@ -494,6 +497,17 @@ class World:
             return
         self.broker.start_over(place)
         self.oracle.started_over(place)
+        self.trace("broker", f"{place} starts over")
+
+    def _lose_evidence(self) -> None:
+        """An evidence partition loses its records when all of them are folded; what is stored of them is not lost."""
+        place = topics.EVIDENCE, self._events.randrange(self.setup.partitions)
+        log, owner = self.broker.logs[place], self.surroundings.detectors.owners.get(place)
+        is_folded = isinstance(owner, Detector) and owner.evidence.positions().get(place[1]) == log.end
+        if log.end < _MANY_RECORDS or not is_folded:
+            return
+        self.evidence_lost[place[1]].append(log.records)
+        self.broker.start_over(place)
         self.trace("broker", f"{place} starts over")
 
     def _partition_added(self) -> None:
