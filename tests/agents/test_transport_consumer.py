@@ -149,12 +149,12 @@ async def test_an_agent_can_be_tried_with_a_batch_in_fausts_test_context() -> No
 
 
 async def test_one_event_carries_the_whole_span(consumer) -> None:
-    [message] = hand_over(consumer, BATCHED, span(BATCHED, [3, 4], start=1, end=6))
+    [message] = hand_over(consumer, BATCHED, span(BATCHED, [3, 4], start=1, end=6)._replace(highwater=9))
     batch = message.value
     assert (batch.topic, batch.partition, len(batch)) == ("batched", 0, 2)
     assert [record.offset for record in batch] == [3, 4]
     assert (batch.start_position, batch.last_offset, batch.next_position) == (1, 4, 6)
-    assert message.offset == 4
+    assert (message.offset, batch.log_end) == (4, 9)
 
 
 async def test_an_acknowledged_batch_is_committed_with_the_control_records_behind_it(consumer) -> None:
