@@ -51,12 +51,20 @@ def join_error(app: AppT) -> Exception | None:
 
 
 async def end_offsets(app: AppT, tps: Iterable[TP], *, timeout_seconds: float = 10.0) -> dict[TP, int]:
-    """Ask the brokers for the log ends of partitions of topics this app subscribes to.
+    """Ask the brokers up to where partitions of topics this app subscribes to can be read: their high watermarks.
 
     Open transactions are included. Raises aiokafka's KafkaError: what stood in the way for `timeout_seconds`, or else
     KafkaTimeoutError.
     """
     return await _consumer(app).end_offsets(tps, timeout_seconds=timeout_seconds)
+
+
+async def log_ends(app: AppT, tps: Iterable[TP], *, timeout_seconds: float = 10.0) -> dict[TP, int]:
+    """Ask the brokers where the logs of partitions end, records included that too few replicas have to be read.
+
+    An end may go back: such records can be lost with their leader. Raises as `end_offsets` does.
+    """
+    return await _consumer(app).log_ends(tps, timeout_seconds=timeout_seconds)
 
 
 async def topic_identity(

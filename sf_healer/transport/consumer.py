@@ -140,8 +140,12 @@ class Consumer(driver.Consumer):
         return self._thread.join_error
 
     async def end_offsets(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
-        """Return the log ends of partitions as their leaders give them now. Raises KafkaError."""
+        """Return up to where partitions can be read, as their leaders say now. Raises KafkaError."""
         return await self._thread.end_offsets(tps, timeout_seconds=timeout_seconds)
+
+    async def log_ends(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
+        """Return the ends of partitions' logs as their leaders say now. Raises KafkaError."""
+        return await self._thread.log_ends(tps, timeout_seconds=timeout_seconds)
 
     async def topic_identity(self, topic: str, *, max_age_seconds: float, timeout_seconds: float) -> TopicIdentity:
         """Return which topic the name means, asked at most `max_age_seconds` ago. Raises KafkaError."""

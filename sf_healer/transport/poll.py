@@ -21,7 +21,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 from sf_healer.transport.former import leave_as_former_self
 from sf_healer.transport.login import follow_credentials
-from sf_healer.transport.questions import Answer, TopicIdentity, ask_end_offsets, ask_topic_identity
+from sf_healer.transport.questions import Answer, TopicIdentity, ask_end_offsets, ask_log_ends, ask_topic_identity
 from sf_healer.transport.reader import RecordReader
 
 if TYPE_CHECKING:
@@ -169,6 +169,12 @@ class ConsumerThread(AIOKafkaConsumerThread):
         """Ask the brokers; call it on the app's loop. Raises KafkaError."""
         client = self._ensure_consumer()._client
         ends = await self._ask(partial(ask_end_offsets, client, tps, timeout_seconds=timeout_seconds))
+        return self._not_before_the_fetches(ends)
+
+    async def log_ends(self, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
+        """Ask the brokers; call it on the app's loop. Raises KafkaError."""
+        client = self._ensure_consumer()._client
+        ends = await self._ask(partial(ask_log_ends, client, tps, timeout_seconds=timeout_seconds))
         return self._not_before_the_fetches(ends)
 
     async def topic_identity(self, topic: str, *, timeout_seconds: float) -> TopicIdentity:

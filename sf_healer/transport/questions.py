@@ -39,6 +39,9 @@ CONNECTION: Final = "questions"
 """aiokafka keeps one connection for each node and connection group; its own two are 0 and 1."""
 
 ANY_CONSUMER: Final = -1
+NO_CONSUMER: Final = -3
+"""Whoever is no consumer is told the end of the leader's log (docs/decisions/0029). -2 a follower answers as well."""
+
 LATEST: Final = -1
 READ_UNCOMMITTED: Final = 0
 NO_LEADER: Final = -1
@@ -155,12 +158,18 @@ class TopicMetadataRequest(Request[MetadataRequest_v4 | MetadataRequest_v10]):  
 
 
 async def ask_end_offsets(client: AIOKafkaClient, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
-    """Return the end of each partition's log: one past the last record that a consumer may read.
+    """Return the end of what a consumer may read of each partition, its high watermark.
 
     Open transactions count, whatever the consumer's isolation. Raises KafkaError.
     """
     wanted = list(tps)
-    return await until_answered(client, lambda: _end_offsets(client, wanted), timeout_seconds)
+    return await until_answered(client, lambda: _ends(client, wanted, ANY_CONSUMER), timeout_seconds)
+
+
+async def ask_log_ends(client: AIOKafkaClient, tps: Iterable[TP], *, timeout_seconds: float) -> dict[TP, int]:
+    """Return the end of each partition's log: one past the last record that its leader took. Raises KafkaError."""
+    wanted = list(tps)
+    return await until_answered(client, lambda: _ends(client, wanted, NO_CONSUMER), timeout_seconds)
 
 
 async def ask_topic_identity(client: AIOKafkaClient, topic: str, *, timeout_seconds: float) -> TopicIdentity:
@@ -191,7 +200,7 @@ async def until_answered(
         raise KafkaTimeoutError(f"no answer within {timeout_seconds} s") from None
 
 
-async def _end_offsets(client: AIOKafkaClient, tps: list[TP]) -> dict[TP, int]:
+async def _ends(client: AIOKafkaClient, tps: list[TP], asked_by: int) -> dict[TP, int]:
     by_leader: dict[int, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for topic, partition in tps:
         leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
@@ -200,7 +209,7 @@ async def _end_offsets(client: AIOKafkaClient, tps: list[TP]) -> dict[TP, int]:
         by_leader[leader][topic].append((partition, LATEST))
     answers = await asyncio.gather(
         *(
-            client.send(leader, OffsetRequest(ANY_CONSUMER, READ_UNCOMMITTED, list(topics.items())), group=CONNECTION)
+            client.send(leader, OffsetRequest(asked_by, READ_UNCOMMITTED, list(topics.items())), group=CONNECTION)
             for leader, topics in by_leader.items()
         )
     )

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from faust.types import TP
 
-from sf_healer.transport import Batch, BatchLimits, batched_topic, end_offsets, positions
+from sf_healer.transport import Batch, BatchLimits, batched_topic, end_offsets, log_ends, positions
 from tests.lab.waiting import until_async
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class Reader:
 
     async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         ends = await end_offsets(self.app, [TP(self.topic, partition) for partition in partitions])
+        return {tp.partition: end for tp, end in ends.items()}
+
+    async def log_ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        ends = await log_ends(self.app, [TP(self.topic, partition) for partition in partitions])
         return {tp.partition: end for tp, end in ends.items()}
 
     async def until_positions(self, wanted: dict[int, int]) -> None:
