@@ -23,6 +23,7 @@ from sf_healer.core.events import Kind, Report
 from sf_healer.core.evidence import Bundle
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.marks import Ends
 from sf_healer.core.partitioning import partition_of
 
 #: A mark names the topic's id and partition count; metadata older than this may name a topic that is gone.
@@ -113,8 +114,11 @@ class Ports(Protocol):
     def handed_over(self, source_partition: int) -> int:
         """Tell up to where a source partition was handed over to us, forwarded or not; 0 if it is not ours."""
 
-    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
-        """Ask the broker for the ends of source partitions, now."""
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
+        """Ask the leaders of source partitions where their logs end, and then up to where they can be read."""
+
+    def tail_lost(self, source_partition: int, *, offsets: int) -> None:
+        """Hear that a source partition ends so many offsets before where it ended."""
 
     async def identity(self, *, max_age_seconds: float) -> Identity:
         """Say which topic the source is, from metadata no older than that."""
@@ -229,7 +233,7 @@ class Forwarding:
                 return True
             known_end = max(ports.handed_over(batch.partition), end)
             ends = await ports.ends([batch.partition])
-            if ends[batch.partition] < known_end:
+            if ends[batch.partition].readable < known_end:
                 return False
             if forwarder.topic_id == topic_id:
                 self._read_of[batch.partition] = topic_id
@@ -259,7 +263,9 @@ class Forwarding:
         if forwarder.topic_id != topic_id or _is_beyond(ports.positions(), ends):
             return 0  # the topic was recreated meanwhile: which one is read will show at the next mark
         forwarder.topic_id = identity.topic_id
-        forwarder.note_ends({partition: ends[partition] for partition in owned}, w, now=ports.clock())
+        lost = forwarder.note_ends({partition: ends[partition] for partition in owned}, w, now=ports.clock())
+        for partition, offsets in lost.items():
+            ports.tail_lost(partition, offsets=offsets)
         forwarder.note_starts_over(starting_over, ends)
         reached = {partition: at for partition, at in ports.positions().items() if partition in owned}
         marks = forwarder.claims(reached, identity.partitions)
@@ -276,9 +282,9 @@ class Forwarding:
             self.forwarder.acknowledged(appended.partition, appended_at=appended.at, sent_at=sent_at)
 
 
-def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
-    """Return whether a position lies behind the end of its log: it is one of a topic that is no more."""
-    return any(position > ends[partition] for partition, position in positions.items() if partition in ends)
+def _is_beyond(positions: Mapping[int, int], ends: Mapping[int, Ends]) -> bool:
+    """Return whether a position lies behind what can be read of its log: it is one of a topic that is no more."""
+    return any(position > ends[partition].readable for partition, position in positions.items() if partition in ends)
 
 
 def _with_facts(bundles: Iterable[Bundle], facts: Iterable[JobFact]) -> tuple[list[Bundle], list[JobFact]]:

@@ -20,12 +20,14 @@ from sf_healer.core.combine import Combined, Rejected
 from sf_healer.core.events import Kind, Report
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.marks import Ends
 from sf_healer.transport import (
     Batch,
     OffsetReset,
     TopicIdentity,
     end_offsets,
     handed_over,
+    log_ends,
     on_reset,
     positions,
     topic_identity,
@@ -46,9 +48,14 @@ class _Faust:
     def handed_over(self, source_partition: int) -> int:
         return handed_over(app, TP(settings.source_topic, source_partition))
 
-    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         tps = [TP(settings.source_topic, partition) for partition in source_partitions]
-        return {tp.partition: end for tp, end in (await end_offsets(app, tps)).items()}
+        of_logs = await log_ends(app, tps)
+        readable = await end_offsets(app, tps)
+        return {tp.partition: Ends(of_logs[tp], readable[tp]) for tp in tps}
+
+    def tail_lost(self, source_partition: int, *, offsets: int) -> None:
+        log.warning("tail_lost", partition=source_partition, lost=offsets)
 
     async def identity(self, *, max_age_seconds: float) -> TopicIdentity:
         return await topic_identity(app, settings.source_topic, max_age_seconds=max_age_seconds)

@@ -23,6 +23,7 @@ from sf_healer.core.events import Report
 from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import JobIndex
+from sf_healer.core.marks import Ends
 from sf_healer.core.partition import Meta, Partition
 
 #: The loop sleeps an interval and then works: a little more than an interval passes.
@@ -97,9 +98,12 @@ class _Ports:
     def handed_over(self, source_partition: int) -> int:
         return self.positions()[source_partition]
 
-    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         at = self.positions()
-        return {partition: at[partition] for partition in source_partitions}
+        return {partition: Ends(at[partition], at[partition]) for partition in source_partitions}
+
+    def tail_lost(self, source_partition: int, *, offsets: int) -> None:
+        raise NotImplementedError
 
     async def identity(self, *, max_age_seconds: float) -> _Identity:  # noqa: ARG002  it is always of now
         return self._identity

@@ -216,6 +216,14 @@ SECTIONS: tuple[Section, ...] = (
                 "Lengthen the retention of the source topic beyond the time that workers are away.",
             ),
             _event(
+                "tail_lost",
+                Level.WARNING,
+                "partition lost",
+                "The source ends so many records before where it ended: its leader died with what it alone had. It "
+                "counts as a feed gap.",
+                "More replicas than min.insync.replicas, or producers with acks=all.",
+            ),
+            _event(
                 "jobs_listed",
                 Level.INFO,
                 "jobs version",

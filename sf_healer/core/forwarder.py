@@ -13,7 +13,7 @@ from operator import itemgetter
 
 from sf_healer.core.combine import Combined, Combiner, Gathered, Names, SourceRecord
 from sf_healer.core.evidence import Mark
-from sf_healer.core.marks import SourceMarks
+from sf_healer.core.marks import Ends, SourceMarks
 
 _NEVER = float("-inf")
 
@@ -75,8 +75,8 @@ class Forwarder:
         return gathered.combined(self.topic_id, source_partition)
 
     def behind(self, source_partition: int, position: int) -> int:
-        """Say how many offsets the source went on from a position, when the last mark asked; none if negative."""
-        return self._marks[source_partition].end - position
+        """Say how many offsets could be read from a position on, when the last mark asked; none if negative."""
+        return self._marks[source_partition].readable - position
 
     def broker_time(self, *, now: float) -> float:
         """Return the broker's time (epoch seconds), not too early; infinite before anything was acknowledged."""
@@ -106,11 +106,20 @@ class Forwarder:
         """Return W: the broker's time of our newest acknowledged record in each evidence partition."""
         return {partition: appended_at for partition, (appended_at, _) in self._newest.items()}
 
-    def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
-        """Take in the ends of source partitions, read after `w` was noted; `now` is the clock after the reading."""
+    def note_ends(self, ends: Mapping[int, Ends], w: dict[int, float], *, now: float) -> dict[int, int]:
+        """Take in the ends of source partitions, read after `w` was noted; `now` is the clock after the reading.
+
+        Returns how many offsets were lost, of each source partition that ends before where it ended: reports that were
+        acknowledged and never replicated. Nobody will read them, so they are told as a reset is.
+        """
         not_after = self.broker_time(now=now)
-        for source_partition, end in ends.items():
-            self._marks[source_partition].note(end, w, not_before=min(w.values()), not_after=not_after)
+        tails_lost = {}
+        for source_partition, at in ends.items():
+            lost = self._marks[source_partition].note(at, w, not_before=min(w.values()), not_after=not_after)
+            if lost and source_partition not in self._resets:
+                self._resets[source_partition] = Reset(started_over=False)
+                tails_lost[source_partition] = lost
+        return tails_lost
 
     def starting_over(self, source_partitions: int) -> dict[int, Reset]:
         """Return the resets whose offsets began anew: `note_starts_over` takes the ends that are asked for then."""
@@ -120,10 +129,10 @@ class Forwarder:
         return {source_partition: reset for source_partition, reset in self._resets.items() if reset.started_over}
 
     @staticmethod
-    def note_starts_over(resets: Mapping[int, Reset], ends: Mapping[int, int]) -> None:
+    def note_starts_over(resets: Mapping[int, Reset], ends: Mapping[int, Ends]) -> None:
         """Take in where source partitions end whose offsets have begun anew; read after `starting_over`."""
         for source_partition, reset in resets.items():
-            reset.end = ends[source_partition]
+            reset.end = ends[source_partition].readable
 
     def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
         """Return the marks to send, by evidence partition; without a claim where there is only a reset to tell.

@@ -7,27 +7,42 @@ is the point: whatever was appended to the source before W is below E. A lagging
 much; a worker that is never quite caught up claims all the same (a rule "position equals end now" starves
 under steady load).
 
-The same pairs bound the source times of reports: a record below E existed when E was read, a record at or
-above E did not. So a producer with a wrong clock cannot move its words by more than a mark interval.
+E is the end of the leader's log, not of what can be read of it (docs/decisions/0029): where replicas are missing,
+reports are acknowledged above the high watermark, and nobody reads them for as long as that stands. What is not
+replicated may be lost with its leader, and then the log ends before an earlier E: the lower end takes its place.
+
+The same polls bound the source times of reports. A record that could be read existed then; one at or above E did
+not. So a producer with a wrong clock cannot move its words by more than a mark interval.
 """
 
 from bisect import bisect_right
+from operator import attrgetter
+from typing import NamedTuple
 
 import msgspec
 
 #: More than an hour of polls at one a second. A worker further behind keeps every second of them, then every
 #: fourth, and so on: were only the newest kept, it would never pass the end of one, and claim nothing.
 PAIRS_KEPT = 4096
+_FOR_EVER = 2**63 - 1
+
+
+class Ends(NamedTuple):
+    """Where a source partition ends, asked of its leader."""
+
+    log: int  # whatever was appended lies below
+    readable: int  # the high watermark: what lies below can be read, and outlives its leader
 
 
 class Noted(msgspec.Struct):
     """One or more polls of a source partition that found the same end.
 
     `w` is the newest W per evidence partition, `not_before` the broker's time before the newest poll and
-    `not_after` its time after the oldest one; epoch seconds.
+    `not_after` its time after the oldest one that found `readable`; epoch seconds.
     """
 
     end: int
+    readable: int
     w: dict[int, float]
     not_before: float
     not_after: float
@@ -35,7 +50,7 @@ class Noted(msgspec.Struct):
 
 
 class SourceMarks:
-    """The pairs of one source partition, oldest first; their ends grow."""
+    """The pairs of one source partition, oldest first; their ends grow, and what is readable does not shrink."""
 
     def __init__(self, *, pairs_kept: int = PAIRS_KEPT) -> None:
         self._pairs: list[Noted] = []
@@ -44,27 +59,36 @@ class SourceMarks:
         self._polls_in_newest = 0
 
     @property
-    def end(self) -> int:
-        """The end that the newest poll found: all below it was there; 0 before the first."""
-        return self._pairs[-1].end if self._pairs else 0
+    def readable(self) -> int:
+        """Up to where the newest poll found that it can be read; 0 before the first."""
+        return self._pairs[-1].readable if self._pairs else 0
 
-    def note(self, end: int, w: dict[int, float], *, not_before: float, not_after: float) -> None:
-        """Take in one poll: the end offset and the W that was noted before it was read."""
+    def note(self, ends: Ends, w: dict[int, float], *, not_before: float, not_after: float) -> int:
+        """Take in one poll: the ends, and the W that was noted before they were read.
+
+        Returns how many offsets the log is shorter than it was: they are lost.
+        """
+        end, readable = ends
         newest = self._pairs[-1] if self._pairs else None
-        if newest is not None and newest.end == end:
+        if newest is not None and newest.end == end and newest.readable <= readable:
+            if newest.readable < readable:
+                newest.readable, newest.not_after = readable, not_after
             newest.w, newest.not_before, newest.claimed = w, not_before, False
-            return
-        if newest is not None and end < newest.end:
-            self._pairs.clear()  # the topic was recreated: its offsets started over
+            return 0
+        lost = 0
+        if newest is not None and (end < newest.end or readable < newest.readable):
+            lost = max(0, newest.end - end)
+            self._pairs.clear()  # its offsets started over, or it lost its tail: what was noted is of another log
         elif newest is not None and not newest.claimed and self._polls_in_newest < self._stride:
             self._pairs.pop()
         else:
             self._polls_in_newest = 0
-        self._pairs.append(Noted(end, w, not_before, not_after))
+        self._pairs.append(Noted(end, readable, w, not_before, not_after))
         self._polls_in_newest += 1
         if len(self._pairs) > self._pairs_kept:
             self._pairs = self._pairs[::2]
             self._stride *= 2
+        return lost
 
     def claim(self, position: int) -> dict[int, float] | None:
         """Return the newest W that may be claimed when everything below `position` is acknowledged.
@@ -83,19 +107,19 @@ class SourceMarks:
 
     def bounds(self, offset: int) -> tuple[float, float]:
         """Return the earliest and latest source time (epoch seconds) that a record at `offset` can have."""
-        above = self._first_above(offset)
+        above, read = self._first_above(offset), self._first_to_read(offset)
         low = self._pairs[above - 1].not_before if above else 0.0
-        high = self._pairs[above].not_after if above < len(self._pairs) else float("inf")
+        high = self._pairs[read].not_after if read < len(self._pairs) else float("inf")
         return low, high
 
     def bounds_hold_until(self, offset: int) -> int:
         """Return the first offset above `offset` that may have other bounds."""
-        above = self._first_above(offset)
-        return self._pairs[above].end if above < len(self._pairs) else 2**63 - 1
+        above, read = self._first_above(offset), self._first_to_read(offset)
+        until = self._pairs[above].end if above < len(self._pairs) else _FOR_EVER
+        return min(until, self._pairs[read].readable) if read < len(self._pairs) else until
 
     def _first_above(self, offset: int) -> int:
-        return bisect_right(self._pairs, offset, key=_end_of)
+        return bisect_right(self._pairs, offset, key=attrgetter("end"))
 
-
-def _end_of(pair: Noted) -> int:
-    return pair.end
+    def _first_to_read(self, offset: int) -> int:
+        return bisect_right(self._pairs, offset, key=attrgetter("readable"))

@@ -151,6 +151,8 @@ class StandingConsumer(Consumer):
         #: Where partitions stand of which no fetch has said anything, or that are not batched.
         self.more_places: dict[TP, int | None] = {}
         self.ends: dict[TP, int] = {}
+        #: How many records lie above what can be read.
+        self.unreplicated: dict[TP, int] = {}
         self.does_not_answer = False
         self.identity = TopicIdentity(TOPIC_ID, 3)
         self.asked: list[str] = []
@@ -169,6 +171,11 @@ class StandingConsumer(Consumer):
         if self.does_not_answer:
             raise KafkaConnectionError
         return {tp: self.ends.get(tp, FAR_AHEAD) for tp in tps}
+
+    async def log_ends(self, tps: Iterable[TP], **options: float) -> dict[TP, int]:
+        ends = await self.end_offsets(tps, **options)
+        self.asked[-1] = "log ends"
+        return {tp: end + self.unreplicated.get(tp, 0) for tp, end in ends.items()}
 
     async def topic_identity(self, topic: str, **_: float) -> TopicIdentity:
         assert topic == settings.source_topic

@@ -23,6 +23,7 @@ from sf_healer.core.evidence import Bundle, Fact, Mark
 from sf_healer.core.facts import Condition, JobFact, PodState
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import ConventionIndex, JobIndex
+from sf_healer.core.marks import Ends
 from sf_healer.core.partition import Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.verdicts import Verdict
@@ -53,6 +54,8 @@ class Broker:
 
     def __init__(self) -> None:
         self.topic, self.end, self.position = Topic("first", 2), 0, 0
+        self.unreplicated = 0  # so many records lie above what can be read
+        self.tails_lost: list[tuple[int, int]] = []
         self.owned: Sequence[int] = (0, 1)
         self.known = 2
         self.read_up_to = 0
@@ -74,9 +77,12 @@ class Broker:
         assert source_partition in self.positions()
         return self.read_up_to
 
-    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         assert all(number < self.known for number in source_partitions), "unknown topic or partition"
-        return dict.fromkeys(source_partitions, self.end)
+        return dict.fromkeys(source_partitions, Ends(self.end + self.unreplicated, self.end))
+
+    def tail_lost(self, source_partition: int, *, offsets: int) -> None:
+        self.tails_lost.append((source_partition, offsets))
 
     async def identity(self, *, max_age_seconds: float) -> Topic:
         if max_age_seconds == 0.0:
@@ -246,7 +252,7 @@ async def test_an_end_that_was_found_before_the_offsets_started_over_is_not_told
     broker.position = broker.end = 9
     ends = broker.ends
 
-    async def ends_then_a_reset(source_partitions: Iterable[int]) -> dict[int, int]:
+    async def ends_then_a_reset(source_partitions: Iterable[int]) -> dict[int, Ends]:
         found = await ends(source_partitions)
         forwarding.forwarder.reset(0, from_position=9, to_position=0)
         broker.position, broker.end = 0, 4
@@ -258,6 +264,48 @@ async def test_an_end_that_was_found_before_the_offsets_started_over_is_not_told
     await forwarding.mark()
 
     assert [mark.starts_over for mark in broker.marks() if mark.reset][-1] == ((0, 4),)
+
+
+async def test_what_is_in_the_source_and_cannot_be_read_holds_the_marks_back() -> None:
+    """Too few replicas: reports are acknowledged, and whoever reads stands at the high watermark."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.position = broker.end = 16
+    await forwarding.mark()
+    claimed = len(broker.marks())
+
+    for unreplicated in (12, 18, 56):
+        broker.unreplicated = unreplicated
+        assert await forwarding.mark() == 0
+    assert len(broker.marks()) == claimed
+    assert forwarding.marked_at == broker.clock(), "the broker answers: this worker does its part"
+    assert forwarding.forwarder.behind(0, broker.position) == 0, "nothing follows that could be gathered"
+
+    broker.position = broker.end = 72
+    broker.unreplicated = 0
+    await forwarding.mark()
+    assert [source for source, _ in broker.marks()[-1].sources] == [0, 1]
+    assert broker.marks()[-1].reset == ()
+
+
+async def test_the_loss_of_what_was_never_replicated_is_told_once_and_the_marks_go_on() -> None:
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.owned = (0,)
+    broker.position = broker.end = 16
+    broker.unreplicated = 56
+    await forwarding.mark()
+    assert broker.marks() == []
+
+    broker.position = broker.end = 20  # another leader, and nobody reports any more
+    broker.unreplicated = 0
+    await forwarding.mark()
+    await forwarding.mark()
+
+    assert broker.tails_lost == [(0, 52)]
+    assert [mark.reset for mark in broker.marks()] == [(0,), ()]
+    assert all(mark.sources for mark in broker.marks())
+    assert all(mark.starts_over == () for mark in broker.marks())
 
 
 async def test_a_source_partition_that_the_topic_has_no_more_is_asked_for_nothing() -> None:

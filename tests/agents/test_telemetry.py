@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+import structlog
 from aiokafka.errors import KafkaTimeoutError, NotEnoughReplicasError
 from faust.types import TP
 
@@ -21,6 +22,7 @@ from sf_healer.core.events import Kind, Report
 from sf_healer.core.evidence import EMPTY, Bundle, Mark
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import ConventionIndex
+from sf_healer.core.marks import Ends
 from sf_healer.core.partitioning import partition_of
 from sf_healer.topics import DEAD_LETTERS, EVIDENCE
 from sf_healer.transport import OffsetReset, TopicIdentity
@@ -521,13 +523,27 @@ async def test_a_mark_claims_the_brokers_time_of_what_was_sent_before_the_ends_w
     assert await telemetry.forwarding.mark() == 6
     asked = [record for record in edge.producer.to(EVIDENCE) if record.value == EMPTY]
     assert sorted(record.partition for record in asked) == list(range(6))
-    assert edge.consumer.asked == ["identity", "ends"]
+    assert edge.consumer.asked == ["identity", "log ends", "ends"]
     at = {record.partition: record.at for record in asked}
     assert {partition: mark.sources for partition, mark in marks(edge)} == {
         partition: ((0, pytest.approx(at[partition], abs=0.001)), (2, pytest.approx(at[partition], abs=0.001)))
         for partition in range(6)
     }
     assert {(mark.topic_id, mark.partitions) for _, mark in marks(edge)} == {(TOPIC_ID, 3)}
+
+
+async def test_no_mark_is_claimed_while_something_in_the_log_cannot_be_read(edge):
+    edge.consumer.unreplicated = {TP("queue-events", 0): 12}
+    standing_at(edge, p0=5)
+    ending_at(edge, p0=5)
+    assert await telemetry.forwarding.mark() == 0
+    standing_at(edge, p0=7)
+    ending_at(edge, p0=7)
+    edge.consumer.unreplicated = {}
+    with structlog.testing.capture_logs() as lines:
+        assert await telemetry.forwarding.mark() == 6
+    assert {mark.reset for _, mark in marks(edge)} == {(0,)}
+    assert [(line["partition"], line["lost"]) for line in lines if line["event"] == "tail_lost"] == [(0, 10)]
 
 
 async def test_no_mark_is_claimed_before_everything_up_to_the_end_is_acknowledged(edge):
@@ -600,7 +616,7 @@ def test_a_future_timestamp_is_clamped_once_ends_are_known(edge):
     forwarder = telemetry.forwarder
     forwarder.topic_id = TOPIC_ID
     forwarder.acknowledged(0, appended_at=BROKER_EPOCH, sent_at=100.0)
-    forwarder.note_ends({0: 10}, {0: BROKER_EPOCH}, now=100.5)
+    forwarder.note_ends({0: Ends(10, 10)}, {0: BROKER_EPOCH}, now=100.5)
     future = reports([LOADING]).records[0]
     future = msgspec.structs.replace(future, timestamp=int((BROKER_EPOCH + 86_400) * 1000), offset=3)
     forwarder.gather([future], gathered := forwarder.begin(), 0, now=200.0)

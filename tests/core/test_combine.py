@@ -13,7 +13,7 @@ from sf_healer.core.combine import Combiner, Gathered, Ignored
 from sf_healer.core.events import Kind
 from sf_healer.core.evidence import Beat, Fact, Word, decode, encode
 from sf_healer.core.identity import JobIndex
-from sf_healer.core.marks import SourceMarks
+from sf_healer.core.marks import Ends, SourceMarks
 from sf_healer.core.partitioning import partition_of
 from tests.core.strategies import FEED_GAP_SECONDS, T0, TOPIC, a_fact, a_mark, a_partition
 
@@ -176,8 +176,8 @@ def test_each_evidence_partition_gets_one_bundle_with_its_own_jobs():
 
 def test_source_times_are_clamped_by_the_polls_around_each_offset():
     marks = SourceMarks()
-    marks.note(10, {0: T0}, not_before=T0, not_after=T0 + 1)
-    marks.note(20, {0: T0 + 5}, not_before=T0 + 5, not_after=T0 + 6)
+    marks.note(Ends(10, 10), {0: T0}, not_before=T0, not_after=T0 + 1)
+    marks.note(Ends(20, 20), {0: T0 + 5}, not_before=T0 + 5, not_after=T0 + 6)
     fast, slow = 3600, -3600
     records = [
         says("started", fast, offset=9),
@@ -194,7 +194,7 @@ def test_source_times_are_clamped_by_the_polls_around_each_offset():
 def test_of_two_errors_that_one_mark_raised_the_later_said_is_the_newer_and_keeps_its_own_times(own_first):
     """The other is the last word of the incarnation before, an hour late: it makes no error final."""
     marks = SourceMarks()
-    marks.note(10, {0: T0}, not_before=T0 + 1, not_after=T0 + 2)
+    marks.note(Ends(10, 10), {0: T0}, not_before=T0 + 1, not_after=T0 + 2)
     own = partial(says, "error", 0.98, error_message="own")
     before = partial(says, "error", -3600, error_message="before", finished=True)
     first, second = (own, before) if own_first else (before, own)

@@ -26,6 +26,7 @@ from sf_healer.core import evidence
 from sf_healer.core.evidence import Bundle, Mark
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import JobIndex
+from sf_healer.core.marks import Ends
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.watermark import Watermark
 from tests.core.strategies import FEED_GAP_SECONDS, T0, a_fact
@@ -91,6 +92,7 @@ class Topic:
         self.logs: list[list[Report]] = []
         self.starts: list[int] = []
         self.grown_at: list[float] = []
+        self.stands_at: dict[int, int] = {}  # the high watermark of a partition that lacks replicas
         for _ in range(partitions):
             self.grow(created_at)
 
@@ -259,12 +261,14 @@ class Worker:
     def handed_over(self, source_partition: int) -> int:
         return (self.tracked[source_partition].position or 0) if source_partition in self.tracked else 0
 
-    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         numbers = list(source_partitions)
-        return await Question(
-            [lambda number=number: self._model.end(number) for number in numbers],
-            lambda found: dict(zip(numbers, found, strict=True)),
-        )
+        of_logs = await Question([lambda number=number: self._model.end(number) for number in numbers], list)
+        readable = await Question([lambda number=number: self._model.readable(number) for number in numbers], list)
+        return {number: Ends(*ends) for number, *ends in zip(numbers, of_logs, readable, strict=True)}
+
+    def tail_lost(self, source_partition: int, *, offsets: int) -> None:
+        """Hear of the old topic's end, where it is not known yet that it was made anew."""
 
     async def identity(self, *, max_age_seconds: float) -> Identity:
         asked_at = self._model.now
@@ -371,6 +375,9 @@ class Model(RuleBasedStateMachine):
         if number >= self.topic.partitions:
             raise UnknownTopicOrPartitionError
         return len(self.topic.logs[number])
+
+    def readable(self, number: int) -> int:
+        return min(self.end(number), self.topic.stands_at.get(number, self.end(number)))
 
     def identity(self) -> Identity:
         return Identity(self.topic.topic_id, self.topic.partitions)
@@ -523,7 +530,7 @@ class Model(RuleBasedStateMachine):
             self._lose(self.topic, source, range(tracked.position))
             tracked.topic = self.topic
         tracked.confirmed = True
-        records = self.topic.logs[source][tracked.position : tracked.position + most]
+        records = self.topic.logs[source][tracked.position : min(tracked.position + most, self.readable(source))]
         if records:
             delivery = Delivery(self.topic, source, records)
             tracked.open.append(delivery)
@@ -588,6 +595,16 @@ class Model(RuleBasedStateMachine):
             worker.mark, worker.told = None, set()
         else:
             self._die(worker)
+
+    @rule(source=st.integers(0, 3))
+    def a_source_partition_lacks_replicas(self, source: int) -> None:
+        """Have what it takes from now on be in its log, and be read by nobody."""
+        self.topic.stands_at.setdefault(source % self.topic.partitions, self.end(source % self.topic.partitions))
+
+    @precondition(lambda self: self.topic.stands_at)
+    @rule()
+    def the_replicas_are_back(self) -> None:
+        self.topic.stands_at.clear()
 
     @rule(number=st.integers(0, WORKERS - 1), arriving=st.lists(st.integers(0, 3), min_size=1, max_size=4))
     def a_worker_is_undisturbed(self, number: int, arriving: list[int]) -> None:
@@ -715,7 +732,7 @@ class ModelThatLosesRecords(Model):
     @rule(source=st.integers(0, 3), records=st.integers(1, 5))
     def retention_takes_the_oldest_records(self, source: int, records: int) -> None:
         source %= self.topic.partitions
-        self.topic.starts[source] = min(self.topic.starts[source] + records, self.end(source))
+        self.topic.starts[source] = min(self.topic.starts[source] + records, self.readable(source))
 
     @rule(partitions=st.integers(1, 3), reports=st.lists(st.integers(0, 7), max_size=8), forgotten=st.booleans())
     def the_topic_is_made_anew(self, partitions: int, reports: list[int], forgotten: bool) -> None:  # noqa: FBT001

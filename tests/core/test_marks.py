@@ -6,13 +6,13 @@ import math
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sf_healer.core.marks import PAIRS_KEPT, SourceMarks
+from sf_healer.core.marks import PAIRS_KEPT, Ends, SourceMarks
 from tests.core.strategies import T0
 
 
 def poll(marks, end, w, *, partition=0):
     """Take in a poll that took no time."""
-    marks.note(end, {partition: w}, not_before=w, not_after=w)
+    return marks.note(Ends(end, end), {partition: w}, not_before=w, not_after=w)
 
 
 def test_nothing_is_claimed_before_the_first_poll():
@@ -102,10 +102,51 @@ def test_an_end_that_goes_back_means_a_topic_made_anew():
     assert marks.bounds(1) == (0.0, T0 + 1)
 
 
+def test_while_what_is_in_the_log_cannot_be_read_nothing_is_claimed_and_afterwards_it_goes_on():
+    """Too few replicas: reports are acknowledged above the high watermark, and who reads stands at it."""
+    marks = SourceMarks()
+    assert marks.note(Ends(16, 16), {0: T0}, not_before=T0, not_after=T0) == 0
+    assert marks.claim(16) == {0: T0}
+    for second in range(1, 60):
+        marks.note(Ends(16 + second, 16), {0: T0 + second}, not_before=T0 + second, not_after=T0 + second)
+        assert marks.claim(16) is None
+    marks.note(Ends(75, 75), {0: T0 + 60}, not_before=T0 + 60, not_after=T0 + 60)
+    assert marks.claim(75) == {0: T0 + 60}
+
+
+def test_a_tail_that_is_lost_is_told_and_its_end_is_waited_for_no_longer():
+    marks = SourceMarks()
+    marks.note(Ends(16, 16), {0: T0}, not_before=T0, not_after=T0)
+    marks.note(Ends(72, 16), {0: T0 + 1}, not_before=T0 + 1, not_after=T0 + 1)
+    assert marks.note(Ends(20, 20), {0: T0 + 2}, not_before=T0 + 2, not_after=T0 + 2) == 52
+    assert marks.claim(20) == {0: T0 + 2}, "an idle partition never comes to 72"
+    assert poll(marks, 20, T0 + 3) == 0
+
+
+def test_what_stood_in_a_tail_that_was_lost_bounds_nothing_in_its_place():
+    """The log has grown past the end that was noted, so nothing tells that part of it is new."""
+    marks = SourceMarks()
+    marks.note(Ends(72, 16), {0: T0}, not_before=T0, not_after=T0 + 0.25)
+    marks.note(Ends(80, 80), {0: T0 + 60}, not_before=T0 + 60, not_after=T0 + 60.25)
+    assert marks.bounds(15) == (0.0, T0 + 0.25)
+    assert marks.bounds(16) == (0.0, T0 + 60.25)
+    assert marks.bounds(72) == (T0, T0 + 60.25)
+    assert [marks.bounds_hold_until(offset) for offset in (15, 16, 72)] == [16, 72, 80]
+
+
+def test_what_can_be_read_by_now_bounds_what_came_before_though_the_log_ends_where_it_did():
+    marks = SourceMarks()
+    marks.note(Ends(20, 10), {0: T0}, not_before=T0, not_after=T0 + 0.25)
+    marks.note(Ends(20, 20), {0: T0 + 60}, not_before=T0 + 60, not_after=T0 + 60.25)
+    marks.note(Ends(20, 20), {0: T0 + 90}, not_before=T0 + 90, not_after=T0 + 90.25)
+    assert marks.bounds(19) == (0.0, T0 + 60.25)
+    assert marks.bounds(20) == (T0 + 90, math.inf)
+
+
 def test_bounds_come_from_the_polls_around_an_offset():
     marks = SourceMarks()
-    marks.note(10, {0: T0}, not_before=T0, not_after=T0 + 0.25)
-    marks.note(20, {0: T0 + 1}, not_before=T0 + 1, not_after=T0 + 1.25)
+    marks.note(Ends(10, 10), {0: T0}, not_before=T0, not_after=T0 + 0.25)
+    marks.note(Ends(20, 20), {0: T0 + 1}, not_before=T0 + 1, not_after=T0 + 1.25)
     assert marks.bounds(9) == (0.0, T0 + 0.25)
     assert marks.bounds(10) == (T0, T0 + 1.25)
     assert marks.bounds(20) == (T0 + 1, math.inf)
@@ -116,14 +157,14 @@ def test_bounds_come_from_the_polls_around_an_offset():
 
 def test_a_poll_that_finds_the_same_end_tightens_what_comes_after_it():
     marks = SourceMarks()
-    marks.note(10, {0: T0}, not_before=T0, not_after=T0 + 0.25)
-    marks.note(10, {0: T0 + 1}, not_before=T0 + 1, not_after=T0 + 1.25)
+    marks.note(Ends(10, 10), {0: T0}, not_before=T0, not_after=T0 + 0.25)
+    marks.note(Ends(10, 10), {0: T0 + 1}, not_before=T0 + 1, not_after=T0 + 1.25)
     assert marks.bounds(9) == (0.0, T0 + 0.25)
     assert marks.bounds(10) == (T0 + 1, math.inf)
 
 
 class Following(RuleBasedStateMachine):
-    """Polls, appends, forwards and acknowledgements in any order, with calls that take their time.
+    """Polls, appends, replication, forwards and acknowledgements in any order, with calls that take their time.
 
     What is not modelled: a topic made anew that has grown past the old end before the next poll. The topic's
     id tells (watermark.py), not the offsets.
@@ -134,6 +175,7 @@ class Following(RuleBasedStateMachine):
         self.marks = SourceMarks()
         self.now = T0
         self.appended = []  # the true time of each source record
+        self.readable = 0  # what lies below is replicated
         self.position = 0
         self.w = T0
 
@@ -145,24 +187,34 @@ class Following(RuleBasedStateMachine):
     def reports_arrive(self, count):
         self.appended += [self.now] * count
 
+    @precondition(lambda self: self.readable < len(self.appended))
+    @rule(data=st.data())
+    def reports_are_replicated(self, data):
+        self.readable = data.draw(st.integers(self.readable, len(self.appended)))
+
+    @rule(data=st.data())
+    def the_leader_dies_with_what_was_not_replicated(self, data):
+        del self.appended[data.draw(st.integers(self.readable, len(self.appended))) :]
+
     @rule()
     def evidence_is_acknowledged(self):
         self.w = self.now
 
     @rule(before=st.integers(0, 8), within=st.integers(0, 8), arriving=st.integers(0, 3))
     def ends_are_asked_for(self, before, within, arriving):
-        """W is noted, then the end is read, then the answer comes: reports may arrive in between."""
+        """W is noted, then the ends are read, then the answer comes: reports may arrive in between."""
         w = self.w
         self.now += before / 8
         end = len(self.appended)
         self.appended += [self.now] * arriving
+        readable = self.readable
         self.now += within / 8
-        self.marks.note(end, {0: w}, not_before=w, not_after=self.now)
+        self.marks.note(Ends(end, readable), {0: w}, not_before=w, not_after=self.now)
 
-    @precondition(lambda self: self.position < len(self.appended))
+    @precondition(lambda self: self.position < self.readable)
     @rule(data=st.data())
     def reports_are_forwarded(self, data):
-        self.position = data.draw(st.integers(self.position, len(self.appended)))
+        self.position = data.draw(st.integers(self.position, self.readable))
 
     @rule()
     def a_mark_is_sent(self):
@@ -173,7 +225,7 @@ class Following(RuleBasedStateMachine):
 
     @rule()
     def the_topic_is_made_anew(self):
-        self.appended, self.position = [], 0
+        self.appended, self.readable, self.position = [], 0, 0
         self.ends_are_asked_for(0, 0, 0)
 
     @invariant()

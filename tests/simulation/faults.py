@@ -29,6 +29,7 @@ class Faults(msgspec.Struct, kw_only=True):
     topic_anew: float = 0.0
     disks_lost: float = 0.0  # a source partition's offsets start over
     evidence_lost: float = 0.0  # an evidence partition's offsets start over
+    too_few_replicas: float = 0.0  # what a source partition takes cannot be read for a while, and some of it is lost
     partition_added: float = 0.0
     control_records: float = 0.0
     backlog_seconds: float = 0.0  # how long the platform ran before the healer came
@@ -85,6 +86,7 @@ _FULL = {
     "topic_anew": (0.5, 1.0),
     "disks_lost": (0.5, 2.0),
     "evidence_lost": (0.5, 2.0),
+    "too_few_replicas": (0.5, 4.0),
     "partition_added": (0.5, 1.0),
     "control_records": (5.0, 60.0),
     "backlog_seconds": (300.0, 3600.0),

@@ -52,6 +52,19 @@ class Log:
         self._offsets: list[int] = []
         self.start = 0
         self.end = 0
+        #: Where the high watermark stands while too few replicas are there; None while it follows the end.
+        self.stands_at: int | None = None
+
+    @property
+    def readable(self) -> int:
+        """Up to where it can be read."""
+        return self.end if self.stands_at is None else self.stands_at
+
+    def cut(self, end: int) -> None:
+        """Lose what is not below an offset: another leader never had it."""
+        kept = bisect_left(self._offsets, end)
+        del self.records[kept:], self._offsets[kept:]
+        self.end = end
 
     def append(self, timestamp: int, key: bytes | None, value: bytes | None, landed: float) -> Record:
         record = Record(self.end, timestamp, key, value, landed)
@@ -67,9 +80,10 @@ class Log:
     def read(self, position: int, limit: int) -> tuple[Sequence[Record], int]:
         """Return records from a position on, and where reading goes on."""
         first = bisect_left(self._offsets, position)
-        found = self.records[first : first + limit]
-        if first + len(found) == len(self.records):
-            return found, self.end
+        readable = len(self.records) if self.stands_at is None else bisect_left(self._offsets, self.stands_at)
+        found = self.records[first : min(first + limit, readable)]
+        if first + len(found) >= readable:
+            return found, self.readable
         return found, self._offsets[first + len(found)]
 
     def from_offset(self, offset: int) -> Sequence[Record]:
@@ -348,7 +362,7 @@ class Reader:
             if log is None or cursor.ledger.in_flight:
                 continue
             start = self._check(cursor, log)
-            if start == log.end:
+            if start >= log.readable:
                 continue
             records, end = log.read(start, self.limit)
             if records:

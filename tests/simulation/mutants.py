@@ -21,6 +21,7 @@ from sf_healer.core.actuator import Actuator, Effects, Task
 from sf_healer.core.commands import Resume
 from sf_healer.core.evidence import EMPTY, Bundle, Evidence, Mark
 from sf_healer.core.forwarder import Forwarder
+from sf_healer.core.marks import Ends
 from sf_healer.core.partition import Changes, Partition
 from sf_healer.core.policy import Limits
 from sf_healer.core.remembered import durable
@@ -38,9 +39,9 @@ class WallClockMarks(Forwarder):
 
     _now = 0.0
 
-    def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
-        super().note_ends(ends, w, now=now)
+    def note_ends(self, ends: Mapping[int, Ends], w: dict[int, float], *, now: float) -> dict[int, int]:
         self._now = now
+        return super().note_ends(ends, w, now=now)
 
     def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
         super().claims(positions, source_partitions)
@@ -51,20 +52,26 @@ class WallClockMarks(Forwarder):
 class WAfterE(Forwarder):
     """Notes W when the ends are known already."""
 
-    def note_ends(self, ends: Mapping[int, int], w: dict[int, float], *, now: float) -> None:
+    def note_ends(self, ends: Mapping[int, Ends], w: dict[int, float], *, now: float) -> dict[int, int]:
         del w
-        super().note_ends(ends, self.w(), now=now)
+        return super().note_ends(ends, self.w(), now=now)
 
 
 _ends = Detector.ends
 
 
-async def _ends_then_a_record(detector: Detector, source_partitions: Iterable[int]) -> dict[int, int]:
+async def _ends_then_a_record(detector: Detector, source_partitions: Iterable[int]) -> dict[int, Ends]:
     """Read the ends first and write the record that W is taken from after it."""
     ends = await _ends(detector, source_partitions)
     partitions = range(detector.worker.world.setup.partitions)
     await detector.forwarding._append([Addressed(partition, EMPTY) for partition in partitions])
     return ends
+
+
+async def _ends_of_what_can_be_read(detector: Detector, source_partitions: Iterable[int]) -> dict[int, Ends]:
+    """Take what can be read of a source for all of it, as a consumer is told."""
+    ends = await _ends(detector, source_partitions)
+    return {partition: Ends(at.readable, at.readable) for partition, at in ends.items()}
 
 
 _let_go = Taken.let_go
@@ -267,6 +274,13 @@ MUTANTS = (
         pieces=Pieces(forwarder=WAfterE),
         patched=lambda: patch.object(Detector, "ends", _ends_then_a_record),
         faults=Faults(latency_seconds=0.5),
+    ),
+    Mutant(
+        name="E is what can be read",
+        shows=_VERDICTS,
+        patched=lambda: patch.object(Detector, "ends", _ends_of_what_can_be_read),
+        faults=Faults(too_few_replicas=8.0),
+        ignored=_CLAIMS,
     ),
     Mutant(
         name="what is handed over counts as forwarded",

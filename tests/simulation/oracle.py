@@ -249,6 +249,23 @@ class Oracle:
                 waiting.clear()
                 waiting.extend(kept)
 
+    def tail_lost(self, place: Place, end: int) -> None:
+        """A source ends at an offset and went on before: what lay there nobody will read."""
+        for (_, source), waiting in self._waiting.items():
+            if source == place[1]:
+                for said, _ in [each for each in waiting if each[0].offset >= end]:
+                    said.doubtful = said.buried = True  # that it was lost is told only if somebody asked in time
+                kept = [each for each in waiting if each[0].offset < end]
+                waiting.clear()
+                waiting.extend(kept)
+        self._said_at = {at: said for at, said in self._said_at.items() if at[0] != place[1] or at[1] < end}
+
+    def tail_found_lost(self, source_partition: int, offsets: int) -> None:
+        """Hear that a worker found the end of a source further back than it was."""
+        self.counts["tails found lost"] += 1
+        if self.trace is not None:
+            self.trace("worker", f"source {source_partition} has lost its last {offsets} records")
+
     def _doubt(self, where: tuple[int, int], waiting: Iterable[tuple[Said, str]]) -> None:
         for said, key in waiting:
             if self._covered[where].get((key, said.kind), -1) < said.offset:

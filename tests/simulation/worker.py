@@ -30,6 +30,7 @@ from sf_healer.core.facts import JobFact
 from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.groups import GroupLook, Neighbours, neighbours_of
 from sf_healer.core.identity import JobIndex
+from sf_healer.core.marks import Ends
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.policy import PolicyBook
@@ -400,15 +401,19 @@ class Detector(App):
     def handed_over(self, source_partition: int) -> int:
         return self.source.handed_over(source_partition)
 
-    async def ends(self, source_partitions: Iterable[int]) -> dict[int, int]:
+    async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         broker = self.worker.world.broker
         wanted = list(source_partitions)
         await self.worker.round_trip()
-        ends = {number: broker.logs[SOURCE, number].end for number in wanted if (SOURCE, number) in broker.logs}
+        logs = {number: broker.logs[SOURCE, number] for number in wanted if (SOURCE, number) in broker.logs}
+        of_logs = {number: log.end for number, log in logs.items()}
         await self.process.sleep(broker.one_way_seconds())
-        if len(ends) < len(wanted):
+        if len(logs) < len(wanted):
             raise KafkaError("no such partition")
-        return ends
+        return {number: Ends(of_logs[number], log.readable) for number, log in logs.items()}  # that is asked second
+
+    def tail_lost(self, source_partition: int, *, offsets: int) -> None:
+        self.worker.world.watch.tail_found_lost(source_partition, offsets)
 
     async def identity(self, *, max_age_seconds: float) -> Identity:
         now = self.process.scheduler.now

@@ -18,7 +18,7 @@ from sf_healer.core.policy import PolicyBook, parse
 from tests.simulation import faults as faults_module
 from tests.simulation.clock import Life, Process, Scheduler
 from tests.simulation.faults import Faults
-from tests.simulation.kafka import Broker, Group, Place, Record
+from tests.simulation.kafka import Broker, Group, Log, Place, Record
 from tests.simulation.kube import BACKOFF_LIMIT, NAMESPACE, Job, Kube, Manifest, Pod
 from tests.simulation.loaders import CONSUMERS, CURED, SOURCE, STORIES, Loader, Story, Telemetry, Weather
 from tests.simulation.oracle import Oracle, Violation
@@ -279,6 +279,7 @@ class World:
             (faults.topic_anew, self._topic_anew),
             (faults.disks_lost, self._lose_a_disk),
             (faults.evidence_lost, self._lose_evidence),
+            (faults.too_few_replicas, self._too_few_replicas),
             (faults.partition_added, self._partition_added),
             (faults.control_records, self._control_records),
             (faults.garbage, self._garbage),
@@ -333,6 +334,8 @@ class World:
             self.broker.down_until = self.scheduler.now
             self.oracle.outage(0.0)
             self.broker.ring_all()
+        for log in self.broker.logs.values():
+            self._replicated(log, 1.0)
         for name, worker in self.workers.items():
             if worker is None:
                 self._start_worker(name)
@@ -478,7 +481,7 @@ class World:
         place = self._a_source()
         log = self.broker.logs[place]
         keep = self._events.choice((0, 0, 3, 30))
-        log.start = max(log.start, log.end - keep)
+        log.start = max(log.start, log.readable - keep)
         self.oracle.lost(place)
         self.trace("broker", f"retention of {place} now begins at {log.start}")
 
@@ -509,6 +512,31 @@ class World:
         self.evidence_lost[place[1]].append(log.records)
         self.broker.start_over(place)
         self.trace("broker", f"{place} starts over")
+
+    def _too_few_replicas(self) -> None:
+        """A source partition goes on for producers with acks=1, and stands still for whoever reads."""
+        log = self.broker.logs[self._a_source()]
+        if log.stands_at is not None:
+            return
+        log.stands_at = log.end
+        seconds = self._events.choice((15.0, 120.0, 900.0)) * self._events.uniform(0.5, 1.0)
+        kept = self._events.choice((1.0, 1.0, self._events.random()))
+        self.trace("broker", f"{log.topic} {log.partition} cannot be read from {log.end} on for {seconds:.1f} s")
+        self.scheduler.after(seconds, self._replicated, log, kept)
+
+    def _replicated(self, log: Log, kept: float) -> None:
+        """It can be read again; what is not kept of it is lost with its leader."""
+        if log.stands_at is None:
+            return
+        place, stood_at, end = (log.topic, log.partition), log.stands_at, log.end
+        log.stands_at = None
+        if self.broker.logs.get(place) is not log:
+            return
+        if kept < 1.0:
+            log.cut(stood_at + int((end - stood_at) * kept))
+            self.oracle.tail_lost(place, log.end)
+        self.trace("broker", f"{place} can be read up to its end again, which is {log.end} and was {end}")
+        self.broker.ring(place)
 
     def _partition_added(self) -> None:
         if self.broker.partitions_of(SOURCE) < 5:
