@@ -18,6 +18,7 @@ from sf_healer.topics import DEAD_LETTERS, EVIDENCE, Found, Spec, Status
 
 _HARMLESS = frozenset({Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS})
 _LOG_APPEND_TIME = 1
+_MIN_IN_SYNC = "min.insync.replicas"
 _LATELY_SECONDS = 3600.0
 _MS = 1000
 #: The first record to a broker also waits for a connection and a login; the second tells the time.
@@ -55,8 +56,8 @@ async def _look(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:
     allowed = [finding async for finding in _allowed(admin, wanted, settings)]
     looked.findings.extend(allowed)
     every = (*topics.specs(settings, brokers), *topics.platform_specs(settings, brokers))
+    may = await admin.topic_rights([spec.name for spec in every])
     if settings.logs_in:  # else we are nobody, and what we may is said of everybody
-        may = await admin.topic_rights([spec.name for spec in every])
         looked.findings.extend(_too_much({spec.name: may[spec.name] for spec in every}, wanted, settings))
     if any(finding.state is State.WRONG for finding in allowed):
         return  # what may not be seen would only be said again
@@ -68,9 +69,12 @@ async def _look(admin: kafka.Admin, settings: Settings, looked: Looked) -> None:
         if settings.role is not Role.ACTUATOR  # it reads none of them
     )
     names = [spec.name for spec in platform]
-    found = await admin.describe([*(spec.name for spec in specs), *names], without_configs=names)
+    hidden = [name for name in names if Operation.DESCRIBE_CONFIGS not in may[name]]  # no role needs it there
+    found = await admin.describe([*(spec.name for spec in specs), *names], without_configs=hidden)
     statuses = (*topics.compare(specs, found, servers), *topics.present(platform, found))
     looked.findings.extend(finding for status in statuses for finding in _topic(status))
+    if settings.source_topic in found:
+        looked.findings.extend(_with_one_away(found[settings.source_topic]))
     if DEAD_LETTERS in found:
         looked.findings.append(await _buried(settings))
     if EVIDENCE in found:
@@ -121,6 +125,17 @@ def _topic(status: Status) -> Iterator[Finding]:
             yield Finding(About.TOPICS, State.WRONG, f"{name} {what}", fix)
     else:
         yield Finding(About.TOPICS, State.OK, f"{name}: {_shape(status.spec, status.found)}")
+
+
+def _with_one_away(source: Found) -> Iterator[Finding]:
+    """Warn where one broker that is away leaves reports that nobody can read (docs/decisions/0029)."""
+    in_sync = int(source.configs.get(_MIN_IN_SYNC, "1"))
+    if 1 < source.replication_factor <= in_sync:
+        what = (
+            f"{source.name} has replicas={source.replication_factor} and {_MIN_IN_SYNC}={in_sync}: while one is away, "
+            "what producers with acks=1 send cannot be read, and nobody is judged"
+        )
+        yield Finding(About.TOPICS, State.WARNING, what, f"more replicas, or {_MIN_IN_SYNC}={in_sync - 1}")
 
 
 def _shape(spec: Spec, found: Found) -> str:

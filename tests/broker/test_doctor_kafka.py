@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from sf_healer import preflight, topics
@@ -145,6 +145,29 @@ async def test_a_topic_that_takes_smaller_records_keeps_a_worker_from_starting_a
 
 def _configs_of(bootstrap: str, name: str) -> dict[str, str]:
     return next(spec.configs for spec in topics.specs(settings_for(bootstrap), 1) if spec.name == name)
+
+
+async def test_reports_that_cannot_be_read_while_one_broker_is_away_are_warned_of(kafka_three: KafkaCluster):
+    configs = {"min.insync.replicas": "2"}
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_three.bootstrap)
+    await admin.start()
+    await admin.create_topics(
+        [NewTopic("queue-events", 1, 2, topic_configs=configs), NewTopic("queue-control", 1, 3, topic_configs=configs)]
+    )
+    await admin.close()
+
+    async def are_told() -> list[Finding]:
+        looked = await kafka.check(settings_for(kafka_three.bootstrap, role=Role.DETECTOR))
+        return [finding for finding in looked.findings if finding.state is State.WARNING]
+
+    [finding] = await until_async(are_told, "the warning", seconds=SEEN_SECONDS)
+
+    await drop_topics(kafka_three.bootstrap, ["queue-events", "queue-control"])
+    assert finding.what == (
+        "queue-events has replicas=2 and min.insync.replicas=2: while one is away, what producers with acks=1 send "
+        "cannot be read, and nobody is judged"
+    )
+    assert finding.fix == "more replicas, or min.insync.replicas=1"
 
 
 @pytest.mark.embedded
