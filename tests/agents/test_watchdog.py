@@ -94,6 +94,14 @@ async def test_a_partition_at_its_end_is_alive(looking):
     assert await looking.stand_still() == []
 
 
+async def test_a_source_partition_whose_log_goes_on_above_what_can_be_read_is_alive(looking, monkeypatch):
+    standing(looking.edge, REPORTS, 16, 16)
+    looking.edge.consumer.unreplicated[REPORTS] = 56
+    await looking.look()
+    monkeypatch.setattr(telemetry, "marks_tried", 1)
+    assert await looking.look(STALLED_AFTER_SECONDS + 1.0) == []
+
+
 async def test_a_partition_of_which_no_fetch_has_said_anything_is_named_even_if_it_is_empty(looking):
     standing(looking.edge, LOG, None, 0)
     assert await looking.stand_still() == [f"{EVIDENCE} 3 has not moved for 61 s"]
