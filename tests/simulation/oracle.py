@@ -455,6 +455,8 @@ class Oracle:
         job, moment = judged.job, judged.moment
         if not errors:
             return "it said no error"
+        if judged.policy.error_grace_seconds == 0.0:
+            return ""  # each is a failure, whatever followed
         last = max(each.emitted for each in errors)
         # Two reports within a mark interval may be put in one order as well as in the other (core/marks.py).
         after = [each for each in life if each.emitted > last + self._mark_interval + 1.0]

@@ -102,14 +102,14 @@ def _sick_since(world: "World", job: Job, calm_from: float) -> tuple[str, float,
     # A Job may have begun so much later than the API dates it, where that clock is behind the broker's: an error from
     # before that condemns nobody (docs/decisions/0018), only the silence after it does, where silence is judged.
     surely_its_own_from = truth.created + YOUNG_SECONDS + world.oracle.api_behind_at_most(truth.created)
+    is_literal = policy.error_grace_seconds == 0.0  # nothing that follows an error answers it
     errors = [
         each
         for each in said
         if each.kind is Kind.ERROR
         and each.clock > surely_its_own_from
-        and each.emitted > spoke
-        and (each.landed or 0.0) > arrived + _unsure_for(world, each)
-        and each.clock > dated
+        and (is_literal or (each.emitted > spoke and each.clock > dated))
+        and (is_literal or (each.landed or 0.0) > arrived + _unsure_for(world, each))
     ]
     is_running = bool(truth.running) and truth.running[-1][1] is None
     if errors and not ends and not job.ended and (is_running or truth.target not in CONSUMERS):

@@ -74,8 +74,12 @@ OTHER_POLICIES = (
     # -- patient: a longer checkpoint, fewer restarts
     POLICY.replace("= 300", "= 700").replace("= 400", "= 900").replace("= 60", "= 150").replace("= 120", "= 240")
     + "[admission]\nrate_per_minute = 2\nrate_burst = 1\nin_flight = 2\n",
-    # -- impatient: a checkpoint that divides no other
-    POLICY.replace("= 300", "= 170").replace("= 400", "= 230").replace("= 60", "= 20").replace("= 120", "= 50")
+    # -- impatient: a checkpoint that divides no other, and every `error` of some is a failure
+    POLICY.replace("= 300", "= 170")
+    .replace("= 400", "= 230")
+    .replace("= 60", "= 20")
+    .replace("= 120", "= 50")
+    .replace('["loader-producer"]\n', '["loader-producer"]\nerror_grace_seconds = 0\n')
     + "[admission]\nrate_per_minute = 20\nrate_burst = 6\n",
     # -- hands off
     POLICY + "[admission]\nrate_per_minute = 0\n",
