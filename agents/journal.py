@@ -44,6 +44,9 @@ log = structlog.get_logger(__name__)
 
 #: So many announcements are remembered before those that can no longer be read back are forgotten.
 _MOST_ANNOUNCED = 1_000
+#: A command or pause has some hundred bytes, with a long reason some thousand. What is copied goes into records of the
+#: steps log and of the table that hold more than it, and one that they do not take would end each worker that reads it.
+LARGEST_COMMAND_BYTES = 64 * 1024
 _WRITES = frozenset({Step.DELETE, Step.CREATE, Step.RESTORE})
 
 T = TypeVar("T")
@@ -308,12 +311,14 @@ def copy_of_command(value: bytes | None) -> bytes | None:
 
 def copy_of_pause(key: bytes | None, value: bytes | None) -> bytes | None:
     """Give what the steps log gets of a record of `sf-healer-control`; a tombstone ends its pause."""
-    if value is None and key:
+    if value is None and key and len(key) <= LARGEST_COMMAND_BYTES:
         return commands.encode(Resume(scope=key.decode(errors="replace"), reason="removed from the topic"))
     return _checked(commands.decode_control(value), value, topics.CONTROL)
 
 
 def _checked(record: object, value: bytes | None, topic: str) -> bytes | None:
+    if not isinstance(record, Unreadable) and len(value or b"") > LARGEST_COMMAND_BYTES:
+        record = Unreadable("too_large", f"{len(value or b'')} bytes, where {LARGEST_COMMAND_BYTES} are taken")
     if isinstance(record, Unreadable):
         if record.reason == "unknown_version":
             raise UnknownSchema(record.detail)

@@ -171,7 +171,8 @@ SECTIONS: tuple[Section, ...] = (
                 "command_unreadable",
                 Level.ERROR,
                 "reason detail",
-                "A record of `healer-actions` or `sf-healer-control` is none; it goes to the dead letters.",
+                "A record of `healer-actions` or `sf-healer-control` is none, or is larger than any (`too_large`); it "
+                "goes to the dead letters.",
                 "Find who wrote it: only the detector and people should have the right.",
             ),
             _event(

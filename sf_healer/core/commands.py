@@ -205,7 +205,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 class Unreadable(msgspec.Struct, frozen=True):
     """A record that cannot be used.
 
-    `reason` is a metric label: not_json, unknown_version, unknown_kind, invalid.
+    `reason` is a metric label: not_json, unknown_version, unknown_kind, invalid, too_large.
     """
 
     reason: str

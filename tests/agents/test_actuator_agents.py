@@ -145,6 +145,27 @@ async def test_what_cannot_be_buried_is_not_acknowledged(producer, agent, topic,
     assert not is_acknowledged(event)
 
 
+@pytest.mark.parametrize(
+    ("agent", "reason", "value"),
+    [
+        (
+            module.copy_commands,
+            "not_a_command",
+            commands.encode(Withdraw(id="c1", key="stf/a", reason="x" * 1_000_000)),
+        ),
+        (module.copy_pauses, "not_a_pause", commands.encode(Pause(scope="*", reason="x" * 1_000_000))),
+    ],
+)
+async def test_what_the_steps_log_may_not_take_is_buried_it_would_end_every_worker(producer, agent, reason, value):
+    async with agent.test_context() as driven:
+        await Reading(driven).take(value)
+        await Reading(driven).take(WITHDRAW if reason == "not_a_command" else PAUSE)
+    letter, copy = producer.sent
+    assert (letter.topic, letter.headers["sf-healer-reason"]) == (topics.DEAD_LETTERS, reason.encode())
+    assert letter.headers["sf-healer-original-size"] == str(len(value)).encode()
+    assert copy.topic == topics.STEPS
+
+
 async def test_a_pause_taken_off_its_topic_is_copied_as_its_end(producer):
     async with module.copy_pauses.test_context() as driven:
         await Reading(driven).take(None, key=b"queue:q1")
