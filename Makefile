@@ -39,9 +39,9 @@ feed: $(READY) ## Feed them a capture: CAPTURE=FILE, SPEED=60
 down: ## End them and forget what they kept
 	docker compose --profile '*' down --volumes
 
-# Four processes for two cores: half of the time these tests wait for other processes.
+# Six processes for two cores: half of the time these tests wait for other processes.
 test: $(READY) ## Unit, property, agent, embedded-broker and local-cluster tests
-	$(PYTEST) --numprocesses 4 --dist worksteal -m 'not kafka and not kube and not prometheus and not browser and not image and not apart and not soak'
+	$(PYTEST) --numprocesses 6 --dist worksteal -m 'not kafka and not kube and not prometheus and not browser and not image and not apart and not soak'
 
 simulate: $(READY) ## SEEDS=50 worlds of two simulated hours each, on all cores, all fresh or FIXED=40 always the same (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --go-on --seeds $(or $(SEEDS),50) --fixed $(or $(FIXED),0)
