@@ -4,6 +4,7 @@ import click
 
 from sf_healer.adapters.log_events import EVENTS, SECTIONS, LogEvent
 from sf_healer.cli import Output, emit, output_option
+from sf_healer.commands.shared import markdown_option
 
 _INTRODUCTION = """# Log events
 
@@ -32,7 +33,7 @@ def _row(event: LogEvent) -> str:
 
 @click.command()
 @output_option
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/log-events.md instead.")
+@markdown_option("docs/log-events.md")
 def command(*, output: Output, as_markdown: bool) -> None:
     """List the events of the logs: name, level, fields, when they are written, what to do."""
     if as_markdown:

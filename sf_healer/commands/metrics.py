@@ -9,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from sf_healer.adapters import metrics
 from sf_healer.cli import Output, emit, output_option
+from sf_healer.commands.shared import markdown_option
 
 _INTRODUCTION = """# Metrics
 
@@ -59,7 +60,7 @@ def markdown() -> str:
 
 @click.command()
 @output_option
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/metrics.md instead.")
+@markdown_option("docs/metrics.md")
 def command(*, output: Output, as_markdown: bool) -> None:
     """List the metrics of a worker: name, type, labels, meaning."""
     if as_markdown:

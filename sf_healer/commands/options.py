@@ -1,15 +1,13 @@
 """Options that several commands have, and what their values mean."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
 import msgspec
 
+from sf_healer.commands.shared import F
 from sf_healer.control import parse_duration
 from sf_healer.settings import Settings, bootstrap_servers
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 bootstrap_option = click.option("--bootstrap", metavar="HOST:PORT,...", help="Brokers; default: SF_HEALER_BROKER_URL.")
 

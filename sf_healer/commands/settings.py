@@ -5,12 +5,13 @@ import os
 import click
 
 from sf_healer.cli import Output, emit, output_option
+from sf_healer.commands.shared import markdown_option
 from sf_healer.settings import FIELDS, load, markdown
 
 
 @click.command()
 @output_option
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/settings.md instead.")
+@markdown_option("docs/settings.md")
 def command(*, output: Output, as_markdown: bool) -> None:
     """Show the settings this environment makes; a wrong one is named, with exit code 2."""
     if as_markdown:

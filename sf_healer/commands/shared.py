@@ -3,13 +3,17 @@
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from sf_healer.adapters import policy_file
 from sf_healer.core.policy import PolicyBook, PolicyError
 from sf_healer.settings import SettingsError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def read_policies(file: Path | None, *, setting: str = "--policy") -> PolicyBook:
@@ -25,6 +29,11 @@ def refuse_special(file: Path) -> None:
     """Raise click.UsageError where a new file would take the place of a device, a pipe, a link or a directory."""
     if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
         raise click.UsageError(f"{file} is no regular file")
+
+
+def markdown_option(page: str) -> Callable[[F], F]:
+    """Ask for a page of the documentation in the place of a table."""
+    return click.option("--markdown", "as_markdown", is_flag=True, help=f"Print the page {page} instead.")
 
 
 class NumberRange(click.FloatRange):

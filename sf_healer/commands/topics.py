@@ -7,7 +7,7 @@ import click
 
 from sf_healer.adapters import kafka
 from sf_healer.cli import ExitCode, Output, emit, output_option, say, settings_for_a_command
-from sf_healer.commands.shared import NumberRange
+from sf_healer.commands.shared import NumberRange, markdown_option
 from sf_healer.formats import markdown
 from sf_healer.rights import Purpose, kafka_user
 from sf_healer.settings import Settings
@@ -37,7 +37,7 @@ from sf_healer.topics import Owner, State, Status, compare, kafka_topics, platfo
     is_flag=True,
     help="Print every topic of ours as Strimzi takes it, and do nothing else.",
 )
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/topics.md instead.")
+@markdown_option("docs/topics.md")
 @output_option
 def command(
     *,

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from sf_healer.cli import Output, emit, output_option
+from sf_healer.commands.shared import markdown_option
 from sf_healer.core.commands import REQUESTED_VERDICT
 from sf_healer.core.verdicts import RESTARTABLE, Rule, Verdict
 from sf_healer.views.words import RULES, TO_DO, VERDICTS
@@ -93,7 +94,7 @@ def _names(*words: str) -> str:
 
 @click.command()
 @output_option
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/verdicts.md instead.")
+@markdown_option("docs/verdicts.md")
 def command(*, output: Output, as_markdown: bool) -> None:
     """List the verdicts and the rules behind them: meaning, whether a Job is restarted, what a person does."""
     if as_markdown:
