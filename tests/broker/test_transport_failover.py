@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from tests.broker.transport_lab import SECONDS, Reader, admin, create_topic, pro
 from tests.lab.waiting import until_async
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.lab.kafka import KafkaCluster
@@ -41,10 +43,7 @@ async def test_what_too_few_replicas_have_is_in_the_log_and_cannot_be_read(
     kafka_three: KafkaCluster, tmp_path: Path
 ) -> None:
     """What the platform's topics are made with: two replicas of which two must be there, and producers with acks=1."""
-    topic = await create_topic(kafka_three.bootstrap, replicas=2, min_insync_replicas="2")
-    leader, follower = await replicas_of(kafka_three, topic)
-    reader = Reader(kafka_three.bootstrap, tmp_path, topic)
-    async with running(reader), AIOKafkaProducer(bootstrap_servers=kafka_three.bootstrap) as client:
+    async with two_replicas(kafka_three, tmp_path, min_in_sync=2) as (topic, leader, follower, reader, client):
         await client.send_and_wait(topic, b"before", partition=0)
         await reader.until_positions({0: 1})
         assert await reader.log_ends([0]) == await reader.ends([0]) == {0: 1}
@@ -66,10 +65,7 @@ async def test_what_too_few_replicas_have_is_in_the_log_and_cannot_be_read(
 async def test_under_a_new_leader_without_its_replica_nothing_but_the_end_of_the_log_is_known(
     kafka_three: KafkaCluster, tmp_path: Path
 ) -> None:
-    topic = await create_topic(kafka_three.bootstrap, replicas=2, min_insync_replicas="2")
-    leader, follower = await replicas_of(kafka_three, topic)
-    reader = Reader(kafka_three.bootstrap, tmp_path, topic)
-    async with running(reader), AIOKafkaProducer(bootstrap_servers=kafka_three.bootstrap) as client:
+    async with two_replicas(kafka_three, tmp_path, min_in_sync=2) as (topic, leader, follower, reader, client):
         # The follower has what its leader has, and hears only with its next fetch that both have it.
         sent = [await client.send_and_wait(topic, b"%d" % number, partition=0) for number in range(20)]
         await asyncio.to_thread(kafka_three.kill, leader)
@@ -83,10 +79,7 @@ async def test_under_a_new_leader_without_its_replica_nothing_but_the_end_of_the
 async def test_the_log_ends_before_where_it_ended_when_a_leader_died_with_what_it_alone_had(
     kafka_three: KafkaCluster, tmp_path: Path
 ) -> None:
-    topic = await create_topic(kafka_three.bootstrap, replicas=2, min_insync_replicas="1")
-    leader, follower = await replicas_of(kafka_three, topic)
-    reader = Reader(kafka_three.bootstrap, tmp_path, topic)
-    async with running(reader), AIOKafkaProducer(bootstrap_servers=kafka_three.bootstrap) as client:
+    async with two_replicas(kafka_three, tmp_path, min_in_sync=1) as (topic, leader, follower, reader, client):
         await client.send_and_wait(topic, b"before", partition=0)
         await reader.until_positions({0: 1})
         await asyncio.to_thread(kafka_three.pause, follower)
@@ -103,6 +96,18 @@ async def test_the_log_ends_before_where_it_ended_when_a_leader_died_with_what_i
         await client.send_and_wait(topic, b"after", partition=0)
         await reader.until_positions({0: end + 1})
     assert [value for _, _, value in reader.records][end:] == [b"after"]
+
+
+@asynccontextmanager
+async def two_replicas(
+    cluster: KafkaCluster, directory: Path, *, min_in_sync: int
+) -> AsyncIterator[tuple[str, int, int, Reader, AIOKafkaProducer]]:
+    """Give a topic of two replicas, the brokers that lead and follow, who reads it, and a producer with acks=1."""
+    topic = await create_topic(cluster.bootstrap, replicas=2, min_insync_replicas=str(min_in_sync))
+    leader, follower = await replicas_of(cluster, topic)
+    reader = Reader(cluster.bootstrap, directory, topic)
+    async with running(reader), AIOKafkaProducer(bootstrap_servers=cluster.bootstrap) as client:
+        yield topic, leader, follower, reader, client
 
 
 async def replicas_of(cluster: KafkaCluster, topic: str) -> tuple[int, int]:
