@@ -10,6 +10,7 @@ of together: of a Job there is one beat then, and not one for each batch. For a 
 read after it (core/marks.py has the rule).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from math import inf
@@ -36,6 +37,8 @@ FAR_BEHIND_RECORDS = 5_000
 #: spares little.
 GATHER_SECONDS = 0.5
 MOST_GATHERED = 10_000
+#: Between two questions that a batch waits for; one by itself waits for some seconds (sf_healer/transport).
+ASK_AGAIN_SECONDS = 1.0
 #: Nor is more gathered with so many that are evidence of nothing: each keeps its record, and they do not join.
 MOST_REJECTED = 1_000
 
@@ -59,6 +62,10 @@ class Looked(Enum):
 
     LISTED = auto()  # a Job still unknown now is not one of ours
     AWAY = auto()  # the Jobs could not be listed, so nobody can tell
+
+
+class UnansweredError(Exception):
+    """The brokers do not say where the source stands, as under a new leader that too few replicas follow (KIP-207)."""
 
 
 class Identity(Protocol):
@@ -115,13 +122,16 @@ class Ports(Protocol):
         """Tell up to where a source partition was handed over to us, forwarded or not; 0 if it is not ours."""
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
-        """Ask the leaders of source partitions where their logs end, and then up to where they can be read."""
+        """Ask the leaders of source partitions where their logs end, and then up to where they can be read.
+
+        Raises UnansweredError.
+        """
 
     def tail_lost(self, source_partition: int, *, offsets: int) -> None:
         """Hear that a source partition ends so many offsets before where it ended."""
 
     async def identity(self, *, max_age_seconds: float) -> Identity:
-        """Say which topic the source is, from metadata no older than that."""
+        """Say which topic the source is, from metadata no older than that. Raises UnansweredError."""
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
         """Send evidence, in order per partition; returns when the broker has acknowledged all of it."""
@@ -221,9 +231,17 @@ class Forwarding:
 
         Otherwise old offsets told under a new id would have the new topic's reports passed over as told before.
         Whatever was handed over lies below the end of its topic; no broker can tell where the new topic has grown past
-        that.
+        that. A batch waits for as long as nobody answers, and its marks with it.
         `end` is the batch's own.
         """
+        while not batch.is_gone:
+            try:
+                return await self._is_of_the_topic_now(batch, end)
+            except UnansweredError:
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+        return False
+
+    async def _is_of_the_topic_now(self, batch: SourceBatch, end: int) -> bool:
         forwarder, ports = self.forwarder, self._ports
         while not batch.is_gone:
             if not forwarder.topic_id:
@@ -242,7 +260,7 @@ class Forwarding:
     async def mark(self) -> int:
         """Note W and the end of every source partition of ours, and claim what may be claimed by now.
 
-        Returns how many marks were sent.
+        Returns how many marks were sent. Raises UnansweredError.
         """
         sent = await self._mark()
         self.marked_at = self._ports.clock()

@@ -14,6 +14,7 @@ from agents.forwarding import (
     Appended,
     Forwarding,
     Looked,
+    UnansweredError,
     within_limit,
 )
 from sf_healer.core import evidence, policy
@@ -286,6 +287,48 @@ async def test_what_is_in_the_source_and_cannot_be_read_holds_the_marks_back() -
     await forwarding.mark()
     assert [source for source, _ in broker.marks()[-1].sources] == [0, 1]
     assert broker.marks()[-1].reset == ()
+
+
+async def test_a_batch_waits_for_brokers_that_do_not_say_where_its_topic_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a leader that has lost its replica: a worker that starts then has a batch in hand, and no end."""
+    monkeypatch.setattr("agents.forwarding.ASK_AGAIN_SECONDS", 0.0)
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 3
+    ends, identity, asked = broker.ends, broker.identity, []
+
+    async def unanswered(*_: object, **__: object) -> Any:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            broker.identity = identity  # type: ignore[method-assign]
+        if len(asked) == 6:
+            broker.ends = ends  # type: ignore[method-assign]
+        raise UnansweredError
+
+    broker.ends = broker.identity = unanswered  # type: ignore[method-assign, assignment]
+    with pytest.raises(UnansweredError):
+        await forwarding.mark()
+    await forwarding.forward(reports(0, 1, 2))
+
+    assert len(asked) == 6
+    assert [beat.offset for bundle in broker.bundles() for beat in bundle.beats] == [2]
+
+
+async def test_a_batch_of_a_topic_that_is_gone_waits_for_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.forwarding.ASK_AGAIN_SECONDS", 0.0)
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    batch = reports(0)
+
+    async def gone(*_: object) -> Any:
+        batch.is_gone = True
+        raise UnansweredError
+
+    broker.ends = gone  # type: ignore[method-assign]
+    combined = await forwarding.forward(batch)
+
+    assert combined.ignored == {Ignored.TOPIC_GONE: 1}
+    assert broker.bundles() == []
 
 
 async def test_the_loss_of_what_was_never_replicated_is_told_once_and_the_marks_go_on() -> None:
