@@ -9,6 +9,7 @@ import msgspec
 from sf_healer.adapters import policy_file
 from sf_healer.captures import CaptureError
 from sf_healer.cli import ExitCode, Output, emit, output_option, say
+from sf_healer.core.cadence import longest_learned
 from sf_healer.core.facts import JobFact
 from sf_healer.core.policy import Limits, Match, Policy, PolicyBook, PolicyError, line_of_policy
 from sf_healer.core.shadowing import shadowed
@@ -126,7 +127,7 @@ def _silence(policy: Policy) -> str:
     said = f"{policy.silence_threshold_seconds:g}s"
     if not policy.learn_cadence:
         return said
-    return f"{said}, then learned: {policy.learn_floor_seconds:g}s to {policy.learn_ceiling_seconds:g}s"
+    return f"{said}, then learned: {policy.learn_floor_seconds:g}s to {longest_learned(policy):g}s"
 
 
 def _grace(policy: Policy) -> str:

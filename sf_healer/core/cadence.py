@@ -67,7 +67,12 @@ def silence_threshold(counts: list[int] | None, policy: Policy) -> float:
     p99 = p99_seconds(counts) if policy.learn_cadence else None
     if p99 is None:
         return policy.silence_threshold_seconds
-    return min(max(_FACTOR * p99, policy.learn_floor_seconds), policy.learn_ceiling_seconds)
+    return min(max(_FACTOR * p99, policy.learn_floor_seconds), longest_learned(policy))
+
+
+def longest_learned(policy: Policy) -> float:
+    """Give the longest silence threshold that is learned: a silence that the policy itself allows makes nobody sick."""
+    return max(policy.learn_ceiling_seconds, policy.silence_threshold_seconds)
 
 
 def error_grace(counts: list[int] | None, policy: Policy) -> float:

@@ -73,6 +73,14 @@ def test_a_job_that_reports_every_two_and_a_half_hours_is_given_its_own_threshol
     assert silence_threshold(learned(*[9000.0] * LEAST_SAMPLES), LEARNS) == 900.0
 
 
+def test_a_silence_that_the_policy_itself_allows_is_not_cut_short_by_the_ceiling():
+    allowing = msgspec.structs.replace(LEARNS, silence_threshold_seconds=3600.0)
+    seldom, often = learned(*[2000.0] * LEAST_SAMPLES), learned(*[10.0] * LEAST_SAMPLES)
+    assert 1.5 * 2000.0 <= silence_threshold(seldom, allowing) <= 3600.0
+    assert silence_threshold(OF_OLD, allowing) == 3600.0
+    assert silence_threshold(often, allowing) == 60.0
+
+
 #: As older versions left it: whatever was longer than 3,444 s is counted in the last of 49 places.
 OF_OLD = [*[0] * 48, LEAST_SAMPLES]
 
