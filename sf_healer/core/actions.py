@@ -122,7 +122,7 @@ class Pace(msgspec.Struct, frozen=True):
     look_seconds: float = 1.0
     slow_look_seconds: float = 10.0  # once there is nothing to wait for but telemetry, or a person
     retry_seconds: float = 1.0  # doubling
-    retry_limit_seconds: float = 30.0
+    retry_limit_seconds: float = 10.0  # there may be no Job meanwhile, and few are restarted at a time
     lost_call_seconds: float = 15.0  # longer than FENCE_SECONDS and CALL_SECONDS together
 
 
@@ -859,12 +859,14 @@ def _wait_to_create(action: Action, moment: _Moment) -> Move:
 
 
 def _retry_create(action: Action, moment: _Moment) -> Move:
-    """Send the create again, for there is no Job; ask a person when it might be a second one."""
+    """Send the create again, for there is no Job; ask a person when it might be a second one.
+
+    The API answers: that it did not before is no reason to wait for longer.
+    """
     if not _may_create(action, moment):
         detail = "the Job may have existed and run to its end meanwhile"
         return _strand(action, Cause.CREATE_UNCERTAIN, moment, detail)
-    entered = msgspec.structs.replace(_enter(action, State.GONE, moment.now), tries=action.tries)
-    return _wait_to_create(entered, moment)
+    return _wait_to_create(_enter(action, State.GONE, moment.now), moment)
 
 
 def _await_pods(action: Action, moment: _Moment) -> Move:

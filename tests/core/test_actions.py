@@ -1061,6 +1061,15 @@ def test_a_create_that_is_uncertain_is_not_sent_again_beside_pods_of_the_job_it_
     assert walk.action.state is State.GONE
 
 
+def test_after_looks_without_an_answer_a_job_that_is_away_is_made_again_as_soon_as_one_says_so():
+    walk = Walk().to(State.UNSURE)
+    for _ in range(8):
+        walk.answer(UNKNOWN)
+        assert walk.action.due_at - walk.now <= 10.0
+    walk.answer(ABSENT)
+    assert (walk.action.state, next_step(walk.action, walk.now + 1.0)) == (State.GONE, Step.CREATE)
+
+
 def test_a_person_abandons_a_stranded_action():
     walk = Walk().to(State.UNSURE)
     walk.event(Seen(fact=a_fact("u2", action_id="c1")))
