@@ -21,7 +21,8 @@ venv: $(READY) ## Build .venv from the hashed requirements.lock
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 needed, {sys.executable} is {sys.version.split()[0]}")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --requirement requirements.lock
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib # on all cores; pip compiles on one
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -71,9 +72,9 @@ lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control 
 	$(BIN)/python -m tests.lab.toxiproxy install
 	$(BIN)/python -m tests.lab.traefik install
 
-# Three processes, each with brokers and a control plane of its own: most of the time one waits for what it started.
+# Four processes, each with brokers and a control plane of its own: most of the time one waits for what it started.
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser (AGAIN=1: what failed)
-	$(PYTEST) $(if $(AGAIN),--last-failed,--numprocesses 3 --dist loadfile --no-loadscope-reorder) -m '(kafka or kube or prometheus or browser or image) and not soak'
+	$(PYTEST) $(if $(AGAIN),--last-failed,--numprocesses 4 --dist loadfile --no-loadscope-reorder) -m '(kafka or kube or prometheus or browser or image) and not soak'
 
 canary: $(READY) ## Canaries of queue-manager, good, slow, failing, unseen, by the real rollouts controller (needs make lab)
 	$(PYTEST) tests/argo

@@ -36,7 +36,8 @@ MISSING = {
     "traefik": functools.cache(traefik.missing),
 }
 RUNNING = pytest.StashKey[dict[str, "kafka.KafkaCluster | kube.ControlPlane"]]()  # by the fixture that lends it
-WITH_THREE = pytest.StashKey[set[Path]]()  # the files with a test that asks for three brokers
+#: By fixture, the files with a test that asks for these brokers; of a single one every test that is marked `kafka` may.
+ASKING = pytest.StashKey[dict[str, set[Path]]]()
 
 # No deadlines: the two cores are shared with brokers and a control plane, a slow example is not a fault.
 settings.register_profile("local", deadline=None)
@@ -66,12 +67,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-#: `make test-lab` hands files out to three processes: the longest go first, so that none of them runs alone at the end.
+#: `make test-lab` hands files out to four processes: the longest go first, so that none of them runs alone at the end.
 LONGEST_FIRST = (
+    "tests/scenarios/test_killed.py",
     "tests/scenarios/test_endurance.py",
-    "tests/scenarios/test_killed_at_random_moments.py",
     "tests/chaos/test_game_day.py",
-    "tests/scenarios/test_killed_at_boundaries.py",
     "tests/scenarios/test_fifty_jobs.py",
     "tests/broker/test_scram.py",
     "tests/argo/",
@@ -105,23 +105,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Give the next test whole components, whatever this one killed or froze, and a thread in which no loop runs.
 
-    Three brokers that nobody in its file asks for rest meanwhile: with nothing to do they take a fifteenth of a core.
+    Brokers that nobody in its file asks for rest meanwhile: with nothing to do three take a fifteenth of a core.
     """
-    running, with_three = item.config.stash[RUNNING], item.config.stash[WITH_THREE]
+    running, asking = item.config.stash[RUNNING], item.config.stash[ASKING]
     if nextitem is not None:
         for name, component in running.items():
-            if name != "kafka_three" or {item.path, nextitem.path} & with_three:  # what tears down asks for them, too
+            if name not in asking or {item.path, nextitem.path} & asking[name]:  # what tears down asks for them, too
                 component.make_whole()
     try:
         return (yield)
     finally:
         loops.leave_none_running()
-        if nextitem is not None and nextitem.path not in with_three and "kafka_three" in running:
-            running["kafka_three"].stop()
+        for name, paths in asking.items():
+            if nextitem is not None and nextitem.path not in paths and name in running:
+                running[name].stop()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    session.config.stash[WITH_THREE] = {item.path for item in session.items if _asks_for_three(item)}
+    session.config.stash[ASKING] = {
+        "kafka_single": {item.path for item in session.items if item.get_closest_marker("kafka") is not None},
+        "kafka_three": {item.path for item in session.items if _asks_for_three(item)},
+    }
 
 
 def _asks_for_three(item: pytest.Item) -> bool:

@@ -62,6 +62,7 @@ async def test_workers_that_freeze_die_and_are_rolled_tell_nobody_who_is_well(
         assert judgement.flawless, judgement
 
 
+@pytest.mark.soak
 async def test_brokers_that_are_rolled_and_then_all_away_cost_nobody_a_restart(
     kafka_three: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -84,7 +85,7 @@ async def test_brokers_that_are_rolled_and_then_all_away_cost_nobody_a_restart(
         assert judgement.naive >= judgement.well, "the outage was long enough to deceive the clock"
 
 
-@pytest.mark.parametrize("feed_at_once", [feed_dated_then, feed_dated_now])
+@pytest.mark.parametrize("feed_at_once", [feed_dated_then, pytest.param(feed_dated_now, marks=pytest.mark.soak)])
 async def test_of_two_hours_of_lag_only_who_is_sick_at_its_end_is_told(
     kafka_three: KafkaCluster, tmp_path: Path, feed_at_once
 ) -> None:

@@ -23,8 +23,9 @@ SINGLE_HEAP = "1g"
 THREE_HEAP = "512m"
 TOOL_SECONDS = 60.0
 #: Options of Java. A test's broker lives for a minute, and what the second compiler makes of it in that time takes half
-#: of all its CPU; one that is measured, or kept, is compiled as anywhere else.
-SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
+#: of all its CPU, while much is interpreted that the first had better compile sooner. A broker that is measured or kept
+#: is compiled as anywhere else.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:CompileThresholdScaling=0.3")
 LONG_LIVED = ()
 
 _LOG4J = """\
