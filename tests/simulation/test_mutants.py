@@ -10,6 +10,7 @@ from tests.simulation.mutants import MUTANTS, Mutant
 
 
 @pytest.mark.apart
+@pytest.mark.timeout(1800)  # a few seconds, at the lowest priority behind all else that .ci/run does
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_known_fault_is_found_and_the_same_world_is_well_without_it(mutant: Mutant) -> None:
     _is_found(mutant)
