@@ -50,8 +50,8 @@ simulate: $(READY) ## SEEDS=50 worlds of two simulated hours each, on all cores,
 fuzz: $(READY) ## MESSAGES=200000 hostile messages through the agents: all are accounted for
 	$(BIN)/python -m tests.fuzz --fresh --messages $(or $(MESSAGES),200000)
 
-mutants: $(READY) ## Put known faults into the simulation: each must be found, and nothing without it
-	$(PYTEST) --numprocesses 2 --dist worksteal -m 'apart and not soak' tests/simulation
+mutants: $(READY) ## Put known faults into the simulation: each must be found, and nothing without it (SOME=10 of them)
+	$(if $(SOME),SF_LAB_MUTANTS=$(SOME)) $(PYTEST) --numprocesses 2 --dist worksteal -m 'apart and not soak' tests/simulation
 
 tutorial: $(READY) ## Follow docs/tutorial.md step by step: each command must print what the page says
 	$(PYTEST) -m apart tests/docs

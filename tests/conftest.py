@@ -13,10 +13,11 @@ import secrets
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from tests.lab import argo, browser, checkers, crds, kafka, kube, loops, prometheus, toxiproxy, traefik, wanting
 
@@ -68,9 +69,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 #: `make test-lab` hands files out to four processes: the longest go first, so that none of them runs alone at the end.
+#: Those that share three brokers go to one process, where these are started once.
+WITH_THREE_BROKERS = (
+    "tests/scenarios/test_endurance.py",
+    "tests/cluster/test_actuator_worker.py",
+    "tests/broker/test_doctor_kafka.py",
+    "tests/broker/test_lab_kafka.py",
+    "tests/broker/test_rolling_update.py",
+    "tests/broker/test_three_workers.py",
+    "tests/broker/test_topics_admin.py",
+    "tests/broker/test_transport_failover.py",
+)
 LONGEST_FIRST = (
     "tests/scenarios/test_killed.py",
-    "tests/scenarios/test_endurance.py",
+    *WITH_THREE_BROKERS,
     "tests/chaos/test_game_day.py",
     "tests/scenarios/test_fifty_jobs.py",
     "tests/broker/test_scram.py",
@@ -78,6 +90,16 @@ LONGEST_FIRST = (
     "tests/chaos/",
     "tests/manifests/",
 )
+
+
+class _Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "three brokers" if file in WITH_THREE_BROKERS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects by marker

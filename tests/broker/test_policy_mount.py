@@ -135,6 +135,7 @@ async def test_what_is_mounted_anew_decides_from_then_on_and_nothing_restarts(
     assert worker.log.read_text().count("worker_starts") == 1
 
 
+@pytest.mark.parametrize("bootstrap", BROKERS[:1], indirect=True)  # twenty seconds each, and no broker has a part in it
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
