@@ -148,6 +148,7 @@ def _configs_of(bootstrap: str, name: str) -> dict[str, str]:
 
 
 async def test_reports_that_cannot_be_read_while_one_broker_is_away_are_warned_of(kafka_three: KafkaCluster):
+    await drop_topics(kafka_three.bootstrap)  # those that others have left
     configs = {"min.insync.replicas": "2"}
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_three.bootstrap)
     await admin.start()
