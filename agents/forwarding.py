@@ -17,6 +17,7 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 import msgspec
+from aiokafka.errors import KafkaError
 
 from sf_healer.core import evidence
 from sf_healer.core.combine import Combined, Gathered, Ignored, Rejected, SourceRecord
@@ -62,10 +63,6 @@ class Looked(Enum):
 
     LISTED = auto()  # a Job still unknown now is not one of ours
     AWAY = auto()  # the Jobs could not be listed, so nobody can tell
-
-
-class UnansweredError(Exception):
-    """The brokers do not say where the source stands, as under a new leader that too few replicas follow (KIP-207)."""
 
 
 class Identity(Protocol):
@@ -124,14 +121,14 @@ class Ports(Protocol):
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         """Ask the leaders of source partitions where their logs end, and then up to where they can be read.
 
-        Raises UnansweredError.
+        Raises KafkaError, as under a new leader that too few replicas follow (KIP-207).
         """
 
     def tail_lost(self, source_partition: int, *, offsets: int) -> None:
         """Hear that a source partition ends so many offsets before where it ended."""
 
     async def identity(self, *, max_age_seconds: float) -> Identity:
-        """Say which topic the source is, from metadata no older than that. Raises UnansweredError."""
+        """Say which topic the source is, from metadata no older than that. Raises KafkaError."""
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
         """Send evidence, in order per partition; returns when the broker has acknowledged all of it."""
@@ -234,23 +231,19 @@ class Forwarding:
         that. A batch waits for as long as nobody answers, and its marks with it.
         `end` is the batch's own.
         """
-        while not batch.is_gone:
-            try:
-                return await self._is_of_the_topic_now(batch, end)
-            except UnansweredError:
-                await asyncio.sleep(ASK_AGAIN_SECONDS)
-        return False
-
-    async def _is_of_the_topic_now(self, batch: SourceBatch, end: int) -> bool:
         forwarder, ports = self.forwarder, self._ports
         while not batch.is_gone:
-            if not forwarder.topic_id:
-                forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
-            topic_id = forwarder.topic_id
-            if self._read_of.get(batch.partition) == topic_id:
-                return True
-            known_end = max(ports.handed_over(batch.partition), end)
-            ends = await ports.ends([batch.partition])
+            try:
+                if not forwarder.topic_id:
+                    forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
+                topic_id = forwarder.topic_id
+                if self._read_of.get(batch.partition) == topic_id:
+                    return True
+                known_end = max(ports.handed_over(batch.partition), end)
+                ends = await ports.ends([batch.partition])
+            except KafkaError:
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                continue
             if ends[batch.partition].readable < known_end:
                 return False
             if forwarder.topic_id == topic_id:
@@ -260,7 +253,7 @@ class Forwarding:
     async def mark(self) -> int:
         """Note W and the end of every source partition of ours, and claim what may be claimed by now.
 
-        Returns how many marks were sent. Raises UnansweredError.
+        Returns how many marks were sent. Raises KafkaError.
         """
         sent = await self._mark()
         self.marked_at = self._ports.clock()

@@ -1,8 +1,7 @@
 """Reports in, evidence out: the Faust side of agents/forwarding.py, which has the order of things."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -12,7 +11,7 @@ from faust.types import TP, StreamT
 from agents import inventory, topics
 from agents.batches import BatchEvent, Inbox, side_by_side, unacknowledged
 from agents.dead_letters import dead_letter
-from agents.forwarding import Addressed, Appended, Forwarding, Looked, SourceBatch, UnansweredError
+from agents.forwarding import Addressed, Appended, Forwarding, Looked, SourceBatch
 from agents.sending import Outgoing, acknowledged
 from sf_healer.adapters import metrics
 from sf_healer.app import detector as app
@@ -37,14 +36,6 @@ from sf_healer.transport import (
 log = structlog.get_logger(__name__)
 
 
-@contextmanager
-def _or_unanswered() -> Iterator[None]:
-    try:
-        yield
-    except KafkaError as error:
-        raise UnansweredError(str(error) or type(error).__name__) from error
-
-
 class _Faust:
     """The ports of forwarding on this app's consumer and topics."""
 
@@ -59,17 +50,15 @@ class _Faust:
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         tps = [TP(settings.source_topic, partition) for partition in source_partitions]
-        with _or_unanswered():
-            of_logs = await log_ends(app, tps)
-            readable = await end_offsets(app, tps)
+        of_logs = await log_ends(app, tps)
+        readable = await end_offsets(app, tps)
         return {tp.partition: Ends(of_logs[tp], readable[tp]) for tp in tps}
 
     def tail_lost(self, source_partition: int, *, offsets: int) -> None:
         log.warning("tail_lost", partition=source_partition, lost=offsets)
 
     async def identity(self, *, max_age_seconds: float) -> TopicIdentity:
-        with _or_unanswered():
-            return await topic_identity(app, settings.source_topic, max_age_seconds=max_age_seconds)
+        return await topic_identity(app, settings.source_topic, max_age_seconds=max_age_seconds)
 
     async def append(self, records: Sequence[Addressed]) -> list[Appended]:
         sent = await acknowledged(Outgoing(topics.evidence_log, record.value, record.partition) for record in records)
@@ -131,7 +120,7 @@ async def mark_loop() -> None:
             continue
         try:
             metrics.MARKS.inc(await forwarding.mark())
-        except (KafkaError, UnansweredError) as error:
+        except KafkaError as error:
             metrics.MARK_FAILURES.inc()
             log.warning("mark_failed", error=str(error) or type(error).__name__)
         marks_tried += 1

@@ -42,7 +42,7 @@ SILENT_AFTER_CREATION_SECONDS = 1.5
 WELL_AFTER_CREATION_SECONDS = 8.0
 TRAP_POLL_SECONDS = 0.02
 #: With fewer Jobs being restarted those that are back fail again: a kill must meet Jobs in every step.
-FEWEST_UNDER_WAY = 12
+FEWEST_UNDER_WAY = 20
 # Deadlines are many times what two idle cores need: they only end a story that hangs.
 #: From a start to a boundary reached: the session of the killed one, the join, the recovery, and a Job at that step.
 BOUNDARY_SECONDS = 300.0

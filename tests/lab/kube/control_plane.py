@@ -30,7 +30,7 @@ STOP_SECONDS = 10.0
 REQUEST_SECONDS = 10.0
 TOKEN_SECONDS = 24 * 3600
 NODE = "kwok-0"
-#: Go collects its garbage once a heap has grown by this much (its own default: 100): a tenth of an API server's work.
+#: Go collects garbage once a heap has grown by this much; with its own 100 that is an eighth of an API server's work.
 GARBAGE_PERCENT = 200
 
 
