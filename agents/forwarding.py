@@ -10,7 +10,6 @@ of together: of a Job there is one beat then, and not one for each batch. For a 
 read after it (core/marks.py has the rule).
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from math import inf
@@ -38,7 +37,7 @@ FAR_BEHIND_RECORDS = 5_000
 #: spares little.
 GATHER_SECONDS = 0.5
 MOST_GATHERED = 10_000
-#: Between two questions that a batch waits for; one by itself waits for some seconds (sf_healer/transport).
+#: Between two looks whether a batch may be told; a question to the brokers takes some seconds (sf_healer/transport).
 ASK_AGAIN_SECONDS = 1.0
 #: Nor is more gathered with so many that are evidence of nothing: each keeps its record, and they do not join.
 MOST_REJECTED = 1_000
@@ -112,6 +111,9 @@ class Ports(Protocol):
     def clock(self) -> float:
         """Give monotonic seconds."""
 
+    async def pause(self, seconds: float) -> None:
+        """Let some time pass."""
+
     def positions(self) -> dict[int, int]:
         """Tell up to where each source partition of ours is forwarded and acknowledged."""
 
@@ -166,7 +168,7 @@ class Forwarding:
         """Put everything on the log that a batch says, and those that `following` gave for it.
 
         Returns what that was when all of it is acknowledged. That is nothing where the topic it was fetched from is no
-        more: all of it is ignored, with what was gathered before.
+        more, or nobody says and it is not ours any more: all of it is ignored, with what was gathered before.
         """
         forwarder, ports = self.forwarder, self._ports
         if forwarder.broker_time(now=ports.clock()) == inf:
@@ -228,11 +230,16 @@ class Forwarding:
 
         Otherwise old offsets told under a new id would have the new topic's reports passed over as told before.
         Whatever was handed over lies below the end of its topic; no broker can tell where the new topic has grown past
-        that. A batch waits for as long as nobody answers, and its marks with it.
+        that. A batch waits for as long as nobody answers, and its marks with it, unless it is not ours any more.
+        It waits as well for the mark that tells that its offsets begin anew: were it told and committed before, and
+        the worker killed then, the next one would be out of range no more, and nobody would know.
         `end` is the batch's own.
         """
         forwarder, ports = self.forwarder, self._ports
         while not batch.is_gone:
+            if forwarder.starts_over(batch.partition):
+                await ports.pause(ASK_AGAIN_SECONDS)
+                continue
             try:
                 if not forwarder.topic_id:
                     forwarder.topic_id = (await ports.identity(max_age_seconds=0.0)).topic_id
@@ -242,7 +249,9 @@ class Forwarding:
                 known_end = max(ports.handed_over(batch.partition), end)
                 ends = await ports.ends([batch.partition])
             except KafkaError:
-                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                if ports.handed_over(batch.partition) < end:
+                    return False  # whoever reads it now reads this again; the partition may be no more
+                await ports.pause(ASK_AGAIN_SECONDS)
                 continue
             if ends[batch.partition].readable < known_end:
                 return False

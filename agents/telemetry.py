@@ -1,5 +1,6 @@
 """Reports in, evidence out: the Faust side of agents/forwarding.py, which has the order of things."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,6 +42,9 @@ class _Faust:
 
     def clock(self) -> float:
         return time.monotonic()
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def positions(self) -> dict[int, int]:
         return {tp.partition: at for tp, at in positions(app).items() if tp.topic == settings.source_topic}

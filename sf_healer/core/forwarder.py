@@ -134,6 +134,11 @@ class Forwarder:
         for source_partition, reset in resets.items():
             reset.end = ends[source_partition].readable
 
+    def starts_over(self, source_partition: int) -> bool:
+        """Whether a source partition's offsets begin anew and no mark that tells it is acknowledged yet."""
+        reset = self._resets.get(source_partition)
+        return reset is not None and reset.started_over
+
     def claims(self, positions: Mapping[int, int], source_partitions: int) -> dict[int, Mark]:
         """Return the marks to send, by evidence partition; without a claim where there is only a reset to tell.
 

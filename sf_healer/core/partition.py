@@ -218,6 +218,8 @@ class Partition:
             self._folded_to = offset
             if offset >= self._anew_below and at < self.last_at - CLOCK_AHEAD_SECONDS:
                 self._put_right(at)
+        if at > self.last_at + CLOCK_AHEAD_SECONDS:
+            self._meta_dirty = True  # the next owner rewinds what is stored by it, if that clock was ahead
         self.last_at = max(at, self.last_at)
         if self._anew_below >= 0:
             self._lose(offset)

@@ -388,4 +388,4 @@ class Consumer(driver.Consumer):
         # Faust's streams keep filling these; nothing reads them any more.
         self._acked.pop(tp, None)
         self._acked_index.pop(tp, None)
-        return self._ledgers[tp].acknowledged
+        return self._ledgers[tp].to_commit

@@ -32,11 +32,12 @@ class Ledger:
     old one count for nothing from then on: their records are going to be read again.
     """
 
-    __slots__ = ("_open", "_position")
+    __slots__ = ("_open", "_position", "_untouched")
 
-    def __init__(self, position: int | None = None) -> None:
+    def __init__(self, position: int | None = None, *, starts_over: bool = False) -> None:
         self._position = position
         self._open: deque[Delivery] = deque()
+        self._untouched = starts_over
 
     @property
     def position(self) -> int | None:
@@ -74,17 +75,26 @@ class Ledger:
             return self
         for delivery in self._open:
             delivery.abandoned = True
-        return Ledger(position)
+        return Ledger(position, starts_over=True)
 
     @property
     def acknowledged(self) -> int | None:
-        """Everything before this position was handed over and acknowledged; None before it is known.
-
-        This is also the offset to commit: Kafka's committed offset is the next one to read.
-        """
+        """Everything before this position was handed over and acknowledged; None before it is known."""
         while self._open and self._open[0].acknowledged:
             self._open.popleft()
+            self._untouched = False
         return self._open[0].start if self._open else self._position
+
+    @property
+    def to_commit(self) -> int | None:
+        """The offset to commit; None while what is committed is to stand.
+
+        That is what is acknowledged: Kafka's committed offset is the next one to read. But where a reset has put the
+        reader into another log, nothing is committed of that before a delivery is acknowledged: until then the agent
+        may not have dealt with the reset, and whoever reads in its place is to find it too.
+        """
+        acknowledged = self.acknowledged
+        return None if self._untouched else acknowledged
 
     @property
     def in_flight(self) -> int:

@@ -1,11 +1,11 @@
 """The order of things in agents/forwarding.py where a source topic is made anew. Found by tests/simulation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from agents.forwarding import (
     GATHER_SECONDS,
@@ -67,9 +67,15 @@ class Broker:
         self.look: Callable[[], Looked | None] = lambda: None
         self.looked_for: list[str] = []
         self.buried: list[Any] = []
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
     def clock(self) -> float:
         return float(len(self.log))
+
+    async def pause(self, seconds: float) -> None:
+        assert seconds > 0
+        if self.meanwhile is not None:
+            await self.meanwhile()
 
     def positions(self) -> dict[int, int]:
         return dict.fromkeys(self.owned, self.position)
@@ -289,12 +295,11 @@ async def test_what_is_in_the_source_and_cannot_be_read_holds_the_marks_back() -
     assert broker.marks()[-1].reset == ()
 
 
-async def test_a_batch_waits_for_brokers_that_do_not_say_where_its_topic_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_waits_for_brokers_that_do_not_say_where_its_topic_ends() -> None:
     """As under a leader that has lost its replica: a worker that starts then has a batch in hand, and no end."""
-    monkeypatch.setattr("agents.forwarding.ASK_AGAIN_SECONDS", 0.0)
     broker = Broker()
     forwarding = forwarding_on(broker)
-    broker.end = 3
+    broker.end = broker.read_up_to = 3
     ends, identity, asked = broker.ends, broker.identity, []
 
     async def unanswered(*_: object, **__: object) -> Any:
@@ -314,8 +319,7 @@ async def test_a_batch_waits_for_brokers_that_do_not_say_where_its_topic_ends(mo
     assert [beat.offset for bundle in broker.bundles() for beat in bundle.beats] == [2]
 
 
-async def test_a_batch_of_a_topic_that_is_gone_waits_for_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.forwarding.ASK_AGAIN_SECONDS", 0.0)
+async def test_a_batch_of_a_topic_that_is_gone_waits_for_no_answer() -> None:
     broker = Broker()
     forwarding = forwarding_on(broker)
     batch = reports(0)
@@ -329,6 +333,59 @@ async def test_a_batch_of_a_topic_that_is_gone_waits_for_no_answer(monkeypatch: 
 
     assert combined.ignored == {Ignored.TOPIC_GONE: 1}
     assert broker.bundles() == []
+
+
+async def test_a_batch_of_a_partition_that_is_not_ours_any_more_waits_for_no_answer() -> None:
+    """As when a topic is made anew with fewer: nobody answers for it ever, and a group without it is assigned."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.read_up_to, asked = 3, []
+
+    async def nobody_knows_it(*_: object) -> Any:
+        asked.append(broker.read_up_to)
+        raise UnknownTopicOrPartitionError
+
+    async def assigned_anew() -> None:
+        broker.read_up_to = 0
+
+    broker.ends, broker.meanwhile = nobody_knows_it, assigned_anew  # type: ignore[method-assign]
+    combined = await forwarding.forward(reports(0, 1, 2))
+
+    assert asked == [3, 0]
+    assert combined.ignored == {Ignored.TOPIC_GONE: 3}
+    assert broker.bundles() == []
+
+
+async def test_nothing_behind_a_reset_is_told_before_the_reset() -> None:
+    """Killed in between, the worker would leave a committed offset that is in range, and nobody would know of it."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 9
+    await forwarding.forward(reports(*range(9)))
+    told = len(broker.bundles())
+
+    async def mark() -> None:
+        assert len(broker.bundles()) == told
+        await forwarding.mark()
+
+    broker.position, broker.end, broker.meanwhile = 0, 3, mark  # a lost disk: of the same topic
+    forwarding.forwarder.reset(0, from_position=9, to_position=0)
+    await forwarding.forward(reports(0, 1, 2))
+
+    assert isinstance(broker.log[-2], Mark)
+    assert broker.log[-2].starts_over == ((0, 3),)
+    assert broker.log[-1].beats[0].offset == 2
+
+
+async def test_what_is_read_behind_a_stretch_that_retention_took_waits_for_no_mark() -> None:
+    """Its offsets are above all that were told, and a stretch with no mark is a gap."""
+    broker = Broker()
+    forwarding = forwarding_on(broker)
+    broker.end = 12
+    forwarding.forwarder.reset(0, from_position=0, to_position=9)
+    await forwarding.forward(reports(9, 10, 11))
+
+    assert [beat.offset for bundle in broker.bundles() for beat in bundle.beats] == [11]
 
 
 async def test_the_loss_of_what_was_never_replicated_is_told_once_and_the_marks_go_on() -> None:
@@ -381,10 +438,11 @@ async def test_a_report_of_a_topic_made_anew_is_not_dated_by_the_ends_of_the_old
     broker.position = 3
     await forwarding.mark()
 
-    broker.topic, broker.position, broker.end = Topic("second", 1), 0, 1
+    broker.topic, broker.position, broker.end = Topic("second", 1), 0, 0
     forwarding.forwarder.reset(0, from_position=3, to_position=0)
+    await forwarding.mark()
     broker.log += [None] * 100  # a second each
-    said_at = broker.time()
+    said_at, broker.end = broker.time(), 1
     await forwarding.forward(reports(0, at=said_at))
 
     assert broker.bundles()[-1].beats[0].source_at == said_at
@@ -651,12 +709,14 @@ async def test_what_is_assumed_of_a_job_is_told_though_its_report_is_ignored() -
     broker = Broker()
     forwarding = assuming(broker)
     await forwarding.mark()
+    batch = said("loading", 1, 2)
 
     def made_anew() -> None:
         broker.topic, broker.end, broker.position = Topic("second", 1), 1, 0
         forwarding.forwarder.reset(0, from_position=5, to_position=0)
+        batch.is_gone = True
 
-    await forwarding.forward(said("loading", 1, 2), Backlog(then=made_anew).following)
+    await forwarding.forward(batch, Backlog(then=made_anew).following)
 
     assert broker.bundles() == []
     assert [record.fact.key for record in broker.log if isinstance(record, Fact)] == ["stf/q-1-p", "stf/q-2-p"]
@@ -690,12 +750,15 @@ async def test_what_was_gathered_is_told_under_the_id_of_the_topic_that_is_read_
 async def test_what_was_gathered_of_a_topic_that_was_made_anew_meanwhile_is_told_under_no_id() -> None:
     broker = Broker()
     forwarding = await far_behind(broker)
+    batches = [reports(0, 1, 2), reports(3, 4)]
 
     def made_anew() -> None:
         broker.topic, broker.end, broker.position = Topic("second", 1), 1, 0
         forwarding.forwarder.reset(0, from_position=5, to_position=0)
+        for batch in batches:
+            batch.is_gone = True
 
-    combined = await forwarding.forward(reports(0, 1, 2), Backlog(reports(3, 4), then=made_anew).following)
+    combined = await forwarding.forward(batches[0], Backlog(batches[1], then=made_anew).following)
 
     assert broker.bundles() == []
     assert combined.ignored == {Ignored.TOPIC_GONE: 5}

@@ -601,11 +601,14 @@ async def test_a_topic_made_anew_is_marked_and_reported_under_its_new_id(edge, a
     await agent.take(reports([LOADING]))
     telemetry._note_reset(OffsetReset(TP("queue-events", 0), 100, 0))
     edge.consumer.identity = TopicIdentity("topic-2", 4)
+    standing_at(edge, p0=0)
+    await telemetry.forwarding.mark()
     await agent.take(reports([LOADING]))
     assert [bundle.topic_id for _, bundle in edge.producer.evidence() if isinstance(bundle, Bundle)] == [
         TOPIC_ID,
         "topic-2",
     ]
+    edge.producer.sent.clear()
     standing_at(edge, p0=1)
     ending_at(edge, p0=1)
     await telemetry.forwarding.mark()

@@ -126,3 +126,19 @@ def test_what_is_in_flight_is_still_to_be_acknowledged_where_reading_goes_on_fur
     before = ledger.deliver(3)
     assert ledger.start_over(7) is ledger
     assert (before.abandoned, ledger.acknowledged, ledger.position) == (False, 0, 7)
+
+
+def test_of_another_log_nothing_is_committed_before_something_of_it_is_acknowledged() -> None:
+    """Else a worker killed at once would leave an offset that is in range, and the next one would notice nothing."""
+    ledger = Ledger(9).start_over(0)
+    assert (ledger.acknowledged, ledger.to_commit) == (0, None)
+    first, second = ledger.deliver(3), ledger.deliver(5)
+    second.acknowledged = True
+    assert (ledger.acknowledged, ledger.to_commit) == (0, None)
+    first.acknowledged = True
+    assert (ledger.acknowledged, ledger.to_commit) == (5, 5)
+
+
+def test_what_is_committed_is_what_is_acknowledged_where_the_log_is_the_same() -> None:
+    ledger = Ledger(0).start_over(7)
+    assert ledger.to_commit == ledger.acknowledged == 7

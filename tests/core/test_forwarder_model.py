@@ -15,7 +15,6 @@ from collections import defaultdict
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pytest
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -140,6 +139,13 @@ class Question:
         return self._answer_of(self._found)
 
 
+class Pause(Question):
+    """What a batch does that cannot be told yet."""
+
+    def __init__(self) -> None:
+        super().__init__([], lambda _: None)
+
+
 class Running:
     """A coroutine of a worker and the question it waits for."""
 
@@ -150,26 +156,27 @@ class Running:
         self._go_on(lambda: coroutine.send(None))
 
     def take_answer(self) -> None:
-        """Go on with the answer; raises the KafkaError that it is, for nobody here catches one."""
+        """Go on with the answer; raises the KafkaError that it is, if nobody catches it."""
         assert self.question is not None
         if self.question.error is not None:
             self.fail(self.question.error)
+            return
         answer = self.question.answer()
         self._go_on(lambda: self._coroutine.send(answer))
 
     def fail(self, error: KafkaError) -> None:
-        """Have the question fail."""
-        self.question = None
-        self._coroutine.throw(error)
+        """Have the question fail; raises the error, if nobody catches it."""
+        self._go_on(lambda: self._coroutine.throw(error))
 
     def close(self) -> None:
         self._coroutine.close()
 
     def _go_on(self, step: Callable[[], Question]) -> None:
+        self.question = None
         try:
             self.question = step()
         except StopIteration:
-            self.question, self.is_over = None, True
+            self.is_over = True
 
 
 class Delivery:
@@ -209,16 +216,22 @@ class InHand:
 class Tracked:
     """How far one assignment has read one source partition, and what of it is acknowledged."""
 
-    def __init__(self, topic: Topic, position: int | None) -> None:
+    def __init__(self, topic: Topic, position: int | None, *, untouched: bool = False) -> None:
         self.topic = topic  # that the position is of; the reader does not know
         self.position = position  # None: nothing was ever committed
         self.confirmed = False
         self.open: list[Delivery] = []
+        self.untouched = untouched  # the position is of a log that begins anew, and none of it is acknowledged
 
     def acknowledged(self) -> int | None:
         while self.open and self.open[0].done:
             self.open.pop(0)
+            self.untouched = False
         return self.open[0].start if self.open else self.position
+
+    def to_commit(self) -> int | None:
+        acknowledged = self.acknowledged()
+        return acknowledged if self.confirmed and not self.untouched else None
 
 
 class Worker:
@@ -253,6 +266,10 @@ class Worker:
 
     def clock(self) -> float:
         return self._model.now - self._booted_at
+
+    async def pause(self, seconds: float) -> None:
+        assert seconds > 0
+        await Pause()
 
     def positions(self) -> dict[int, int]:
         reached = {number: each.acknowledged() for number, each in self.tracked.items() if each.confirmed}
@@ -523,7 +540,7 @@ class Model(RuleBasedStateMachine):
             if start < tracked.position:
                 for delivery in tracked.open:
                     delivery.is_gone = True
-                tracked = worker.tracked[source] = Tracked(self.topic, start)
+                tracked = worker.tracked[source] = Tracked(self.topic, start, untouched=True)
             else:
                 tracked.topic, tracked.position = self.topic, start
         elif tracked.topic is not self.topic:  # made anew, and grown past the position: no broker can tell
@@ -574,8 +591,11 @@ class Model(RuleBasedStateMachine):
             self._tell(*answered[number % len(answered)])
 
     def _tell(self, worker: Worker, running: Running) -> None:
+        self._go_on(worker, running, running.take_answer)
+
+    def _go_on(self, worker: Worker, running: Running, step: Callable[[], None]) -> None:
         try:
-            running.take_answer()
+            step()
         except KafkaError:
             self._is_broken_off(worker, running)
         self._look_after(worker)
@@ -585,9 +605,7 @@ class Model(RuleBasedStateMachine):
     def a_question_fails(self, number: int) -> None:
         waiting = self._waiting()
         worker, running = waiting[number % len(waiting)]
-        with pytest.raises(KafkaTimeoutError):
-            running.fail(KafkaTimeoutError())
-        self._is_broken_off(worker, running)
+        self._go_on(worker, running, lambda: running.fail(KafkaTimeoutError()))
 
     def _is_broken_off(self, worker: Worker, running: Running) -> None:
         """Have a mark be made again later, and a process end whose batch failed."""
@@ -647,13 +665,15 @@ class Model(RuleBasedStateMachine):
             self.a_report_arrives(number)
         self._finish_batches(worker)
         self._poll_all(worker)
+        if worker.mark is not mark:  # a batch waited for it
+            return
         mark.question.act(parts=100)
         self.now += MARK_INTERVAL_SECONDS
         for number in meanwhile:
             self.a_report_arrives(number)
         self.now += MARK_INTERVAL_SECONDS
         self._forward_queue(worker)
-        if worker in self.workers:
+        if worker.mark is mark and worker in self.workers:
             self._tell(worker, mark)
 
     def _forward_all(self, worker: Worker) -> None:
@@ -677,8 +697,19 @@ class Model(RuleBasedStateMachine):
     def _finish(self, worker: Worker, running: Running | None) -> None:
         self.cluster_is_away = False  # else what waits for it would wait for ever
         while running is not None and running.question is not None and worker in self.workers:
+            if isinstance(running.question, Pause):
+                self._end_what_is_waited_for(worker)
             running.question.act(parts=100)
             self._tell(worker, running)
+
+    def _end_what_is_waited_for(self, worker: Worker) -> None:
+        """Have a worker's reset be told, or its group learn that a partition is no more."""
+        if any(source >= self.topic.partitions for source in worker.tracked):
+            self._assign(0)
+        for source in list(worker.tracked):
+            self._poll(worker, source, most=0)
+        self._begin_mark(worker)
+        self._finish(worker, worker.mark)
 
     @rule(number=st.integers(0, WORKERS - 1))
     def a_worker_is_killed(self, number: int) -> None:
@@ -687,8 +718,7 @@ class Model(RuleBasedStateMachine):
     @rule(number=st.integers(0, WORKERS - 1))
     def a_worker_commits(self, number: int) -> None:
         for source, tracked in self.workers[number].tracked.items():
-            position = tracked.acknowledged()
-            if tracked.confirmed and position is not None:
+            if (position := tracked.to_commit()) is not None:
                 self.committed[source] = tracked.topic, position
 
     @rule(offset=st.integers(0, WORKERS - 1), committing=st.booleans())

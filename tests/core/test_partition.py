@@ -326,11 +326,17 @@ def test_append_times_that_step_back_are_made_monotonic():
 AHEAD = 7200.0
 
 
-def numbered(driver):
+def numbered(driver, *, first=0):
     """Have each record come with its offset, as from a log."""
-    offsets, apply = itertools.count(), driver.partition.apply
+    offsets, apply = itertools.count(first), driver.partition.apply
     driver.partition.apply = lambda evidence, at: apply(evidence, at, next(offsets))
     return driver
+
+
+def taken_over(driver, stored):
+    """Have another worker go on with what is stored; the last record is delivered to it again."""
+    stored.store(driver.take())
+    return numbered(Driver(stored.restored(), now=driver.now), first=driver.partition.meta().folded_to)
 
 
 def under_a_clock_that_is_ahead(driver, *, seconds, meanwhile=lambda: None):
@@ -351,12 +357,7 @@ def test_a_clock_that_was_ahead_delays_a_verdict_by_no_more_than_a_feed_gap_does
     driver.run(10)
     under_a_clock_that_is_ahead(driver, seconds=seconds)
     if crashing:
-        stored = Stored()
-        stored.store(driver.take())
-        offset = driver.partition.meta().folded_to
-        driver = Driver(stored.restored(), now=driver.now)
-        offsets, apply = itertools.count(offset), driver.partition.apply
-        driver.partition.apply = lambda evidence, at: apply(evidence, at, next(offsets))
+        driver = taken_over(driver, Stored())
     driver.run(SILENCE + SLACK + 3)
     (command,) = commands_of(driver.take())
     assert command.verdict is Verdict.STUCK
@@ -374,6 +375,19 @@ def test_one_record_under_a_clock_that_is_ahead_holds_up_nobody():
     driver.says(Kind.ERROR, finished=True)
     driver.run(SLACK + 2)
     assert [command.verdict for command in commands_of(driver.take())] == [Verdict.FAILED]
+
+
+def test_what_the_last_record_before_a_new_owner_dated_ahead_is_put_right_by_that_one():
+    """No other record tells of that clock, and what a Job is known by is stored with its time."""
+    driver, stored = numbered(a_driver()), Stored()
+    driver.loading()
+    driver.run(10)
+    stored.store(driver.take())
+    driver.apply(a_bundle(a_beat(driver.now, offset=1)), at=driver.now + AHEAD)
+    driver = taken_over(driver, stored)
+    driver.run(SILENCE + SLACK + 3)
+    assert driver.state().loading_at <= driver.now
+    assert [command.verdict for command in commands_of(driver.take())] == [Verdict.STUCK]
 
 
 def test_a_job_that_reports_is_well_before_and_after_a_clock_that_was_ahead_is_right_again():

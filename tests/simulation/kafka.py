@@ -328,9 +328,9 @@ class Reader:
 
     def to_commit(self) -> dict[Place, Committed]:
         return {
-            cursor.place: Committed(acknowledged, cursor.topic_id)
+            cursor.place: Committed(offset, cursor.topic_id)
             for cursor in self._cursors
-            if (acknowledged := cursor.ledger.acknowledged) is not None
+            if (offset := cursor.ledger.to_commit) is not None
         }
 
     def ring(self) -> None:

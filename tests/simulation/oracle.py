@@ -83,6 +83,7 @@ class _Restart(msgspec.Struct, eq=False):
     in_quarantine: str = ""  # why its Job was in one when it was admitted
     settled: bool = False
     settled_at: int = -1  # offset
+    may_be_open: bool = False  # admitted since by one whose word may not count
 
 
 class _Turned(NamedTuple):
@@ -528,7 +529,8 @@ class Oracle:
                 known.command = command  # the same judgement later: what was said first may have opened nothing
             return  # said twice, after a crash or by a worker that was paused
         if process is not None and process.went_on_at > self._scheduler.now - _ZOMBIE_SECONDS:
-            self.restarts.setdefault(command.id, _Restart(command, record.landed)).command = command
+            restart = self.restarts.setdefault(command.id, _Restart(command, record.landed))
+            restart.command, restart.may_be_open = command, True
             return  # it may be nobody's word any more
         self._save_up(now)
         self._tokens -= 1.0
@@ -591,9 +593,9 @@ class Oracle:
 
     def _settled(self, settled: Settled, offset: int) -> None:
         restart = self.restarts.get(settled.action_id)
-        if restart is None or restart.settled:
+        if restart is None or (restart.settled and not restart.may_be_open):
             return
-        restart.settled, restart.settled_at = True, offset
+        restart.settled, restart.settled_at, restart.may_be_open = True, offset, False
         if settled.repaired is True:
             self._window = max(1, min(2 * self._window, self._limits.in_flight))
         elif settled.repaired is False:
@@ -674,7 +676,8 @@ class Oracle:
             self.fail("lost pod", f"{name} is deleted, and lost its pod {now - max(lost):.0f} s ago")
         if job.ended.lower() not in {"", command.evidence.condition}:
             self.fail("ended", f"{name} is {job.ended}, and was judged {command.evidence.condition}")
-        if truth.drained_since is not None and now - truth.drained_since > 1.0:
+        is_there = any(not pod.is_on_dead_node for pod in job.pods)
+        if truth.drained_since is not None and now - truth.drained_since > 1.0 and is_there:
             self.fail("idle", f"{name} has nothing to do since {now - truth.drained_since:.0f} s")
 
     def _check_brakes(self, restart: _Restart, now: float) -> None:

@@ -1,5 +1,6 @@
 """What must hold at the end, after a calm: no sick Job forgotten, no Job lost, every state the fold of its log."""
 
+from collections.abc import Callable
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -224,7 +225,7 @@ def _compare_partition(world: "World", number: int, hot: Partition, position: in
     early = 2 * world.setup.mark_interval_seconds if world.faults.clock_steps else 0.0
     for key in sorted(hot.jobs.keys() | reference.jobs.keys()):
         mine, its = hot.jobs.get(key), reference.jobs.get(key)
-        difference = _difference(mine, its, world.checkpoint_seconds, early)
+        difference = _difference(mine, its, world.checkpoint_seconds, early, clock_leapt=world.faults.clock_leaps > 0.0)
         if difference:
             world.oracle.fail("fold", f"{key} in partition {number}: {difference}")
     assert all(partition_of(key, world.setup.partitions) == number for key in hot.jobs)
@@ -250,17 +251,28 @@ _OWN = frozenset(
 #: was, by a `loading` that was sent again.
 #: That is as long ago as nobody was there: the longest outage of the broker, and the hour that all workers are gone.
 _HEARD_AGAIN_SECONDS = 900.0 + 3600.0
-#: Not every `loading` is stored: after a restart these are as of one that was.
 #: What had been said when a Job was commanded is not of the next incarnation: of what is told only who commanded it.
 _OF_WHAT_WAS_SAID = frozenset(
     {"error_source", "error_at", "finished_source", "finished_at", "interrupted_source", "interrupted_at"}
     | {"error_since_source", "error_since_at", "error_finished", "error_detail", "error_partition", "error_offset"}
     | {"error_said", "finished_said"}
 )
+#: How far a clock was ahead is known by the first record behind; who reads that later takes it to be less.
+_PUT_RIGHT = frozenset(
+    {"errors_from", "started_source", "error_source", "error_since_source", "finished_source", "interrupted_source"}
+)
+#: Not every `loading` is stored: after a restart these are as of one that was.
 _OF_THE_NEWEST_LOADING = frozenset({"loading_source", "source_partition", "source_offset", "records_written"})
 
 
-def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds: float, early_seconds: float) -> str:
+def _difference(
+    mine: JobState | None,
+    its: JobState | None,
+    checkpoint_seconds: float,
+    early_seconds: float,
+    *,
+    clock_leapt: bool,
+) -> str:
     if mine is None or its is None:
         only = mine or its
         assert only is not None
@@ -272,11 +284,13 @@ def _difference(mine: JobState | None, its: JobState | None, checkpoint_seconds:
         one, other = getattr(mine, field), getattr(its, field)
         if field in _OWN or one == other:
             continue
-        if field == "dated" and _words_dated(mine, its) == _words_dated(its, mine):
+        of_this_incarnation = _OF_THIS_INCARNATION.get(field)
+        if of_this_incarnation is not None and of_this_incarnation(mine, its) == of_this_incarnation(its, mine):
             continue
         if field in _OF_WHAT_WAS_SAID and mine.command_source != its.command_source:
             continue
-        if field.endswith("_at") and -early_seconds <= one - other <= late_seconds:
+        may_be_later = field.endswith("_at") or (clock_leapt and field in _PUT_RIGHT)
+        if may_be_later and -early_seconds <= one - other <= late_seconds:
             continue
         if field == "doubtful_life_at" and other < one <= _last_news_of(its) + late_seconds:
             continue  # a `loading` of the incarnation before, sent again when this one had begun
@@ -291,6 +305,17 @@ def _words_dated(state: JobState, other: JobState) -> dict[Kind, tuple[float, fl
     """Give which words were dated back, without those of a Job that only one of the two has commanded."""
     kinds = {Kind.STARTED} if state.command_source != other.command_source else set(Kind) - {Kind.LOADING}
     return {kind: dated for kind, dated in (state.dated or {}).items() if kind in kinds}
+
+
+def _holds_of_now(state: JobState, _other: JobState) -> set[tuple[int, int, float]]:
+    """Give where stop commands for this incarnation were read; who forgot the Job while it was away has no others."""
+    return {place for place in state.hold_places if place[2] >= state.created_at}
+
+
+_OF_THIS_INCARNATION: dict[str, Callable[[JobState, JobState], object]] = {
+    "dated": _words_dated,
+    "hold_places": _holds_of_now,
+}
 
 
 def _last_news_of(state: JobState) -> float:

@@ -395,6 +395,9 @@ class Detector(App):
     def clock(self) -> float:
         return self.process.scheduler.now
 
+    async def pause(self, seconds: float) -> None:
+        await self.process.sleep(seconds)
+
     def positions(self) -> dict[int, int]:
         return self.source.positions(acknowledged=self.worker.world.pieces.marks_what_is_acknowledged)
 
