@@ -134,7 +134,7 @@ def marks(scale: Scale, *, intervals: int = 1) -> Marked:
             partitions=scale.partitions,
             policies=book,
             window_seconds=scale.window_seconds,
-            feed_gap_seconds=max(10.0, 3 * scale.mark_interval_seconds),
+            feed_gap_seconds=max(10.0, 4 * scale.mark_interval_seconds),
         )
         for number in range(scale.partitions)
     ]

@@ -27,7 +27,8 @@ READ_ELSEWHERE = frozenset({"SF_HEALER_CAPTURES", "SF_HEALER_LAB_CACHE", "SF_HEA
 _KAFKA_SCHEME = "kafka://"
 _DEFAULT_KAFKA_PORT = 9092
 _LEAST_FEED_GAP_SECONDS = 10.0
-_MARKS_IN_A_FEED_GAP = 3  # watermarks this many marks apart are a gap (docs/architecture.md)
+_MARKS_IN_A_FEED_GAP = 4  # watermarks this many marks apart are a gap: one is missing (docs/decisions/0031)
+_FEWEST_MARKS_IN_A_FEED_GAP = 3
 _HEARTBEATS_IN_A_SESSION = 3  # Kafka's own advice for heartbeat.interval.ms
 # kubelet adds these for every Service of the namespace, and a Service called sf-healer* shares our prefix.
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -160,7 +161,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             description="Watermarks further apart than this are a feed gap: its length is nobody's silence.",
-            extra={"default": "3 x MARK_INTERVAL_SECONDS, at least 10"},
+            extra={"default": "4 x MARK_INTERVAL_SECONDS, at least 10"},
         ),
     ] = 0.0
     source_topic: Annotated[str, Meta(pattern=_TOPIC, description="The platform's topic of reports; read only.")] = (
@@ -415,7 +416,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield what no single value shows: the setting to change, and why."""
     yield from _address_problems(settings)
     yield from _file_problems(settings)
-    if settings.feed_gap_seconds < _MARKS_IN_A_FEED_GAP * settings.mark_interval_seconds:
+    if settings.feed_gap_seconds < _FEWEST_MARKS_IN_A_FEED_GAP * settings.mark_interval_seconds:
         yield "feed_gap_seconds", "must be 3 x MARK_INTERVAL_SECONDS or more: else a late mark is a gap"
     if settings.broker_heartbeat_seconds * _HEARTBEATS_IN_A_SESSION > settings.broker_session_timeout_seconds:
         yield "broker_heartbeat_seconds", "must be a third of BROKER_SESSION_TIMEOUT_SECONDS or less"

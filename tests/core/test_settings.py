@@ -143,7 +143,7 @@ def test_settings_that_contradict_each_other_are_refused(environ, name):
 
 def test_the_feed_gap_follows_the_marks_unless_it_is_set():
     assert Settings().feed_gap_seconds == 10.0
-    assert load({"SF_HEALER_MARK_INTERVAL_SECONDS": "5"}).feed_gap_seconds == 15.0
+    assert load({"SF_HEALER_MARK_INTERVAL_SECONDS": "5"}).feed_gap_seconds == 20.0
     assert load({"SF_HEALER_FEED_GAP_SECONDS": "60"}).feed_gap_seconds == 60.0
 
 

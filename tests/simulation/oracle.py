@@ -326,7 +326,8 @@ class Oracle:
                 told = (entry.key, entry.source_partition, entry.offset)
                 if told not in self._told_to_stop:  # one that is read again holds nobody for longer
                     self._told_to_stop[told] = None
-                    self._holds[entry.key] = record.timestamp
+                    by_right_clock = round(self._clock(partition, record.landed) * 1000)
+                    self._holds[entry.key] = min(record.timestamp, by_right_clock)
 
     def _cover(self, partition: int, bundle: Bundle) -> None:
         """Note what a bundle tells, but for what is passed over as told before."""
@@ -394,6 +395,8 @@ class Oracle:
         moment = self._moment_of(partition, w)
         if not incarnation.managed:
             self.fail("foreign", f"{command.key} is none of the platform's Jobs")
+        if incarnation.gone is not None and incarnation.gone <= moment:
+            return  # the next one may be heard before its fact is: a delete that names the uid of before harms nobody
         policies = [_by_target(book, incarnation.target) for book in books]
         hold = self._holds.get(command.key)
         if hold is not None and hold / 1000 > self._clock(partition, incarnation.created):
@@ -804,6 +807,8 @@ class Oracle:
             if known is None or reject.reason == "not_evidence":
                 continue
             incarnation, said = known
+            if abs(reject.record.timestamp - said.clock * 1000) > 1.0:
+                continue  # of a topic before this one, fetched before it was made anew
             if reject.names_nobody and incarnation.managed and incarnation.gone is None:
                 # It was there when the report was read, and is: a list that began in between has it.
                 self.fail("buried", f"{said.kind.name} of {incarnation.key} ({incarnation.uid}), offset {said.offset}")

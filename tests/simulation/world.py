@@ -226,7 +226,7 @@ class World:
             partitions=rng.choice((1, 2, 3)),
             mark_interval_seconds=mark,
             window_seconds=rng.choice((5.0, 10.0)),
-            feed_gap_seconds=3.0 * mark,
+            feed_gap_seconds=4.0 * mark,
             commit_seconds=rng.choice((2.0, 5.0, 10.0)),
             counts_seconds=5.0,
             tick_seconds=5.0,
