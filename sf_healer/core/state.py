@@ -11,7 +11,8 @@ A report that came after a mark was made after it, whatever its clock says, so i
 mark's. A clock that was set back is bounded so; but reports that were made long ago and come only now would change
 their order, if they come through several source partitions. So of reports that were raised by much (DATED_BACK_SECONDS)
 the time that was said is kept as well, in `dated`. Two such reports are ordered by both times: what would condemn a
-Job has to hold in both orders (`surely_after`), what excuses it in one of them (`perhaps_after`). Of the newest `error`
+Job has to hold in both orders (`surely_after`), what excuses it in one of them (`perhaps_after`). It is kept as well of
+an end that a clock ahead of the broker's said, for the `loading` before it may come much later. Of the newest `error`
 and `finished` it is kept however little they were moved, up or down: it tells whether they came together, and of which
 incarnation they are.
 
@@ -165,7 +166,8 @@ class Seldom(msgspec.Struct, gc=False):
     hold_places: tuple[tuple[int, int, float], ...] = ()
     #: When our log first showed that its newest pod had ended.
     pod_ended_at: float = NEVER
-    #: Of the reports that were dated back, by kind: the newest source time as it was said, and as it was bounded.
+    #: Of the reports that were dated back, and of ends by a fast clock, by kind: the newest source time as it was said,
+    #: and as it was bounded.
     dated: dict[Kind, tuple[float, float]] | None = None
     #: When the newest `error` and the newest `finished` were said by their producer's clock, if they count otherwise.
     error_said: float = NEVER
@@ -416,6 +418,7 @@ def _is_last_word(state: JobState) -> bool:
 
 
 _LIFE = (Kind.LOADING, Kind.STARTED)
+_ENDS = (Kind.FINISHED, Kind.INTERRUPTED)
 
 
 def has_said_error(state: JobState) -> bool:
@@ -511,8 +514,9 @@ def fold_beat_of_well(  # noqa: PLR0917  a name for each would cost what is save
 
 
 def _note_dated(state: JobState, kind: Kind, said_at: float, source_at: float) -> bool:
-    """Note a report if it was dated back; returns whether that is news."""
-    if said_at >= source_at - DATED_BACK_SECONDS:
+    """Note a report if it was dated back, or is an end by a fast clock; returns whether that is news."""
+    is_fast = kind in _ENDS and said_at > source_at + DATED_BACK_SECONDS
+    if said_at >= source_at - DATED_BACK_SECONDS and not is_fast:
         return False
     said, bounded = (state.dated or {}).get(kind, _NOT_DATED)
     if said_at <= said and source_at <= bounded:

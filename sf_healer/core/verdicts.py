@@ -248,9 +248,10 @@ def _stands(state: JobState, end: Kind) -> bool:
     """Say whether the Job said this end of itself and no sign of life that is clearly newer reopened it.
 
     Clearly, for order between partitions means nothing. `started` is the first word of a process, and so of another
-    one than that which has ended; a `loading` may have been late, also where a mark raised it and not the end. An end
-    that may be of the incarnation before was said by another clock than what this one says, so only the bounded times
-    order the two.
+    one than that which has ended; a `loading` may have been late, also where a mark raised it and not the end, or where
+    its clock is ahead of the broker's, whose time bounds an end, and no longer what is read when it has come there. An
+    end that may be of the incarnation before was said by another clock than what this one says, so only the bounded
+    times order the two.
     """
     ended = time_of(state, end)
     if ended.bounded == NEVER:
@@ -262,6 +263,8 @@ def _stands(state: JobState, end: Kind) -> bool:
     if _is_of_the_pod_before(state, end):
         return False
     started, loading = time_of(state, Kind.STARTED), time_of(state, Kind.LOADING)
+    if state.loading_at > loading.bounded + LATE_SECONDS and not loading.said:
+        loading = loading._replace(said=loading.bounded)  # no clock but its producer's has dated it, nor its end
     return perhaps_after(ended, started, RIGHT_AFTER_SECONDS) and perhaps_after(as_said, loading, LATE_SECONDS)
 
 

@@ -401,6 +401,30 @@ def test_a_loading_that_comes_late_and_is_raised_does_not_reopen_an_end_that_is_
 
 
 @pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+def test_a_loading_from_before_the_end_does_not_reopen_it_where_the_brokers_clock_is_behind(end):
+    """It could not be read for eleven minutes; by then it was dated as it was said. Found by the simulation."""
+    state = a_state(fact=LONG_CREATED)
+    fold_word(state, a_word(end, T0 + 30, said_at=T0 + 103), at=T0 + 30, source_partition=3)
+    fold_beat(state, a_beat(T0 + 96, offset=1), at=T0 + 690, source_partition=0)
+    assert not any(judged(state, now).restartable for now in (691, 690 + SILENCE + 1, 5000))
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
+@pytest.mark.parametrize(("seconds", "on_the_way"), [(96, 5), (104, 300)], ids=["read at once", "said after it"])
+def test_a_loading_reopens_an_end_of_a_clock_that_was_ahead(end, seconds, on_the_way):
+    state = a_state(fact=LONG_CREATED)
+    fold_word(state, a_word(end, T0 + 30, said_at=T0 + 103), at=T0 + 30, source_partition=3)
+    fold_beat(
+        state,
+        a_beat(T0 + seconds + LATE_SECONDS, offset=1),
+        at=T0 + seconds + LATE_SECONDS + on_the_way,
+        source_partition=0,
+    )
+    heard = seconds + LATE_SECONDS + on_the_way
+    assert short(judged(state, heard + SILENCE + 1)) == (Verdict.STUCK, Rule.LOADING_STOPPED)
+
+
+@pytest.mark.parametrize("end", [FINISHED, INTERRUPTED])
 def test_an_end_under_a_clock_that_was_slow_from_the_start_counts(end):
     """It is dated before the Job was created, as its first words are, and came after them."""
     state = a_state()

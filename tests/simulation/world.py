@@ -188,6 +188,7 @@ class World:
         self.workers: dict[str, Worker | None] = {}
         self._disks: dict[str, Disk] = {}
         self.evidence_lost: dict[int, list[list[Record]]] = defaultdict(list)
+        self.lost_under_a_paused_one: set[int] = set()  # evidence partitions
 
     def rng(self, name: str) -> random.Random:
         """A stream of its own for each part: a draw more in one changes no other."""
@@ -514,6 +515,8 @@ class World:
         if log.end < _MANY_RECORDS or not is_folded:
             return
         self.evidence_lost[place[1]].append(log.records)
+        if any(worker is not None and worker.process.life is Life.STOPPED for worker in self.workers.values()):
+            self.lost_under_a_paused_one.add(place[1])
         self.broker.start_over(place)
         self.trace("broker", f"{place} starts over")
 
