@@ -38,6 +38,9 @@ rootLogger.level = INFO
 rootLogger.appenderRef.stdout.ref = STDOUT
 """
 
+#: What formatting leaves in a log directory, by Kafka's version and the users.
+_formatted: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, bytes]] = {}
+
 
 class KafkaCluster:
     """One or three brokers, each broker and controller at once; numbered 0, 1, 2, as in Kafka's metadata.
@@ -313,28 +316,40 @@ class KafkaCluster:
         tool.wait_for_success(seconds=TOOL_SECONDS)
 
     def _format(self) -> None:
-        # Kafka's command line takes a leading dash for an option, hence not `-t ID`
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        """Make log directories that brokers take for theirs, unless they were used before.
+
+        Kafka's own tool makes the first with such users that this process asks for; it is a JVM, and what it leaves is
+        the same for all but who they are.
+        """
+        anew = [index for index, broker in enumerate(self._brokers) if not _identity_file(broker).exists()]
+        if not anew:
+            return
+        wanted = self._version, tuple(self._users.items())
+        if wanted not in _formatted:
+            _formatted[wanted] = self._formatted_by_kafka(self._brokers[anew[0]])
+        cluster_id = _kafka_id()
+        for index in anew:
+            file = _identity_file(self._brokers[index])
+            for name, content in _formatted[wanted].items():
+                file.parent.mkdir(exist_ok=True)
+                (file.parent / name).write_bytes(content)
+            who = {"version": "1", "cluster.id": cluster_id, "node.id": f"{index}", "directory.id": _kafka_id()}
+            file.write_text("".join(f"{name}={value}\n" for name, value in who.items()))
+
+    def _formatted_by_kafka(self, broker: Server) -> dict[str, bytes]:
+        home = broker.log.parent
         users = [f"--add-scram=SCRAM-SHA-512=[name={name},password={word}]" for name, word in self._users.items()]
-        formats = [
-            Server(
-                f"format of {home.name}",
-                [
-                    *self._tool_command("kafka.tools.StorageTool"),
-                    "format",
-                    f"--cluster-id={cluster_id}",
-                    f"--config={home / 'server.properties'}",
-                    *users,
-                ],
-                log=home / "format.log",
-            )
-            for home in (broker.log.parent for broker in self._brokers)
-            if not (home / "data" / "meta.properties").exists()  # a directory that was used before
+        command = [
+            *self._tool_command("kafka.tools.StorageTool"),
+            "format",
+            f"--cluster-id={_kafka_id()}",  # its command line takes a leading dash for an option, hence not `-t ID`
+            f"--config={home / 'server.properties'}",
+            *users,
         ]
-        for server in formats:
-            server.start()
-        for server in formats:
-            server.wait_for_success(seconds=FORMAT_SECONDS)
+        tool = Server(f"format of {home.name}", command, log=home / "format.log")
+        tool.start()
+        tool.wait_for_success(seconds=FORMAT_SECONDS)
+        return {file.name: file.read_bytes() for file in (home / "data").iterdir()}
 
     def _start(self, *brokers: Server) -> None:
         for broker in brokers:
@@ -349,6 +364,15 @@ class KafkaCluster:
     def _java_command(self, *options: str) -> list[str]:
         log4j = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
         return java_command(*options, log4j, version=self._version)
+
+
+def _identity_file(broker: Server) -> Path:
+    """Say where a broker keeps who it is."""
+    return broker.log.parent / "data" / "meta.properties"
+
+
+def _kafka_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def _takes_clients(broker: Server, port: int) -> bool:
