@@ -89,7 +89,7 @@ class SourceBatch(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the topic is known to have been recreated since they were read."""
+        """Whether the topic is known to have been recreated since they were read, or the partition was revoked."""
 
     def let_go(self) -> None:
         """Free the records: what they say is gathered. The next batch may be fetched in their place."""
@@ -168,7 +168,7 @@ class Forwarding:
         """Put everything on the log that a batch says, and those that `following` gave for it.
 
         Returns what that was when all of it is acknowledged. That is nothing where the topic it was fetched from is no
-        more, or nobody says and it is not ours any more: all of it is ignored, with what was gathered before.
+        more, or whose partition is somebody else's by now: all of it is ignored, with what was gathered before.
         """
         forwarder, ports = self.forwarder, self._ports
         if forwarder.broker_time(now=ports.clock()) == inf:
@@ -209,7 +209,7 @@ class Forwarding:
     async def _ignore(self, records: int, assumed: Iterable[JobFact]) -> Combined:
         """Say nothing of what was read but what is assumed of new Jobs: they will not be new a second time."""
         await self._append([fact_record(fact, self.forwarder.partitions) for fact in assumed])
-        return Combined({}, [], [0] * len(Kind), {Ignored.TOPIC_GONE: records})
+        return Combined({}, [], [0] * len(Kind), {Ignored.NOT_OURS: records})
 
     async def _tell(self, batch: SourceBatch, combined: Combined, assumed: Iterable[JobFact]) -> None:
         """Send what batches came to, the last of which is given; returns when it is acknowledged."""
@@ -230,7 +230,7 @@ class Forwarding:
 
         Otherwise old offsets told under a new id would have the new topic's reports passed over as told before.
         Whatever was handed over lies below the end of its topic; no broker can tell where the new topic has grown past
-        that. A batch waits for as long as nobody answers, and its marks with it, unless it is not ours any more.
+        that. A batch waits for as long as nobody answers, and its marks with it.
         It waits as well for the mark that tells that its offsets begin anew: were it told and committed before, and
         the worker killed then, the next one would be out of range no more, and nobody would know.
         `end` is the batch's own.
@@ -249,8 +249,6 @@ class Forwarding:
                 known_end = max(ports.handed_over(batch.partition), end)
                 ends = await ports.ends([batch.partition])
             except KafkaError:
-                if ports.handed_over(batch.partition) < end:
-                    return False  # whoever reads it now reads this again; the partition may be no more
                 await ports.pause(ASK_AGAIN_SECONDS)
                 continue
             if ends[batch.partition].readable < known_end:

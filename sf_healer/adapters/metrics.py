@@ -33,7 +33,7 @@ SOURCE_RECORDS_DEAD_LETTERED = Counter(
 )
 SOURCE_RECORDS_IGNORED = Counter(
     "sf_healer_source_records_ignored",
-    "Records of the source topic that are evidence of nothing, by reason (pong, several_jobs, topic_gone).",
+    "Records of the source topic that are evidence of nothing, by reason (pong, several_jobs, not_ours).",
     ["reason"],
 )
 REPORTS = Counter("sf_healer_reports", "Reports read, by kind.", ["kind"])

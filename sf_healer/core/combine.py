@@ -89,7 +89,7 @@ class Ignored(StrEnum):
 
     PONG = "pong"  # a service answers pings after its worker died: no sign of life
     SEVERAL_JOBS = "several_jobs"  # an end or an error that may be of any of several Jobs is of none
-    TOPIC_GONE = "topic_gone"  # of a source topic made anew, or a partition taken from us, before it was told
+    NOT_OURS = "not_ours"  # of a partition taken from us, or a topic made anew, before it was told
 
 
 class Combined(msgspec.Struct):

@@ -114,7 +114,10 @@ class Batch:
 
     @property
     def is_gone(self) -> bool:
-        """Whether its offsets mean nothing any more: the topic was deleted and recreated since it was read."""
+        """Whether it counts for nothing any more: the topic was recreated since it was read, or it will be read again.
+
+        That is by whoever has the partition now, from the committed offset on, or by us after a seek.
+        """
         return self._delivery is not None and self._delivery.abandoned
 
     @property

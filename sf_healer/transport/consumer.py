@@ -368,13 +368,18 @@ class Consumer(driver.Consumer):
     def _begin_ledgers(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             if self._has_ledger(tp):
+                self._forget(ensure_TP(tp))
                 self._ledgers[ensure_TP(tp)] = Ledger(offset)
+
+    def _forget(self, tp: TP) -> None:
+        if (ledger := self._ledgers.pop(tp, None)) is not None:
+            ledger.abandon()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget the revoked partitions, after Faust had its chance to commit what is acknowledged."""
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
-            self._ledgers.pop(tp, None)
+            self._forget(tp)
             self._confirmed.discard(tp)
 
     # --- committing

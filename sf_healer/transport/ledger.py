@@ -73,9 +73,13 @@ class Ledger:
         if self._position is not None and self._position <= position:
             self.pass_over(position)
             return self
+        self.abandon()
+        return Ledger(position, starts_over=True)
+
+    def abandon(self) -> None:
+        """Note that what is in flight means nothing any more: it will be read again, or is of a log that is no more."""
         for delivery in self._open:
             delivery.abandoned = True
-        return Ledger(position, starts_over=True)
 
     @property
     def acknowledged(self) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError
 
 from agents.forwarding import (
     GATHER_SECONDS,
@@ -299,7 +299,7 @@ async def test_a_batch_waits_for_brokers_that_do_not_say_where_its_topic_ends() 
     """As under a leader that has lost its replica: a worker that starts then has a batch in hand, and no end."""
     broker = Broker()
     forwarding = forwarding_on(broker)
-    broker.end = broker.read_up_to = 3
+    broker.end = 3
     ends, identity, asked = broker.ends, broker.identity, []
 
     async def unanswered(*_: object, **__: object) -> Any:
@@ -331,28 +331,7 @@ async def test_a_batch_of_a_topic_that_is_gone_waits_for_no_answer() -> None:
     broker.ends = gone  # type: ignore[method-assign]
     combined = await forwarding.forward(batch)
 
-    assert combined.ignored == {Ignored.TOPIC_GONE: 1}
-    assert broker.bundles() == []
-
-
-async def test_a_batch_of_a_partition_that_is_not_ours_any_more_waits_for_no_answer() -> None:
-    """As when a topic is made anew with fewer: nobody answers for it ever, and a group without it is assigned."""
-    broker = Broker()
-    forwarding = forwarding_on(broker)
-    broker.read_up_to, asked = 3, []
-
-    async def nobody_knows_it(*_: object) -> Any:
-        asked.append(broker.read_up_to)
-        raise UnknownTopicOrPartitionError
-
-    async def assigned_anew() -> None:
-        broker.read_up_to = 0
-
-    broker.ends, broker.meanwhile = nobody_knows_it, assigned_anew  # type: ignore[method-assign]
-    combined = await forwarding.forward(reports(0, 1, 2))
-
-    assert asked == [3, 0]
-    assert combined.ignored == {Ignored.TOPIC_GONE: 3}
+    assert combined.ignored == {Ignored.NOT_OURS: 1}
     assert broker.bundles() == []
 
 
@@ -468,7 +447,7 @@ async def test_a_batch_that_the_reader_knows_to_be_of_a_topic_no_more_is_ignored
     combined = await forwarding.forward(reports(0, 1, is_gone=True))
 
     assert broker.bundles() == []
-    assert combined.ignored == {Ignored.TOPIC_GONE: 2}
+    assert combined.ignored == {Ignored.NOT_OURS: 2}
 
 
 def assuming(broker: Broker, *, partitions: int = 1) -> Forwarding:
@@ -730,7 +709,7 @@ async def test_a_batch_that_turns_out_to_be_of_a_topic_no_more_takes_those_befor
     combined = await forwarding.forward(reports(0, 1, 2), backlog.following)
 
     assert broker.bundles() == []
-    assert combined.ignored == {Ignored.TOPIC_GONE: 5}
+    assert combined.ignored == {Ignored.NOT_OURS: 5}
 
 
 async def test_what_was_gathered_is_told_under_the_id_of_the_topic_that_is_read_then() -> None:
@@ -761,7 +740,7 @@ async def test_what_was_gathered_of_a_topic_that_was_made_anew_meanwhile_is_told
     combined = await forwarding.forward(batches[0], Backlog(batches[1], then=made_anew).following)
 
     assert broker.bundles() == []
-    assert combined.ignored == {Ignored.TOPIC_GONE: 5}
+    assert combined.ignored == {Ignored.NOT_OURS: 5}
 
 
 async def test_a_topic_is_asked_for_once_more_where_reading_began_anew_meanwhile() -> None:
@@ -872,4 +851,4 @@ async def test_what_waits_for_a_list_is_ignored_once_its_topic_is_no_more() -> N
     combined = await forwarding.forward(batch)
 
     assert (broker.looked_for, broker.bundles(), broker.buried) == (["who", "who"], [], [])
-    assert combined.ignored == {Ignored.TOPIC_GONE: 2}
+    assert combined.ignored == {Ignored.NOT_OURS: 2}

@@ -185,7 +185,7 @@ async def test_what_comes_in_is_folded_dead_lettered_or_ignored_and_counted_agai
         await agent.take(hostile)
     after = fates()
     counted = {fate: after[fate] - before[fate] for fate in after}
-    assert counted == {"in": 14, "folded": 4, "dead": 6, "pong": 2, "several_jobs": 2, "topic_gone": 0}
+    assert counted == {"in": 14, "folded": 4, "dead": 6, "pong": 2, "several_jobs": 2, "not_ours": 0}
     assert len(edge.producer.to(DEAD_LETTERS)) == 6
 
 
@@ -196,7 +196,7 @@ async def test_reports_of_a_topic_that_is_gone_are_counted_as_ignored(edge, agen
     after = fates()
     assert {fate: after[fate] - before[fate] for fate in after if after[fate] != before[fate]} == {
         "in": 2,
-        "topic_gone": 2,
+        "not_ours": 2,
     }
     assert edge.producer.telling() == []
 
@@ -477,7 +477,7 @@ async def test_each_record_of_batches_told_of_together_is_counted_once(edge, age
     assert [bundle.beats[0].offset for _, bundle in edge.producer.evidence()] == [1, 6]
     after = fates()
     counted = {fate: after[fate] - before[fate] for fate in after}
-    assert counted == {"in": 5, "folded": 2, "dead": 2, "pong": 1, "several_jobs": 0, "topic_gone": 0}
+    assert counted == {"in": 5, "folded": 2, "dead": 2, "pong": 1, "several_jobs": 0, "not_ours": 0}
     assert sorted(dead_letters(edge)) == ["not_json", "unresolved_unknown_producer"]
 
 

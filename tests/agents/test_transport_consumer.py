@@ -295,9 +295,17 @@ async def test_a_reset_is_told_to_whoever_asks_later_too(consumer) -> None:
 async def test_a_revoked_partition_is_forgotten(consumer) -> None:
     old = hand_over(consumer, BATCHED, span(BATCHED, [0], start=0, end=1))
     await consumer.on_partitions_revoked({BATCHED})
+    assert old[0].value.is_gone
     acknowledge(consumer, old)
     assert positions(consumer.app) == {}
     assert list(consumer._filter_tps_with_pending_acks()) == []
+
+
+async def test_what_is_in_flight_and_will_be_read_again_after_a_seek_counts_for_nothing(consumer) -> None:
+    [before] = hand_over(consumer, BATCHED, span(BATCHED, [0, 1], start=0, end=2))
+    consumer._begin_ledgers({BATCHED: 0})
+    [after] = hand_over(consumer, BATCHED, span(BATCHED, [0, 1], start=0, end=2))
+    assert (before.value.is_gone, after.value.is_gone) == (True, False)
 
 
 # --- changelogs in batches

@@ -742,7 +742,9 @@ class Model(RuleBasedStateMachine):
         """Take every partition from everybody and hand them out anew, from what is committed on."""
         for number, worker in enumerate(self.workers):
             mine = [source for source in range(self.topic.partitions) if (source + offset) % WORKERS == number]
-            worker.queue.clear()  # Faust empties its buffers; what the agent has in hand it goes on with
+            worker.queue.clear()  # Faust empties its buffers; what the agent has in hand will be read again
+            for delivery in (each for tracked in worker.tracked.values() for each in tracked.open):
+                delivery.is_gone = True
             worker.tracked = {source: Tracked(*self.committed.get(source, (self.topic, None))) for source in mine}
             worker.forwarding.forwarder.assigned()
 

@@ -305,6 +305,8 @@ class Reader:
 
     def assign(self, positions: Share) -> None:
         """Read these partitions from these positions on (None: the earliest record)."""
+        for cursor in self._cursors:
+            cursor.ledger.abandon()
         self._cursors = [Cursor(place, position) for place, position in sorted(positions.items())]
         self._broker.listen(self, positions)
         self.ring()

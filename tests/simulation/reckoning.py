@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -227,7 +227,13 @@ def _compare_partition(world: "World", number: int, hot: Partition, position: in
         return  # as it goes on it may store what it knows, and what it lacks it cannot read any more
     for key in sorted(hot.jobs.keys() | reference.jobs.keys()):
         mine, its = hot.jobs.get(key), reference.jobs.get(key)
-        difference = _difference(mine, its, world.checkpoint_seconds, early, clock_leapt=world.faults.clock_leaps > 0.0)
+        difference = _difference(
+            mine,
+            its,
+            world.checkpoint_seconds,
+            early,
+            clock_moved=world.faults.clock_leaps + world.faults.clock_steps > 0.0,
+        )
         if difference:
             world.oracle.fail("fold", f"{key} in partition {number}: {difference}")
     assert all(partition_of(key, world.setup.partitions) == number for key in hot.jobs)
@@ -273,7 +279,7 @@ def _difference(
     checkpoint_seconds: float,
     early_seconds: float,
     *,
-    clock_leapt: bool,
+    clock_moved: bool,
 ) -> str:
     if mine is None or its is None:
         only = mine or its
@@ -283,7 +289,7 @@ def _difference(
         return ""  # one of them may have forgotten it and heard of it again
     late_seconds = checkpoint_seconds + _HEARD_AGAIN_SECONDS
     for field in Remembered.__struct_fields__:
-        one, other = getattr(mine, field), getattr(its, field)
+        one, other = _value_of(mine, field), _value_of(its, field)
         if field in _OWN or one == other:
             continue
         of_this_incarnation = _OF_THIS_INCARNATION.get(field)
@@ -291,7 +297,7 @@ def _difference(
             continue
         if field in _OF_WHAT_WAS_SAID and mine.command_source != its.command_source:
             continue
-        may_be_later = field.endswith("_at") or (clock_leapt and field in _PUT_RIGHT)
+        may_be_later = field.endswith("_at") or (clock_moved and field in _PUT_RIGHT)
         if may_be_later and -early_seconds <= one - other <= late_seconds:
             continue
         if field == "doubtful_life_at" and other < one <= _last_news_of(its) + late_seconds:
@@ -301,6 +307,12 @@ def _difference(
             continue
         return f"{field} is {one!r}, and {other!r} by the log"
     return ""
+
+
+def _value_of(state: JobState, field: str) -> Any:
+    """Give a field; from when errors count is from the creation on, where that is all that is known."""
+    value = getattr(state, field)
+    return max(value, state.created_at) if field == "errors_from" else value
 
 
 def _words_dated(state: JobState, other: JobState) -> dict[Kind, tuple[float, float]]:
