@@ -154,7 +154,7 @@ class Action(msgspec.Struct, frozen=True, array_like=True):
     overdue: bool = False  # the delete, or the create, is past its limit, and people know
     creates: int = 0  # creates given up before this one: each has its own id
     create_unsure_since: float = 0.0  # when the first create whose result is unknown was announced
-    create_seen: bool = False  # a Job with the current create's id was seen
+    create_seen: bool = False  # a Job with the current create's id was seen, or one has spoken
     new_uid: str = ""
     pod_seen: bool = False
     alive_uid: str = ""
@@ -484,6 +484,9 @@ def _alive(action: Action, event: Alive, moment: _Moment) -> Move:
             return _called_off(action, "a sign of life", moment.now)
         return Move(action)
     action = msgspec.structs.replace(action, alive_uid=event.uid)
+    is_sent = action.create_unsure_since or (action.call is not None and action.call.step is Step.CREATE)
+    if is_sent and event.uid != action.uid and action.state in {State.GONE, State.UNSURE}:
+        action = msgspec.structs.replace(action, create_seen=True)  # it lived: where there is none now, it was removed
     if action.state is State.VERIFYING and event.uid == action.new_uid:
         return _conclude(action, Result.RESTARTED, Cause.VERIFIED, moment.now)
     return Move(action)

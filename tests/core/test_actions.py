@@ -793,6 +793,25 @@ def test_a_create_announced_too_late_is_not_sent():
     assert walk.action.state is State.STRANDED
 
 
+@pytest.mark.parametrize("state", [State.GONE, State.UNSURE])
+def test_a_create_whose_job_has_spoken_is_not_sent_again(state):
+    """Its answer was lost, and a person deleted the Job before the API could be asked. Found by the simulation."""
+    walk = Walk().to(state)
+    walk.announce()
+    walk.event(Alive(key="stf/a", uid="u2", at=1030.0))
+    if state is State.GONE:
+        walk.answer(UNKNOWN)
+    walk.answer(ABSENT)
+    assert walk.action.state is State.STRANDED
+    assert walk.outcome.needs_person
+
+
+def test_what_is_heard_of_another_job_before_a_create_is_sent_holds_it_up_no_longer():
+    walk = Walk().to(State.GONE)
+    walk.event(Alive(key="stf/a", uid="u2", at=1030.0))
+    assert walk.announce().perform is Step.CREATE
+
+
 def test_a_create_whose_job_was_seen_once_is_not_sent_again():
     walk = Walk().to(State.UNSURE)
     walk.event(Seen(fact=a_fact("u2", action_id="c1")))
