@@ -8,6 +8,7 @@ skips what it is there for proves nothing (tests/lab/wanting.py).
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -131,6 +133,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, missing in MISSING.items():
         if item.get_closest_marker(marker) is not None and (reason := missing()) is not None:
             wanting.without(reason)
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_protocol() -> Iterator[object]:
+    """Let a test that runs a command in this process, which sets up its log, have it for itself."""
+    settings_before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        return (yield)
+    finally:
+        structlog.configure(**settings_before)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _configure_without_cache(**settings: Any) -> None:
+    """Set up structlog, and keep no logger as it was first used: it would be that in every test to come."""
+    _configure(**{**settings, "cache_logger_on_first_use": False})
+
+
+_configure, structlog.configure = structlog.configure, _configure_without_cache
 
 
 @pytest.hookimpl(wrapper=True)

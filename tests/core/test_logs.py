@@ -1,9 +1,15 @@
 """Logs: one way for structlog, the standard library and Faust; lines of JSON unless eyes are there."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+
+import structlog
+from structlog.testing import capture_logs
+
+from sf_healer.adapters import logs
 
 SECONDS = 60.0
 
@@ -208,3 +214,14 @@ def test_a_retry_is_one_line_with_its_reason_and_no_arguments():
     )
     assert (line["event"], line["reason"], line["retry"]) == ("retrying", "refused", 1)
     assert "hunter2" not in json.dumps(line)
+
+
+def test_a_logger_used_under_the_log_of_one_command_is_heard_under_that_of_the_next():
+    """Of this process, where tests run commands. Cached with the first, it said nothing to whoever listened later."""
+    log = structlog.get_logger("told")
+    logs.configure(stream=io.StringIO())
+    log.warning("first")
+    logs.configure(stream=io.StringIO())
+    with capture_logs() as lines:
+        log.warning("second")
+    assert [line["event"] for line in lines] == ["second"]
