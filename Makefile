@@ -72,7 +72,7 @@ lab: $(READY) ## Set up the real components: Apache Kafka, a Kubernetes control 
 	$(BIN)/python -m tests.lab.toxiproxy install
 	$(BIN)/python -m tests.lab.traefik install
 
-# Four processes, each with brokers of its own, two with a control plane: most of the time one waits for what it started.
+# Four processes, each with brokers and a control plane of its own: most of the time one waits for what it started.
 test-lab: $(READY) ## The same scenarios against real Kafka and a real kube-apiserver; pages in a real browser (AGAIN=1: what failed)
 	$(PYTEST) $(if $(AGAIN),--last-failed,--numprocesses 4 --dist loadfile --no-loadscope-reorder) -m '(kafka or kube or prometheus or browser or image) and not soak'
 

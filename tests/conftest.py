@@ -71,8 +71,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 #: `make test-lab` hands files out to four processes: the longest go first, so that none of them runs alone at the end.
-#: Those that share three brokers go to one process, where these are started once, and those that share a control plane
-#: to two, for with nothing to do one takes a tenth of a core.
+#: Those that share three brokers go to one process, where these are started once, and so do some that share a control
+#: plane; no more of them, or they would be the ones at the end.
 WITH_THREE_BROKERS = (
     "tests/scenarios/test_endurance.py",
     "tests/cluster/test_actuator_worker.py",
@@ -83,23 +83,21 @@ WITH_THREE_BROKERS = (
     "tests/broker/test_topics_admin.py",
     "tests/broker/test_transport_failover.py",
 )
-WITH_ONE_CONTROL_PLANE = (
+WITH_A_CONTROL_PLANE = ("tests/chaos/test_game_day.py", "tests/scenarios/test_fifty_jobs.py")
+WITH_ANOTHER = ("tests/argo/",)
+LONGEST_FIRST = (
     "tests/scenarios/test_killed.py",
-    "tests/argo/",
-    "tests/lab/test_api_proxy.py",
-    "tests/observability/test_dashboard.py",
-)
-WITH_ANOTHER = (
-    "tests/chaos/test_game_day.py",
-    "tests/scenarios/test_fifty_jobs.py",
-    "tests/chaos/",
+    *WITH_A_CONTROL_PLANE,
+    *WITH_THREE_BROKERS,
+    *WITH_ANOTHER,
+    "tests/broker/test_scram.py",
     "tests/manifests/",
-    "tests/cluster/",
+    "tests/chaos/",
+    "tests/image/",
 )
-LONGEST_FIRST = (*WITH_ONE_CONTROL_PLANE, *WITH_ANOTHER, *WITH_THREE_BROKERS, "tests/broker/test_scram.py")
 TOGETHER = {
     "three brokers": WITH_THREE_BROKERS,
-    "a control plane": WITH_ONE_CONTROL_PLANE,
+    "a control plane": WITH_A_CONTROL_PLANE,
     "another control plane": WITH_ANOTHER,
 }
 

@@ -25,11 +25,12 @@ handed over and acknowledged, in order, whatever the order of the acknowledgemen
 message in flight. Positions cover what holds no record (control records, aborted transactions, compaction
 gaps), so that an idle partition is committed up to its end. This holds for topics that are not batched as
 well; plain Faust may commit past a message in flight there. `positions` reads the same position for batched
-topics.
+topics. Where a reset leads back, into another log under the same name, nothing is committed before something of that
+is acknowledged: an agent that has not dealt with the reset leaves it to be found by whoever reads in its place.
 
 Rebalance. When partitions are revoked everything in flight is forgotten, and the next owner starts at the
-committed offset; an acknowledgement that comes later counts for nothing. Where `stream_wait_empty` is on,
-Faust waits for the agents first and commits what they acknowledged.
+committed offset; a batch says so (`is_gone`), and an acknowledgement that comes later counts for nothing.
+Where `stream_wait_empty` is on, Faust waits for the agents first and commits what they acknowledged.
 
 Recovery. With `TableManager=BatchTableManager` the changelogs of tables come in batches too: `recovery.py` has the
 terms. Without it table recovery is Faust's own.
