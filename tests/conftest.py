@@ -39,7 +39,7 @@ MISSING = {
     "traefik": functools.cache(traefik.missing),
 }
 RUNNING = pytest.StashKey[dict[str, "kafka.KafkaCluster | kube.ControlPlane"]]()  # by the fixture that lends it
-#: By fixture, the files with a test that asks for what it lends; for a single broker each may that is marked `kafka`.
+#: By fixture, the files with a test that asks for these brokers; of a single one every test that is marked `kafka` may.
 ASKING = pytest.StashKey[dict[str, set[Path]]]()
 
 # No deadlines: the two cores are shared with brokers and a control plane, a slow example is not a fault.
@@ -71,8 +71,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 #: `make test-lab` hands files out to four processes: the longest go first, so that none of them runs alone at the end.
-#: Those that share three brokers go to one process, where these are started once, and so do some that share a control
-#: plane; no more of them, or they would be the ones at the end.
+#: Those that share three brokers go to one process, where these are started once.
 WITH_THREE_BROKERS = (
     "tests/scenarios/test_endurance.py",
     "tests/cluster/test_actuator_worker.py",
@@ -83,29 +82,22 @@ WITH_THREE_BROKERS = (
     "tests/broker/test_topics_admin.py",
     "tests/broker/test_transport_failover.py",
 )
-WITH_A_CONTROL_PLANE = ("tests/chaos/test_game_day.py", "tests/scenarios/test_fifty_jobs.py")
-WITH_ANOTHER = ("tests/argo/",)
 LONGEST_FIRST = (
     "tests/scenarios/test_killed.py",
-    *WITH_A_CONTROL_PLANE,
     *WITH_THREE_BROKERS,
-    *WITH_ANOTHER,
+    "tests/chaos/test_game_day.py",
+    "tests/scenarios/test_fifty_jobs.py",
     "tests/broker/test_scram.py",
-    "tests/manifests/",
+    "tests/argo/",
     "tests/chaos/",
-    "tests/image/",
+    "tests/manifests/",
 )
-TOGETHER = {
-    "three brokers": WITH_THREE_BROKERS,
-    "a control plane": WITH_A_CONTROL_PLANE,
-    "another control plane": WITH_ANOTHER,
-}
 
 
 class _Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return next((scope for scope, starts in TOGETHER.items() if file.startswith(starts)), file)
+        file = super()._split_scope(nodeid)
+        return "three brokers" if file in WITH_THREE_BROKERS else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
@@ -158,8 +150,7 @@ _configure, structlog.configure = structlog.configure, _configure_without_cache
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Give the next test whole components, whatever this one killed or froze, and a thread in which no loop runs.
 
-    Those that nobody in its file asks for rest meanwhile: with nothing to do three brokers take a fifteenth of a core,
-    a control plane a tenth.
+    Brokers that nobody in its file asks for rest meanwhile: with nothing to do three take a fifteenth of a core.
     """
     running, asking = item.config.stash[RUNNING], item.config.stash[ASKING]
     if nextitem is not None:
@@ -179,7 +170,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[ASKING] = {
         "kafka_single": {item.path for item in session.items if item.get_closest_marker("kafka") is not None},
         "kafka_three": {item.path for item in session.items if _asks_for_three(item)},
-        "control_plane": {item.path for item in session.items if item.get_closest_marker("kube") is not None},
     }
 
 
