@@ -25,6 +25,7 @@ from sf_healer.core.forwarder import Forwarder
 from sf_healer.core.identity import JobIndex
 from sf_healer.core.marks import Ends
 from sf_healer.core.partition import Meta, Partition
+from sf_healer.settings import Settings
 
 #: The loop sleeps an interval and then works: a little more than an interval passes.
 _LATE = 1.001
@@ -92,6 +93,9 @@ class _Ports:
     def clock(self) -> float:
         return self._log.now
 
+    async def pause(self, seconds: float) -> None:
+        raise NotImplementedError
+
     def positions(self) -> dict[int, int]:
         return dict.fromkeys(self._owned, int(self._log.now * self._reports_a_second))
 
@@ -134,7 +138,7 @@ def marks(scale: Scale, *, intervals: int = 1) -> Marked:
             partitions=scale.partitions,
             policies=book,
             window_seconds=scale.window_seconds,
-            feed_gap_seconds=max(10.0, 4 * scale.mark_interval_seconds),
+            feed_gap_seconds=Settings(mark_interval_seconds=scale.mark_interval_seconds).feed_gap_seconds,
         )
         for number in range(scale.partitions)
     ]

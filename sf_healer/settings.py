@@ -161,7 +161,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             description="Watermarks further apart than this are a feed gap: its length is nobody's silence.",
-            extra={"default": "4 x MARK_INTERVAL_SECONDS, at least 10"},
+            extra={"default": f"{_MARKS_IN_A_FEED_GAP} x MARK_INTERVAL_SECONDS, at least {_LEAST_FEED_GAP_SECONDS:g}"},
         ),
     ] = 0.0
     source_topic: Annotated[str, Meta(pattern=_TOPIC, description="The platform's topic of reports; read only.")] = (
@@ -417,7 +417,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _address_problems(settings)
     yield from _file_problems(settings)
     if settings.feed_gap_seconds < _FEWEST_MARKS_IN_A_FEED_GAP * settings.mark_interval_seconds:
-        yield "feed_gap_seconds", "must be 3 x MARK_INTERVAL_SECONDS or more: else a late mark is a gap"
+        least = f"{_FEWEST_MARKS_IN_A_FEED_GAP} x MARK_INTERVAL_SECONDS"
+        yield "feed_gap_seconds", f"must be {least} or more: else a late mark is a gap"
     if settings.broker_heartbeat_seconds * _HEARTBEATS_IN_A_SESSION > settings.broker_session_timeout_seconds:
         yield "broker_heartbeat_seconds", "must be a third of BROKER_SESSION_TIMEOUT_SECONDS or less"
     yield from _login_problems(settings)

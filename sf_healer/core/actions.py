@@ -449,6 +449,12 @@ def _may_create(action: Action, moment: _Moment) -> bool:
     return not action.create_seen and unsure_for <= within
 
 
+def _may_have_created(action: Action) -> bool:
+    """Return whether a create is under way, or has had no answer, and no look has told yet what became of it."""
+    is_sent = action.create_unsure_since or (action.call is not None and action.call.step is Step.CREATE)
+    return bool(is_sent) and action.state in {State.GONE, State.UNSURE}
+
+
 def _resulted(action: Action, event: Resulted, moment: _Moment) -> Move:
     call = action.call
     if event.action_id != action.id or event.seq != action.seq or call is None or event.step is not call.step:
@@ -484,8 +490,7 @@ def _alive(action: Action, event: Alive, moment: _Moment) -> Move:
             return _called_off(action, "a sign of life", moment.now)
         return Move(action)
     action = msgspec.structs.replace(action, alive_uid=event.uid)
-    is_sent = action.create_unsure_since or (action.call is not None and action.call.step is Step.CREATE)
-    if is_sent and event.uid != action.uid and action.state in {State.GONE, State.UNSURE}:
+    if event.uid != action.uid and _may_have_created(action):
         action = msgspec.structs.replace(action, create_seen=True)  # it lived: where there is none now, it was removed
     if action.state is State.VERIFYING and event.uid == action.new_uid:
         return _conclude(action, Result.RESTARTED, Cause.VERIFIED, moment.now)

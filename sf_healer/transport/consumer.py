@@ -368,7 +368,7 @@ class Consumer(driver.Consumer):
     def _begin_ledgers(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             if self._has_ledger(tp):
-                self._forget(ensure_TP(tp))
+                self._forget(tp)
                 self._ledgers[ensure_TP(tp)] = Ledger(offset)
 
     def _forget(self, tp: TP) -> None:

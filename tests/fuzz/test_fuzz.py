@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from typing import TYPE_CHECKING
 
 import pytest
 import structlog
@@ -19,20 +18,14 @@ from tests.fuzz.__main__ import MESSAGES_A_WORLD, run
 from tests.fuzz.logs import fold_hostile_evidence, read_hostile_steps
 from tests.fuzz.mutation import Mutator
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 MESSAGES = 2 * MESSAGES_A_WORLD  # one world names its Jobs by the cluster, one by convention
 SOAK_MESSAGES = 10_000_000
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def quiet() -> None:
     """Keep the log to itself: thousands of Jobs turn sick on the way."""
-    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture(scope="module")

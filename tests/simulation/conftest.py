@@ -6,10 +6,8 @@ is fresh in each run: from SIMULATION_FRESH_FROM on, which tests/conftest.py cho
 """
 
 import os
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from tests.simulation.seeds import silence
 
@@ -26,9 +24,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _silent() -> Iterator[None]:
+def _silent() -> None:
     """Let the code under test log nothing: a world has thousands of lines."""
-    before = structlog.get_config()
     silence()
-    yield
-    structlog.configure(**before)

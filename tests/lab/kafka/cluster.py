@@ -330,8 +330,8 @@ class KafkaCluster:
         cluster_id = _kafka_id()
         for index in anew:
             file = _identity_file(self._brokers[index])
+            file.parent.mkdir(exist_ok=True)
             for name, content in _formatted[wanted].items():
-                file.parent.mkdir(exist_ok=True)
                 (file.parent / name).write_bytes(content)
             who = {"version": "1", "cluster.id": cluster_id, "node.id": f"{index}", "directory.id": _kafka_id()}
             file.write_text("".join(f"{name}={value}\n" for name, value in who.items()))
