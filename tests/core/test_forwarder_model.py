@@ -28,6 +28,8 @@ from sf_healer.core.identity import JobIndex
 from sf_healer.core.marks import Ends
 from sf_healer.core.partitioning import partition_of
 from sf_healer.core.watermark import Watermark
+from sf_healer.transport.ledger import Delivery as HandedOver
+from sf_healer.transport.ledger import Ledger
 from tests.core.strategies import FEED_GAP_SECONDS, T0, a_fact
 
 if TYPE_CHECKING:
@@ -182,15 +184,16 @@ class Running:
 class Delivery:
     """A batch in a worker's hands."""
 
-    def __init__(self, topic: Topic, partition: int, records: list[Report]) -> None:
+    def __init__(self, topic: Topic, partition: int, records: list[Report], handed_over: HandedOver) -> None:
         self.topic = topic
         self.partition = partition
         self.records = records
-        self.done = False
-        self.is_gone = False
-        self.start = records[0].offset
-        self.end = records[-1].offset + 1
+        self.handed_over = handed_over
         self.told = records  # what the model knows of it when it is let go
+
+    @property
+    def is_gone(self) -> bool:
+        return self.handed_over.abandoned
 
     def let_go(self) -> None:
         self.records = []
@@ -216,22 +219,10 @@ class InHand:
 class Tracked:
     """How far one assignment has read one source partition, and what of it is acknowledged."""
 
-    def __init__(self, topic: Topic, position: int | None, *, untouched: bool = False) -> None:
+    def __init__(self, topic: Topic, position: int | None) -> None:
         self.topic = topic  # that the position is of; the reader does not know
-        self.position = position  # None: nothing was ever committed
+        self.ledger = Ledger(position)  # None: nothing was ever committed
         self.confirmed = False
-        self.open: list[Delivery] = []
-        self.untouched = untouched  # the position is of a log that begins anew, and none of it is acknowledged
-
-    def acknowledged(self) -> int | None:
-        while self.open and self.open[0].done:
-            self.open.pop(0)
-            self.untouched = False
-        return self.open[0].start if self.open else self.position
-
-    def to_commit(self) -> int | None:
-        acknowledged = self.acknowledged()
-        return acknowledged if self.confirmed and not self.untouched else None
 
 
 class Worker:
@@ -272,11 +263,11 @@ class Worker:
         await Pause()
 
     def positions(self) -> dict[int, int]:
-        reached = {number: each.acknowledged() for number, each in self.tracked.items() if each.confirmed}
+        reached = {number: each.ledger.acknowledged for number, each in self.tracked.items() if each.confirmed}
         return {number: at for number, at in reached.items() if at is not None}
 
     def handed_over(self, source_partition: int) -> int:
-        return (self.tracked[source_partition].position or 0) if source_partition in self.tracked else 0
+        return (self.tracked[source_partition].ledger.position or 0) if source_partition in self.tracked else 0
 
     async def ends(self, source_partitions: Iterable[int]) -> dict[int, Ends]:
         numbers = list(source_partitions)
@@ -339,7 +330,7 @@ class Worker:
         def next_of_it() -> Delivery | None:
             last = in_hand.deliveries[-1]
             found = next((each for each in self.queue if each.partition == last.partition), None)
-            if found is None or last.is_gone or found.start != last.end:
+            if found is None or last.is_gone or found.handed_over.start != last.handed_over.end:
                 return None
             self.queue.remove(found)
             in_hand.deliveries.append(found)
@@ -529,30 +520,24 @@ class Model(RuleBasedStateMachine):
             return
         tracked = worker.tracked[source]
         start, end = self.topic.starts[source], self.end(source)
-        if tracked.position is None:
-            tracked.topic, tracked.position = self.topic, start
+        position = tracked.ledger.position
+        if position is None:
+            tracked.ledger.begin_at(start)
             self._lose(self.topic, source, range(start))
-        elif not start <= tracked.position <= end:
-            worker.forwarding.forwarder.reset(source, from_position=tracked.position, to_position=start)
+        elif not start <= position <= end:
+            worker.forwarding.forwarder.reset(source, from_position=position, to_position=start)
             worker.resets.add(source)
             worker.told.discard(source)
-            self._lose(self.topic, source, range(tracked.position if tracked.topic is self.topic else 0, start))
-            if start < tracked.position:
-                for delivery in tracked.open:
-                    delivery.is_gone = True
-                tracked = worker.tracked[source] = Tracked(self.topic, start, untouched=True)
-            else:
-                tracked.topic, tracked.position = self.topic, start
+            self._lose(self.topic, source, range(position if tracked.topic is self.topic else 0, start))
+            tracked.ledger = tracked.ledger.start_over(start)
         elif tracked.topic is not self.topic:  # made anew, and grown past the position: no broker can tell
-            self._lose(self.topic, source, range(tracked.position))
-            tracked.topic = self.topic
-        tracked.confirmed = True
-        records = self.topic.logs[source][tracked.position : min(tracked.position + most, self.readable(source))]
+            self._lose(self.topic, source, range(position))
+        tracked.topic, tracked.confirmed = self.topic, True
+        position = tracked.ledger.position
+        records = self.topic.logs[source][position : min(position + most, self.readable(source))]
         if records:
-            delivery = Delivery(self.topic, source, records)
-            tracked.open.append(delivery)
-            tracked.position += len(records)
-            worker.queue.append(delivery)
+            handed_over = tracked.ledger.deliver(position + len(records))
+            worker.queue.append(Delivery(self.topic, source, records, handed_over))
 
     def _take_batch(self, worker: Worker) -> None:
         delivery = next((each for each in worker.queue if each.partition not in worker.in_hand), None)
@@ -571,7 +556,7 @@ class Model(RuleBasedStateMachine):
         for source, in_hand in list(worker.in_hand.items()):
             if in_hand.running is not None and in_hand.running.is_over:
                 for delivery in worker.in_hand.pop(source).deliveries:
-                    delivery.done = True
+                    delivery.handed_over.acknowledged = True
         if worker.mark is not None and worker.mark.is_over:
             worker.mark = None
             worker.resets -= worker.told
@@ -718,7 +703,7 @@ class Model(RuleBasedStateMachine):
     @rule(number=st.integers(0, WORKERS - 1))
     def a_worker_commits(self, number: int) -> None:
         for source, tracked in self.workers[number].tracked.items():
-            if (position := tracked.to_commit()) is not None:
+            if tracked.confirmed and (position := tracked.ledger.to_commit) is not None:
                 self.committed[source] = tracked.topic, position
 
     @rule(offset=st.integers(0, WORKERS - 1), committing=st.booleans())
@@ -743,8 +728,8 @@ class Model(RuleBasedStateMachine):
         for number, worker in enumerate(self.workers):
             mine = [source for source in range(self.topic.partitions) if (source + offset) % WORKERS == number]
             worker.queue.clear()  # Faust empties its buffers; what the agent has in hand will be read again
-            for delivery in (each for tracked in worker.tracked.values() for each in tracked.open):
-                delivery.is_gone = True
+            for tracked in worker.tracked.values():
+                tracked.ledger.abandon()
             worker.tracked = {source: Tracked(*self.committed.get(source, (self.topic, None))) for source in mine}
             worker.forwarding.forwarder.assigned()
 
