@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from sf_healer.adapters import cluster as adapter
 from sf_healer.adapters.cluster import ApiFailure, Change, Cluster, Failure, Listing, LiveJob
@@ -75,7 +76,11 @@ def names(cluster: Cluster) -> list[str]:
 def test_what_meets_no_fault_is_passed_on_as_it_is(through: Cluster, direct: Cluster):
     made = through.create_job(through.namespace, a_job())
     assert isinstance(made, LiveJob)
-    assert through.read_job(through.namespace, "one") == direct.read_job(direct.namespace, "one")
+    passed_on, asked = (cluster.read_job(cluster.namespace, "one") for cluster in (through, direct))
+    assert isinstance(passed_on, LiveJob)
+    assert isinstance(asked, LiveJob)
+    assert passed_on == replace(asked, api_at=passed_on.api_at)  # the server's clock goes on between two answers
+    assert made.api_at <= passed_on.api_at <= asked.api_at
     assert through.delete_job(through.namespace, "one", made.fact.uid) is None
 
 
