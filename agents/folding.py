@@ -14,7 +14,7 @@ import msgspec
 
 from sf_healer.core import evidence
 from sf_healer.core.combine import Rejected, SourceRecord
-from sf_healer.core.evidence import Bundle
+from sf_healer.core.evidence import Bundle, PackedBundle
 from sf_healer.core.partition import Changes, Effect, Partition
 from sf_healer.core.watermark import Advance
 
@@ -80,14 +80,14 @@ async def fold(batch: EvidenceBatch, ports: Ports) -> Changes | None:
     since_yield = 0
     for record in batch.records:
         try:
-            entry = evidence.decode(record.value or b"")
+            entry = evidence.decode_packed(record.value or b"")
         except msgspec.DecodeError as error:
             await ports.bury(batch, Rejected(record, "not_evidence", str(error)))
             continue
         advance = partition.apply(entry, record.timestamp / 1000, record.offset)
         if advance is not None:
             ports.advanced(partition, advance)
-        since_yield += 1 + (len(entry.beats) + len(entry.words) if isinstance(entry, Bundle) else 0)
+        since_yield += 1 + (entry.size if isinstance(entry, Bundle | PackedBundle) else 0)
         if since_yield >= YIELD_EVERY:
             since_yield = 0
             await asyncio.sleep(0)

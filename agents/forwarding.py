@@ -155,11 +155,13 @@ class Forwarding:
         *,
         mark_interval_seconds: float,
         far_behind_records: int = FAR_BEHIND_RECORDS,
+        columns_from: int = evidence.COLUMNS_FROM,
     ) -> None:
         self.forwarder = forwarder
         self._ports = ports
         self._mark_interval_seconds = mark_interval_seconds
         self._far_behind_records = far_behind_records
+        self._columns_from = columns_from
         self._read_of: dict[int, str] = {}  # by source partition, the topic whose batches are being forwarded
         #: When `mark` last came through to its end (the ports' clock): the broker answered then.
         self.marked_at: float | None = None
@@ -219,7 +221,7 @@ class Forwarding:
         values = [
             Addressed(partition, value)
             for partition, bundle in zip(combined.bundles, bundles, strict=True)
-            for value in within_limit(bundle)
+            for value in within_limit(bundle, columns_from=self._columns_from)
         ]
         await self._append([*facts, *values])
         if combined.rejected:
@@ -319,13 +321,14 @@ def _with_facts(bundles: Iterable[Bundle], facts: Iterable[JobFact]) -> tuple[li
     return told, list(waiting.values())
 
 
-def within_limit(bundle: Bundle) -> list[bytes]:
+def within_limit(bundle: Bundle, *, columns_from: int = evidence.COLUMNS_FROM) -> list[bytes]:
     """Encode a bundle as one record, or as several where one would be too large for the broker.
 
+    With `columns_from` beats they are columns.
     Later records hold higher offsets only: what is not above all that was folded is passed over as redelivered. A fact
     is in the first of them that speaks of its Job.
     """
-    value = evidence.encode(bundle)
+    value = evidence.encode(bundle, columns_from=columns_from)
     if len(value) <= RECORD_BYTES:
         return [value]
     offsets = sorted({beat.offset for beat in bundle.beats} | {word.offset for word in bundle.words})
@@ -342,7 +345,7 @@ def within_limit(bundle: Bundle) -> list[bytes]:
         for below in (True, False)
     ]
     told, _ = _with_facts(parts, bundle.facts)
-    return [value for part in told for value in within_limit(part)]
+    return [value for part in told for value in within_limit(part, columns_from=columns_from)]
 
 
 def fact_record(fact: JobFact, partitions: int) -> Addressed:

@@ -234,11 +234,11 @@ async def remember_stored() -> None:
         async with _remembering:
             if partition in _remembered:
                 continue
-            states = iter(list(partition.jobs.values()))
-            while step := list(islice(states, JOBS_IN_A_STEP)):
-                for state in step:
-                    if state.fact is not None:
-                        names.remember(state.fact)
+            keys = iter(partition.jobs)
+            while step := list(islice(keys, JOBS_IN_A_STEP)):
+                for fact in map(partition.jobs.fact_of, step):
+                    if fact is not None:
+                        names.remember(fact)
                 await asyncio.sleep(0)
             _remembered.add(partition)
 

@@ -157,5 +157,5 @@ def _count(combined: Combined, *, read: int) -> None:
     for reject in combined.rejected:
         metrics.DEAD_LETTERS.labels(reason=reject.reason).inc()
     metrics.EVIDENCE_RECORDS.inc(len(combined.bundles))
-    entries = sum(len(bundle.beats) + len(bundle.words) for bundle in combined.bundles.values())
+    entries = sum(bundle.size for bundle in combined.bundles.values())
     metrics.EVIDENCE_ENTRIES.inc(entries)

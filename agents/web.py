@@ -120,9 +120,10 @@ async def rows_here() -> list[dict[str, Any]]:
     """Build the rows of this worker's Jobs; with very many of them others have their turn in between."""
     rows: list[dict[str, Any]] = []
     for partition in list(hot.values()):
-        states = iter(list(partition.jobs.values()))
-        while step := [build_row(partition, state) for state in islice(states, JOBS_IN_A_STEP)]:
-            rows += step
+        keys = iter(partition.jobs)
+        while step := list(islice(keys, JOBS_IN_A_STEP)):
+            states = map(partition.jobs.copy_of, step)
+            rows += [build_row(partition, state) for state in states if state is not None]
             await asyncio.sleep(0)
     return rows
 
@@ -282,7 +283,7 @@ async def job_told(key: str, request: Request) -> Told:
     if not peers.is_me(owner, detector):
         return await _of_owner(request.url.path, owner, place, is_passed_on=peers.LOCAL in request.query)
     for partition in hot.values():
-        state = partition.jobs.get(key)
+        state = partition.jobs.copy_of(key)
         if state is not None:
             return Told(OK, build_job(partition, state))
     if not watchdog.ready():

@@ -49,7 +49,8 @@ class Use(NamedTuple):
 USES: Mapping[str, Use] = {
     topics.EVIDENCE: Use(
         "none: the partition is murmur2 of `namespace/name`, as Kafka's default partitioner computes it",
-        "msgpack `[schema version, [type, …]]`: bundles of reports, marks, facts and snapshots of Jobs, outcomes",
+        "msgpack `[schema version, [type, …]]`: bundles of reports (of version 2 where they are columns), marks, "
+        "facts and snapshots of Jobs, outcomes",
     ),
     topics.ACTIONS: Use("`namespace/name`", "JSON: `restart`, `withdraw`, `alive`, `resolve`"),
     topics.STEPS: Use(

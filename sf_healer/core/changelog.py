@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sf_healer.core.common import Common
+from sf_healer.core.common import share_texts
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.remembered import Remembered, recalled
 from sf_healer.core.state import JobState
@@ -122,8 +122,7 @@ def meta_of(value: bytes | None) -> Meta | None:
 
 def states_of(items: Iterable[tuple[bytes, bytes]]) -> list[JobState]:
     """Read the Jobs among the stored items of one evidence partition; raises UnknownVersion."""
-    common = Common()
-    return [common.share(_state_of(value)) for key, value in items if not key.startswith(b"\x00")]
+    return [share_texts(_state_of(value)) for key, value in items if not key.startswith(b"\x00")]
 
 
 def _state_of(value: bytes) -> JobState:

@@ -4,27 +4,28 @@ Only objects that nobody changes are shared: strings, times, empty labels. Nothi
 """
 
 import sys
+from collections.abc import Iterable
 
 from sf_healer.core.facts import share_fact
 from sf_healer.core.state import JobState
 
 
-class Common:
-    """The times that were seen in the states of one reading: Jobs checkpointed together have many in common."""
+def share_texts(state: JobState) -> JobState:
+    """Let a state that was just decoded share its texts, and those of its fact; returns the same state."""
+    state.key = sys.intern(state.key)  # the index that names Jobs has it too
+    if state.fact is not None:
+        share_fact(state.fact, state.key)
+    state.verdict = sys.intern(state.verdict)
+    return state
 
-    def __init__(self) -> None:
-        self._times: dict[float, float] = {}
 
-    def share(self, state: JobState) -> JobState:
-        """Let a state that was just decoded share what it can; returns the same state."""
-        state.key = sys.intern(state.key)  # the index that names Jobs has it too
-        if state.fact is not None:
-            share_fact(state.fact, state.key)
-        state.verdict = sys.intern(state.verdict)
-        kept = self._times.setdefault
+def share_times(states: Iterable[JobState]) -> None:
+    """Let states share their times: Jobs checkpointed together have many in common."""
+    times: dict[float, float] = {}
+    kept = times.setdefault
+    for state in states:
         state.loading_at = kept(state.loading_at, state.loading_at)
         state.progress_at = kept(state.progress_at, state.progress_at)
         state.running_at = kept(state.running_at, state.running_at)
         state.seen_at = kept(state.seen_at, state.seen_at)
         state.condition_at = kept(state.condition_at, state.condition_at)
-        return state

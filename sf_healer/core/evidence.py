@@ -1,21 +1,32 @@
 """The evidence log: every record of `sf-healer-evidence`, as values and as bytes.
 
-A record is a msgpack array `[schema version, [type tag, ...]]`. Everything that moves the state of a Job or
-of an evidence partition is one of these, except the policy file: the same log under the same policies gives the same
-state and the same commands.
+A record is a msgpack array `[schema version, [type tag, ...]]`; a bundle of many beats is of another version, for it
+has them in columns (Beats), which are written and read without an object for each. Everything that moves the state of
+a Job or of an evidence partition is one of these, except the policy file: the same log under the same policies gives
+the same state and the same commands.
 Append time is not in the record: it is the broker's (LogAppendTime), given beside it.
 """
 
+import sys
+from array import array
 from enum import StrEnum
+from math import nan
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from sf_healer.core.commands import Outcome
 from sf_healer.core.events import Kind
 from sf_healer.core.facts import JobFact
-from sf_healer.core.wire import Count, Moment, Number, Offset, Seconds, other_version
+from sf_healer.core.wire import FARTHEST_SECONDS, Count, Moment, Number, Offset, Seconds, other_version
 
 SCHEMA_VERSION = 1
+#: Of a bundle whose beats are columns. A worker that knows none must not pass over what they say.
+COLUMNS_VERSION = 2
+#: From so many beats on they are columns; a few are smaller, and folded faster, as they are.
+COLUMNS_FROM = 16
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -52,6 +63,117 @@ class Bundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
     #: What is assumed of the Jobs among them that were not named before (`identity = convention`); they come first. A
     #: record of its own for each would be most of what a new Job costs.
     facts: tuple[JobFact, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many beats and words there are."""
+        return len(self.beats) + len(self.words)
+
+
+class Columns(NamedTuple):
+    """The beats of a bundle, field by field, each in the order of the keys."""
+
+    source_at: NDArray[np.float64]
+    offset: NDArray[np.int64]
+    records_written: NDArray[np.int64]
+    said_at: NDArray[np.float64] | None  # NaN where a beat has none; None: none of them has
+
+
+class Beats(msgspec.Struct, frozen=True, array_like=True):
+    """The beats of a bundle in columns: numbers of eight bytes, the lowest first. No key is there twice.
+
+    What is no such record raises ValueError where it is read.
+    """
+
+    keys: list[str]
+    source_at: bytes
+    offset: bytes
+    records_written: bytes
+    said_at: bytes = b""  # NaN for None; empty: None for all
+
+    @classmethod
+    def of(cls, beats: "tuple[Beat, ...]") -> "Beats":
+        """Put beats into columns."""
+        said = [beat.said_at for beat in beats]
+        has_said = said.count(None) < len(said)
+        return cls(
+            [beat.key for beat in beats],
+            _bytes_of("d", [beat.source_at for beat in beats]),
+            _bytes_of("q", [beat.offset for beat in beats]),
+            _bytes_of("q", [beat.records_written for beat in beats]),
+            _bytes_of("d", [nan if at is None else at for at in said]) if has_said else b"",
+        )
+
+    def columns(self) -> Columns:
+        """Give the numbers."""
+        return Columns(
+            np.frombuffer(self.source_at, "<f8"),
+            np.frombuffer(self.offset, "<i8"),
+            np.frombuffer(self.records_written, "<i8"),
+            np.frombuffer(self.said_at, "<f8") if self.said_at else None,
+        )
+
+    def beats(self, which: "list[int] | None" = None) -> "tuple[Beat, ...]":
+        """Give beats as objects: those at these places, or all."""
+        if which is None:
+            which = list(range(len(self.keys)))
+        keys, columns = self.keys, self.columns()
+        source_at, offset, written = (column[which].tolist() for column in columns[:3])
+        if columns.said_at is None:
+            return tuple(map(Beat, map(keys.__getitem__, which), source_at, offset, written))
+        said_at = [None if at != at else at for at in columns.said_at[which].tolist()]  # noqa: PLR0124  NaN
+        return tuple(map(Beat, map(keys.__getitem__, which), source_at, offset, written, said_at))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def are_of_different_jobs(self) -> bool:
+        """Whether no key is there twice."""
+        return len(set(self.keys)) == len(self.keys)
+
+    def check(self) -> None:
+        """Hold the columns to what a Beat is held to; raises ValueError."""
+        columns = self.columns()
+        if not self.are_of_different_jobs:
+            raise ValueError("a Job that is there twice")
+        if any(column is not None and len(column) != len(self.keys) for column in columns):
+            raise ValueError("columns of different lengths")
+        if not (np.abs(columns.source_at) <= FARTHEST_SECONDS).all():
+            raise ValueError("a source time that is none")
+        if not (columns.offset >= -1).all() or not (columns.records_written >= -1).all():
+            raise ValueError("an offset or a number of records below -1")
+        if columns.said_at is not None and (np.abs(columns.said_at) > FARTHEST_SECONDS).any():
+            raise ValueError("a time as said that is none")
+
+
+def _bytes_of(typecode: str, numbers: list[float] | list[int]) -> bytes:
+    column: array[Any] = array(typecode, numbers)
+    if _SWAPPED:
+        column.byteswap()
+    return column.tobytes()
+
+
+_SWAPPED = sys.byteorder == "big"  # columns have the lowest byte first, whoever writes them
+
+
+class PackedBundle(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+    """A Bundle whose beats are columns."""
+
+    topic_id: str
+    source_partition: Number
+    packed: Beats
+    words: tuple[Word, ...]
+    facts: tuple[JobFact, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many beats and words there are."""
+        return len(self.packed) + len(self.words)
+
+    def unpacked(self) -> Bundle:
+        """Give the same with a Beat for each."""
+        return Bundle(self.topic_id, self.source_partition, self.packed.beats(), self.words, self.facts)
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, tag="m"):
@@ -152,10 +274,16 @@ class UnknownSchema(Exception):  # noqa: N818  # raised as what it is: an unknow
 _encode = msgspec.msgpack.Encoder().encode
 _envelopes = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
 _bodies: msgspec.msgpack.Decoder[Evidence] = msgspec.msgpack.Decoder(Evidence)
+_packed = msgspec.msgpack.Decoder(PackedBundle)
 
 
-def encode(evidence: Evidence) -> bytes:
-    """Encode one record for the log."""
+def encode(evidence: Evidence, *, columns_from: int = COLUMNS_FROM) -> bytes:
+    """Encode one record for the log; a bundle of so many beats, each of another Job, has them in columns."""
+    if type(evidence) is Bundle and len(evidence.beats) >= columns_from:
+        topic_id, source_partition, beats, words, facts = msgspec.structs.astuple(evidence)
+        packed = Beats.of(beats)
+        if packed.are_of_different_jobs:
+            return _encode((COLUMNS_VERSION, PackedBundle(topic_id, source_partition, packed, words, facts)))
     return _encode((SCHEMA_VERSION, evidence))
 
 
@@ -185,13 +313,23 @@ def decode(value: bytes) -> Evidence:
 
     Raises UnknownSchema for another version, msgspec.DecodeError for bytes that are no record of ours.
     """
+    found = decode_packed(value)
+    return found.unpacked() if isinstance(found, PackedBundle) else found
+
+
+def decode_packed(value: bytes) -> Evidence | PackedBundle:
+    """Decode one record of the log, and leave columns as they are; raises as `decode`."""
     try:
         version, body = _envelopes.decode(value)
         if version == SCHEMA_VERSION:
             return _bodies.decode(body)
-    except (UnicodeDecodeError, RecursionError) as error:  # msgspec passes these on as they are
+        if version == COLUMNS_VERSION:
+            bundle = _packed.decode(body)
+            bundle.packed.check()
+            return bundle
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:  # msgspec passes these on as they are
         raise msgspec.DecodeError(str(error)) from error
-    raise UnknownSchema(other_version("evidence", version, SCHEMA_VERSION))
+    raise UnknownSchema(other_version("evidence", version, COLUMNS_VERSION))
 
 
 #: Asks the broker for its time: an evidence record that says nothing (the first W of a partition).

@@ -29,8 +29,21 @@ import msgspec
 
 from sf_healer.core.cadence import learn, silence_threshold
 from sf_healer.core.commands import Alive, Command, Grounds, ProofKind, ProofOfLife, Withdraw, command_id
-from sf_healer.core.evidence import Beat, Bundle, Evidence, Fact, Hold, Mark, OutcomeSeen, Snapshot, SnapshotPart
+from sf_healer.core.common import share_times
+from sf_healer.core.evidence import (
+    Beat,
+    Bundle,
+    Evidence,
+    Fact,
+    Hold,
+    Mark,
+    OutcomeSeen,
+    PackedBundle,
+    Snapshot,
+    SnapshotPart,
+)
 from sf_healer.core.facts import Condition, JobFact, share_fact
+from sf_healer.core.jobs import Jobs
 from sf_healer.core.policy import Policy, PolicyBook
 from sf_healer.core.remembered import checkpoint_of, durable
 from sf_healer.core.state import (
@@ -145,9 +158,9 @@ class Partition:
         self.number = number
         self.partitions = partitions
         self.policies = policies
-        self.jobs: dict[str, JobState] = {}
+        self.jobs = Jobs()
         self.watermark = Watermark(feed_gap_seconds=feed_gap_seconds)
-        self.windows = Windows(window_seconds)
+        self.windows = Windows(window_seconds, self.jobs.waiting)
         self.counts_by_verdict: Counter[str] = Counter()
         self.last_at = 0.0
         self._folded_to = -1
@@ -158,6 +171,7 @@ class Partition:
         #: Jobs whose stored times end no checkpoint as these are now long, but one that was shorter: what would be kept
         #: back as known might be later than what is stored. So the next sign of life of each is stored.
         self._loosely_stored: set[str] = set()
+        self._are_loose_at_rest = False  # else all of those are awake
         self._forwarded: dict[tuple[str, int], int] = {}
         self._started_over: dict[tuple[str, int], tuple[int, float]] = {}
         self._turned_unhealthy: deque[tuple[float, str]] = deque()
@@ -185,21 +199,21 @@ class Partition:
         self._folded_to, self._anew_below = -1, offset + 1 if log_end is None else log_end
         return Changes({}, (), self.meta(), (), (), 0, log_epoch=self._log_epoch)
 
-    def apply(self, evidence: Evidence, at: float, offset: int = -1) -> Advance | None:
+    def apply(self, evidence: Evidence | PackedBundle, at: float, offset: int = -1) -> Advance | None:
         """Fold one record appended at `at` (epoch seconds); returns how the watermark moved, if it did.
 
         `offset` is the record's own; without one append times never go back.
         """
         at = self._append_time(at, offset)
         match evidence:
-            case Bundle():
+            case Bundle() | PackedBundle():
                 self._fold_bundle(evidence, at)
             case Mark():
                 return self._fold_mark(evidence, at)
             case Fact():
                 self._fold_fact(evidence, at)
             case Snapshot():
-                self._fold_snapshot(evidence, list(self.jobs), at)
+                self._fold_snapshot(evidence, sorted(self.jobs), at)
             case SnapshotPart():
                 self._fold_snapshot(evidence, self._keys_between(evidence.after, evidence.up_to), at)
             case Hold():
@@ -246,18 +260,21 @@ class Partition:
         self._turned_unhealthy = deque(sorted(turned))
         for waiting in (self._gone_since, self._without_fact_since):
             waiting.update({key: min(since, now) for key, since in waiting.items()})
-        for state in self.jobs.values():
+        for key in sorted(self.jobs):
+            state = self.jobs[key]
             if put_right(state, now, ahead_seconds):
-                self._dirty[state.key] = None
+                self._dirty[key] = None
             self.windows.drop(state)
             self._schedule(state, max(now, self.watermark.value))
+            self._rest([state])
         self._meta_dirty = True
 
     def take(self) -> Changes:
         """Hand out what has been caused since the last call."""
         ends: dict[float, float] = {}  # of the checkpoints of times that many of these Jobs have in common
+        changed = [state for state in map(self.jobs.copy_of, self._dirty) if state is not None]
         changes = Changes(
-            {key: self._durable(self.jobs[key], ends) for key in self._dirty if key in self.jobs},
+            {state.key: self._durable(state, ends) for state in changed},
             tuple(key for key in self._forgotten if key not in self.jobs),
             self.meta() if self._meta_dirty else None,
             tuple(self._effects),
@@ -268,7 +285,13 @@ class Partition:
             self._log_epoch,
         )
         self._reset_changes()
+        self._rest(changed)
         return changes
+
+    def _rest(self, states: Iterable[JobState]) -> None:
+        """Put Jobs to rest if they may; how often one reports cannot be learned while it does."""
+        if not self._learns:
+            self.jobs.rest(state for state in states if state.key not in self._loosely_stored)
 
     # ---- other policies
 
@@ -289,12 +312,14 @@ class Partition:
         self._take_policies(policies)
         if before_ms % self._checkpoint_ms:
             self._loosely_stored.update(self.jobs)
+            self._are_loose_at_rest = True
         retry_seconds = None if policies.limits == before.limits else policies.limits.refused_retry_seconds
-        return self._judge_anew(list(self.jobs), retry_seconds)
+        return self._judge_anew(sorted(self.jobs), retry_seconds)
 
     def _judge_anew(self, keys: list[str], retry_seconds: float | None) -> Iterator[int]:
         for begin in range(0, len(keys), JUDGED_IN_A_STEP):
             now = self.watermark.value
+            judged = []
             for key in keys[begin : begin + JUDGED_IN_A_STEP]:
                 state = self.jobs.get(key)
                 if state is None:
@@ -303,7 +328,10 @@ class Partition:
                     state.retry_at = now + retry_seconds
                     self._dirty[key] = None
                 self._schedule(state, now)
+                judged.append(state)
+            self._rest(judged)
             yield min(begin + JUDGED_IN_A_STEP, len(keys))
+        self._are_loose_at_rest = False
 
     def _durable(self, state: JobState, ends: dict[float, float]) -> OfEveryJob:
         # Each sign of life of a sick Job is stored (_fold_beat), so a restart here withdraws no command.
@@ -356,36 +384,51 @@ class Partition:
         turned = len(self._turned_unhealthy)
         self._sorted_keys = None
         ends: dict[float, bool] = {}  # is a time the end of a checkpoint? Many Jobs have theirs in common
+        well: list[JobState] = []  # and nothing else is to be known of them
+        others: list[JobState] = []
         for state in states:
-            self.jobs[state.key] = state
             for at in (state.loading_at, state.progress_at):
                 is_end = ends.get(at)
                 if is_end is None:
                     is_end = ends[at] = not round(at * 1000) % self._checkpoint_ms
                 if not is_end:
                     self._loosely_stored.add(state.key)
-            self.counts_by_verdict[state.verdict] += 1
-            if state.unhealthy_at != NEVER:
-                self._turned_unhealthy.append((state.unhealthy_at, state.key))
-            if state.command_id:  # when it was first sent is not stored; a worker in a crash loop must not hide it
-                self._asked_for[state.key] = (state.command_id, state.unhealthy_at or now)
-            if state.verdict == Verdict.GONE:
-                self._gone_since[state.key] = now
-            if state.fact is None:
-                self._without_fact_since[state.key] = now
-            self._schedule_restored(state, self.watermark.value)
+            if state.seldom is None and state.key not in self._loosely_stored and self._is_well_still(state):
+                well.append(state)
+                continue
+            others.append(state)
+            self._take_stored(state, now)
+        self.counts_by_verdict[_HEALTHY] += len(well)
+        share_times(others + self.jobs.take_in(well, at_rest=not self._learns))
         if len(self._turned_unhealthy) != turned:
             self._turned_unhealthy = deque(sorted(self._turned_unhealthy))
 
-    def _schedule_restored(self, state: JobState, now: float) -> None:
-        """Schedule a stored Job; of one that was well and is, which most are, nothing is news."""
-        if state.fact is not None and state.verdict == _HEALTHY and not state.command_id:
-            plain = plainly_healthy(state, now, self.policies.for_job(state.fact), self.watermark.gaps)
-            if plain is not None:
-                _, silence, threshold = plain
-                self.windows.enter(state, now + threshold - silence)
-                return
-        self._schedule(state, now)
+    def _take_stored(self, state: JobState, now: float) -> None:
+        self.jobs[state.key] = state
+        self.counts_by_verdict[state.verdict] += 1
+        if state.unhealthy_at != NEVER:
+            self._turned_unhealthy.append((state.unhealthy_at, state.key))
+        if state.command_id:  # when it was first sent is not stored; a worker in a crash loop must not hide it
+            self._asked_for[state.key] = (state.command_id, state.unhealthy_at or now)
+        if state.verdict == Verdict.GONE:
+            self._gone_since[state.key] = now
+        if state.fact is None:
+            self._without_fact_since[state.key] = now
+        if not self._is_well_still(state):
+            self._schedule(state, self.watermark.value)
+
+    def _is_well_still(self, state: JobState) -> bool:
+        """Schedule a stored Job that was well and is, which most are; nothing is news of it. Others are left alone."""
+        fact = state.fact
+        if fact is None or state.verdict != _HEALTHY or state.command_id:
+            return False
+        now = self.watermark.value
+        plain = plainly_healthy(state, now, self.policies.for_job(fact), self.watermark.gaps)
+        if plain is None:
+            return False
+        _, silence, threshold = plain
+        self.windows.enter(state, now + threshold - silence)
+        return True
 
     # ---- what people and admission ask
 
@@ -410,11 +453,11 @@ class Partition:
 
     def unanswered_since(self) -> float:
         """Give since when the Job that waits longest for the outcome of its command does; NEVER where none waits."""
-        states = self.jobs
+        states = {key: self.jobs.copy_of(key) for key in self._asked_for}
         self._asked_for = {
             key: (command, since)
             for key, (command, since) in self._asked_for.items()
-            if key in states and states[key].command_id == command
+            if (state := states[key]) is not None and state.command_id == command
         }
         return min((since for _, since in self._asked_for.values()), default=NEVER)
 
@@ -424,8 +467,9 @@ class Partition:
         window = self.policies.limits.storm_window_seconds
         while self._turned_unhealthy and self._turned_unhealthy[0][0] < now - window:
             self._turned_unhealthy.popleft()
-        sick = {key for _, key in self._turned_unhealthy if key in self.jobs and self.jobs[key].verdict != Verdict.IDLE}
-        away = sum(1 for key in sick if self.jobs[key].verdict not in _BASE)
+        verdicts = {key: self.jobs.verdict_of(key) for _, key in self._turned_unhealthy}
+        sick = {key: verdict for key, verdict in verdicts.items() if verdict not in {None, Verdict.IDLE}}
+        away = sum(1 for verdict in sick.values() if verdict not in _BASE)
         base = sum(self.counts_by_verdict[verdict] for verdict in _BASE) + away
         return Counts(
             self.number,
@@ -434,39 +478,59 @@ class Partition:
             len(sick),
             self.sick,
             dict(+self.counts_by_verdict),
-            sum(1 for key in sick if self._is_suspected(self.jobs[key], now)),
+            sum(
+                1 for key, verdict in sick.items() if verdict in RESTARTABLE and self._is_suspected(self.jobs[key], now)
+            ),
         )
 
     def _is_suspected(self, state: JobState, now: float) -> bool:
-        """Say whether a Job counts as unhealthy only for want of a look at its group; two looks have time."""
+        """Say whether a sick Job counts as that only for want of a look at its group; two looks have time."""
         return (
-            state.verdict in RESTARTABLE
-            and now - state.unhealthy_at < 2 * self.policies.limits.idle_look_seconds
+            now - state.unhealthy_at < 2 * self.policies.limits.idle_look_seconds
             and self.policy_of(state).consumer
             and self.judgement(state).rests_on_silence
         )
 
     # ---- folding
 
-    def _fold_bundle(self, bundle: Bundle, at: float) -> None:  # noqa: C901  the hot path, in one piece
+    def _fold_bundle(self, bundle: Bundle | PackedBundle, at: float) -> None:  # noqa: C901, PLR0912  the hot path
         source_partition = bundle.source_partition
         source = (bundle.topic_id, source_partition)
         known = self._forwarded.get(source, -1)
         highest, checkpoint = known, self._checkpoint(at)
         not_before = self._not_before(bundle)
         jobs, learns, (checkpoint_from, checkpoint_to) = self.jobs, self._learns, self._inside(checkpoint)
+        newcomers = self._assume(bundle.facts, at) if bundle.facts else ()
+        if isinstance(bundle, Bundle):
+            beats, passed_over = bundle.beats, 0
+        elif learns or self._are_loose_at_rest:
+            beats, passed_over = bundle.packed.beats(), 0
+        else:
+            folded = jobs.fold_beats(
+                bundle.packed,
+                at=at,
+                source_partition=source_partition,
+                known=known,
+                not_before=not_before,
+                inside=(checkpoint_from, checkpoint_to),
+                before=checkpoint_from - 2 * _ROUNDING_SECONDS,
+            )
+            self._dirty.update(dict.fromkeys(folded.changed))
+            beats, passed_over, highest = (
+                bundle.packed.beats(folded.left),
+                folded.passed_over,
+                max(highest, folded.highest),
+            )
         if self._loosely_stored:
             checkpoint_from = inf  # nobody was heard in the checkpoint: the long way, which stores
-        passed_over = 0
-        newcomers = self._assume(bundle.facts, at) if bundle.facts else ()
-        for beat in bundle.beats:
+        for beat in beats:
             offset = beat.offset
             if offset <= known:
                 passed_over += 1
                 continue
             if offset > highest:  # noqa: PLR1730  hot
                 highest = offset
-            state = jobs.get(beat.key) or self._job(beat.key)
+            state: JobState = jobs.get(beat.key) or self._job(beat.key)
             said_at = state.loading_source if learns else NEVER
             interval_seconds = fold_beat_of_well(
                 state, beat, at, source_partition, not_before, checkpoint_from, checkpoint_to
@@ -486,11 +550,13 @@ class Partition:
                 self._changed(state, at)
         passed_over += len(bundle.words) - len(words)
         self._passed_over += passed_over
-        self._folded += len(bundle.beats) + len(bundle.words) - passed_over
+        self._folded += bundle.size - passed_over
         if highest > known:
             self._note_folded(bundle, source, known, highest, at)
 
-    def _note_folded(self, bundle: Bundle, source: tuple[str, int], known: int, highest: int, at: float) -> None:
+    def _note_folded(
+        self, bundle: Bundle | PackedBundle, source: tuple[str, int], known: int, highest: int, at: float
+    ) -> None:
         self._forwarded[source] = self._not_astray(source, known, highest, at) if self._started_over else highest
         # A redelivered `loading` can only make a verdict later; a redelivered word may come with another
         # source time, for it is bounded anew. So what was folded is stored with every word.
@@ -512,7 +578,7 @@ class Partition:
                     self._changed(state, at)
         return newcomers
 
-    def _not_before(self, bundle: Bundle) -> float:
+    def _not_before(self, bundle: Bundle | PackedBundle) -> float:
         """Return when the source's newest mark was made: what it did not cover was not there yet.
 
         A worker that has just taken over knows no end of the source and cannot bound a slow clock; the log can.
@@ -635,9 +701,10 @@ class Partition:
         """Take for gone who is not in a snapshot that told of `told_of`."""
         present = dict(snapshot.jobs)
         for key in told_of:
-            state = self.jobs[key]
-            if state.fact is None or present.get(key) == state.fact.uid:
+            fact = self.jobs.fact_of(key)
+            if fact is None or present.get(key) == fact.uid:
                 continue
+            state = self.jobs[key]
             if mark_gone(state, snapshot.version, replaced=key in present):
                 self._changed(state, at)
 

@@ -17,7 +17,8 @@ and `finished` it is kept however little they were moved, up or down: it tells w
 incarnation they are.
 
 A state is owned by one evidence partition and changed in place: at 100,000 reports a second a new object per
-report would be most of the cost.
+report would be most of the cost. Of a Job at rest there is no state, but a row of numbers (core/jobs.py): who asks for
+its state wakes it.
 """
 
 from typing import Any, Generic, NamedTuple, TypeVar, cast

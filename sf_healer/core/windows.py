@@ -8,7 +8,7 @@ that still wait in it; the others go to the window of their new due time. Nothin
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sf_healer.core.state import JobState
 
@@ -16,11 +16,16 @@ NO_WINDOW = -1
 
 
 class Windows:
-    """Tumbling windows of `size_seconds` on the watermark; a Job's place is written into its state."""
+    """Tumbling windows of `size_seconds` on the watermark; a Job's place is written into its state.
 
-    def __init__(self, size_seconds: float) -> None:
+    Only keys are kept, for most Jobs are no objects (core/jobs.py): `waiting` gives the state of the Job of a key if it
+    waits in a window, else None.
+    """
+
+    def __init__(self, size_seconds: float, waiting: Callable[[str, int], JobState | None]) -> None:
         self.size_seconds = size_seconds
-        self._waiting: dict[int, list[JobState]] = defaultdict(list)
+        self._state_of = waiting
+        self._waiting: dict[int, list[str]] = defaultdict(list)
         self._order: list[int] = []
 
     def enter(self, state: JobState, due_at: float) -> None:
@@ -32,15 +37,16 @@ class Windows:
             return
         if window not in self._waiting:
             heapq.heappush(self._order, window)
-        self._waiting[window].append(state)
+        self._waiting[window].append(state.key)
         state.window = window
 
     def close(self, watermark: float) -> Iterator[JobState]:
         """Hand out every Job whose window has ended at the watermark; it then waits nowhere."""
         while self._order and (self._order[0] + 1) * self.size_seconds <= watermark:
             window = heapq.heappop(self._order)
-            for state in self._waiting.pop(window):
-                if state.window == window:
+            for key in self._waiting.pop(window):
+                state = self._state_of(key, window)
+                if state is not None:
                     state.window = NO_WINDOW
                     yield state
 

@@ -28,7 +28,7 @@ from sf_healer.topics import DEAD_LETTERS, EVIDENCE
 from sf_healer.transport import OffsetReset, TopicIdentity
 from tables.jobs import hot, new_partition
 from tests.agents.recording import BROKER_EPOCH, TOPIC_ID, Driven, edges, is_acknowledged, reports
-from tests.core.strategies import a_fact, a_state
+from tests.core.strategies import a_fact, a_state, a_well_state
 from tests.lab.waiting import until_async
 
 SHORT = "P4nTkv"
@@ -145,6 +145,16 @@ async def test_the_jobs_of_a_partition_are_learnt_of_once_and_again_when_it_is_r
     hot[0].restore_jobs(states)
     await inventory.remember_stored()
     assert known() == (CONSUMER, JOB)
+
+
+async def test_the_jobs_of_a_partition_that_are_at_rest_are_learnt_of_and_stay_so(edge, by_convention):
+    producer = f"arango-connector__{SHORT}"
+    fact = a_fact(CONSUMER, uid="", created_at=0.0, resource_version=0, queue_id=QUEUE, producer_id=producer)
+    partition = hot.setdefault(0, new_partition(0))
+    partition.restore_jobs([a_well_state(CONSUMER, fact=fact)])
+    await inventory.remember_stored()
+    assert inventory.names.resolve(Report(Kind.LOADING, "", QUEUE)).keys == (CONSUMER,)
+    assert partition.jobs.at_rest == 1
 
 
 async def test_a_batch_of_many_reports_is_one_record_an_evidence_partition_with_every_kind(edge, agent):

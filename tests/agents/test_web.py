@@ -23,7 +23,7 @@ from sf_healer.core.steps import FleetCounts
 from sf_healer.settings import Role
 from tables import actions
 from tests.agents.recording import BROKER_EPOCH, edges, key_on
-from tests.core.strategies import a_fact
+from tests.core.strategies import a_fact, a_well_state
 
 OURS, THEIRS = 2, 5
 JOB, ELSEWHERE = key_on(OURS), key_on(THEIRS)
@@ -173,6 +173,21 @@ async def test_the_list_is_that_of_all_workers_in_order_of_name(group):
     assert status == 200
     assert [row["job"] for row in body["jobs"]] == ["stf/a", JOB, "stf/zz"]
     assert (body["unreachable"], body["partitions_missing"]) == ([], [])
+
+
+async def test_who_looks_at_the_views_wakes_no_job_that_is_at_rest(group, edge):
+    well, sick = key_on(OURS, "stf/well"), JOB
+    (partition,) = edge.own(OURS)
+    partition.restore_jobs([a_well_state(well)])
+    partition.apply(evidence.Fact(a_fact(sick)), BROKER_EPOCH)
+    _, listed = await get(module.Jobs, "/jobs/?local=1")
+    assert {row["job"]: row["verdict"] for row in listed["jobs"]}[well] == "healthy"
+    status, shown = await job_page(well)
+    assert (status, shown["job"], shown["verdict"]) == (200, well, "healthy")
+    await get_page(module.Jobs, "/jobs/")
+    _, fleet = await get(module.Fleet, "/fleet/")
+    assert fleet["jobs"] == len(listed["jobs"]) == 2
+    assert partition.jobs.at_rest == 1
 
 
 async def test_asked_for_its_own_part_a_worker_asks_nobody(group):

@@ -110,6 +110,13 @@ def a_state(**changes: object) -> JobState:
     return recalled(Remembered(**{**known, **changes}))
 
 
+def a_well_state(key: str = JOB, **changes: object) -> JobState:
+    """Make the state of a loader that was just heard and of which nothing else is known."""
+    heard = {"loading_at": T0 + 20, "loading_source": T0 + 19, "progress_at": T0 + 20, "records_written": 3}
+    known = {"key": key, "fact": a_fact(key), "verdict": "healthy", "source_partition": 0, "source_offset": 7, **heard}
+    return a_state(**{**known, **changes})
+
+
 def with_fields(state: JobState, **changes: object) -> JobState:
     """Give a copy of a state that differs in these fields."""
     return recalled(msgspec.structs.replace(remembered(state), **changes))
@@ -246,10 +253,12 @@ class Stored:
                 self.jobs[key] = value
 
     def restored(self, text: str = POLICY) -> Partition:
-        partition = a_partition(text)
+        self.restore(partition := a_partition(text))
+        return partition
+
+    def restore(self, partition: Partition) -> None:
         meta = None if self.meta is None else msgspec.msgpack.decode(self.meta, type=Meta)
         partition.restore(meta, [recalled(msgspec.msgpack.decode(v, type=Remembered)) for v in self.jobs.values()])
-        return partition
 
 
 # ---- strategies

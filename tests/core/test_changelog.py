@@ -17,6 +17,7 @@ from sf_healer.core.changelog import (
     states_of,
     writes_of,
 )
+from sf_healer.core.common import share_times
 from sf_healer.core.facts import Condition, PodState, share_fact
 from sf_healer.core.partition import Changes, Meta
 from sf_healer.core.remembered import Remembered, remembered
@@ -93,6 +94,7 @@ def test_what_jobs_have_in_common_is_kept_once():
         for key in (JOB, OTHER)
     )
     first, second = and_back(one, two)
+    share_times((first, second))
     assert first.fact.key is first.key
     assert first.fact.target is second.fact.target
     assert first.fact.labels is second.fact.labels

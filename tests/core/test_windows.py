@@ -11,12 +11,19 @@ from sf_healer.core.windows import NO_WINDOW, Windows
 from tests.core.strategies import T0
 
 
+def calendar(size=5.0, *states):
+    """Make the calendar of these Jobs."""
+    known = {state.key: state for state in states}
+    return Windows(size, lambda key, window: known[key] if known[key].window == window else None)
+
+
 def closed(windows, watermark):
     return [state.key for state in windows.close(watermark)]
 
 
 def test_a_job_is_handed_out_when_its_window_has_ended():
-    windows, state = Windows(5.0), JobState("a")
+    state = JobState("a")
+    windows = calendar(5.0, state)
     windows.enter(state, T0 + 7)
     assert closed(windows, T0 + 9.9) == []
     assert closed(windows, T0 + 10) == ["a"]
@@ -25,7 +32,8 @@ def test_a_job_is_handed_out_when_its_window_has_ended():
 
 
 def test_a_job_due_later_stays_where_it_waits_and_one_due_earlier_moves():
-    windows, state = Windows(5.0), JobState("a")
+    state = JobState("a")
+    windows = calendar(5.0, state)
     windows.enter(state, T0 + 7)
     windows.enter(state, T0 + 100)
     assert closed(windows, T0 + 10) == ["a"]
@@ -36,21 +44,25 @@ def test_a_job_due_later_stays_where_it_waits_and_one_due_earlier_moves():
 
 
 def test_a_job_with_nothing_to_wait_for_waits_nowhere():
-    windows, state = Windows(5.0), JobState("a")
+    state = JobState("a")
+    windows = calendar(5.0, state)
     windows.enter(state, math.inf)
     assert state.window == NO_WINDOW
     assert closed(windows, 1e12) == []
 
 
 def test_windows_close_in_order_of_time():
-    windows = Windows(5.0)
-    for key, due in (("c", 30), ("a", 3), ("b", 12)):
-        windows.enter(JobState(key), T0 + due)
+    due = {"c": 30, "a": 3, "b": 12}
+    states = [JobState(key) for key in due]
+    windows = calendar(5.0, *states)
+    for state in states:
+        windows.enter(state, T0 + due[state.key])
     assert closed(windows, T0 + 100) == ["a", "b", "c"]
 
 
 def test_a_dropped_job_is_passed_over():
-    windows, state = Windows(5.0), JobState("a")
+    state = JobState("a")
+    windows = calendar(5.0, state)
     windows.enter(state, T0 + 3)
     windows.drop(state)
     assert closed(windows, T0 + 100) == []
@@ -58,7 +70,8 @@ def test_a_dropped_job_is_passed_over():
 
 def test_a_job_may_enter_again_while_windows_close():
     """A sweep judges each Job as it comes and enters it again at once, several windows at a time."""
-    windows, state = Windows(5.0), JobState("a")
+    state = JobState("a")
+    windows = calendar(5.0, state)
     windows.enter(state, T0)
     seen = []
     for number, each in enumerate(windows.close(T0 + 50)):
@@ -69,7 +82,8 @@ def test_a_job_may_enter_again_while_windows_close():
 
 
 def test_a_job_that_moved_often_is_handed_out_once():
-    windows, state = Windows(5.0), JobState("a")
+    state = JobState("a")
+    windows = calendar(5.0, state)
     for _ in range(10):
         windows.enter(state, T0 + 60)
         windows.enter(state, T0 + 5)
@@ -90,7 +104,8 @@ def test_a_job_that_moved_often_is_handed_out_once():
     )
 )
 def test_every_job_that_waits_is_handed_out_once_and_within_a_window_of_its_due_time(size, data):
-    windows, states, due = Windows(size), [JobState(str(n)) for n in range(6)], {}
+    states, due = [JobState(str(n)) for n in range(6)], {}
+    windows = calendar(size, *states)
     now = 0.0
     for what, number, seconds in data:
         if what == "enter":

@@ -44,6 +44,8 @@ from tests.simulation.loaders import SOURCE
 CONTROL = "queue-control"
 ACTIONS_CHANGELOG = "actions-changelog"
 JOBS_CHANGELOG = "jobs-changelog"
+#: From how many beats on they are columns, by how often a worker was started: so few Jobs seldom say more at once.
+_COLUMNS_FROM = (1, 3)
 _EVIDENCE_LIMIT = 100
 #: So little that a snapshot of two Jobs or three needs several records.
 _SNAPSHOT_BYTES = 200
@@ -229,6 +231,7 @@ class Detector(App):
             self,
             mark_interval_seconds=setup.mark_interval_seconds,
             far_behind_records=1,  # any backlog is gathered
+            columns_from=_COLUMNS_FROM[int(process.name.rpartition(".")[2]) % len(_COLUMNS_FROM)],
         )
         self.source.on_reset = self._on_reset
         self._changed = process.create_future()
